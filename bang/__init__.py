@@ -1,0 +1,5 @@
+"""BANG for fairseq: what `--user-dir bang` imports. Registers models, criterions and tasks, nothing else."""
+
+from . import checkpoints, criterion, model, task  # noqa: F401  (importing registers)
+
+checkpoints.allow_fairseq_classes()

@@ -1,0 +1,142 @@
+"""Checkpoints: safe to load, old names accepted, pretrained starts adapted."""
+
+import argparse
+import collections
+import os
+from typing import Dict
+
+import omegaconf
+import torch
+from fairseq.dataclass.configs import FairseqConfig  # noqa: F401  (makes omegaconf's bases importable)
+from fairseq.logging import meters
+from torch import Tensor
+
+POSITIONS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
+SLOT = "decoder.ngram_input_embed.weight"
+X_SEP, SEP = 2, 102  # rows of [X_SEP] and [SEP] in the published vocabulary
+
+_SIZE_OPTIONS = {
+    "embed_positions.weight": "--max-{side}-positions",
+    "embed_tokens.weight": "--{side}-embed-dim, or the dictionary: the data may be binarized with another one",
+    "fc1.weight": "--{side}-ffn-embed-dim",
+    "relative_linear.weight": "--num-buckets or --decoder-attention-heads",
+}
+
+
+def allow_fairseq_classes() -> None:
+    """Lets torch's weights-only loader read what fairseq 0.9 to 0.12 put into checkpoints.
+
+    These classes hold settings and averages; none runs code when it is restored. Whatever else a
+    file names is refused by torch before anything of it runs.
+    """
+    names = [name for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")]
+    allowed = [getattr(meters, name) for name in names]
+    # fairseq 0.9 had the meters one module higher
+    allowed += [(getattr(meters, name), f"fairseq.meters.{name}") for name in names if name != "MetersDict"]
+    allowed += [
+        argparse.Namespace,
+        collections.OrderedDict,
+        collections.defaultdict,
+        omegaconf.DictConfig,
+        omegaconf.ListConfig,
+        omegaconf.base.ContainerMetadata,
+        omegaconf.base.Metadata,
+        omegaconf.nodes.AnyNode,
+        omegaconf.nodes.StringNode,
+        omegaconf.nodes.IntegerNode,
+        omegaconf.nodes.FloatNode,
+        omegaconf.nodes.BooleanNode,
+    ]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def read(path: str) -> dict:
+    """Reads a checkpoint file onto the CPU, weights only.
+
+    Raises:
+        ValueError: it is missing, truncated, not a checkpoint, or holds more than data. One line.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        # a memory map reads no weight that is not asked for; files of torch < 1.6 cannot be mapped
+        mapped = torch.serialization._is_zipfile(open(path, "rb"))
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            reason = "it holds objects that are not plain weights and settings, and nothing of them was run: " + reason
+        raise ValueError(
+            f"checkpoint {path}: cannot be read; truncated, or no fairseq checkpoint ({reason})"
+        ) from None
+    if not isinstance(state, dict):
+        raise ValueError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
+    return state
+
+
+def check(path: str) -> dict:
+    """Reads a checkpoint that fairseq is about to load, so that a bad one gets one clear line."""
+    state = read(path)
+    if "model" not in state or not (state.get("args") or state.get("cfg")):
+        raise ValueError(f"checkpoint {path}: no fairseq checkpoint, it lacks 'model' or the training options")
+    return state
+
+
+def read_pretrained(path: str) -> Dict[str, Tensor]:
+    """The weights of a fairseq checkpoint or of a bare state dict."""
+    state = read(path)
+    weights = state.get("model", state)
+    if not isinstance(weights, dict) or SLOT not in weights:
+        raise ValueError(f"--load-from-pretrained-model {path}: no BANG checkpoint, it lacks {SLOT}")
+    return dict(weights)
+
+
+def adapt(weights: Dict[str, Tensor], own: Dict[str, Tensor], load_sep: bool) -> Dict[str, Tensor]:
+    """Fits pretrained weights to the model that starts from them.
+
+    Args:
+        weights: the pretrained weights, by name.
+        own: the model's own, whose position tables give the lengths.
+        load_sep: copy the embedding of [SEP] over that of [X_SEP].
+    Returns:
+        A new dict; position tables cut or extended, one slot vector.
+    """
+    weights = dict(weights)
+    for name in POSITIONS:
+        if name in weights:
+            weights[name] = _fit_positions(weights[name], len(own[name]))
+    if len(weights[SLOT]) == 2:
+        weights[SLOT] = weights[SLOT][1:]
+    if load_sep:
+        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+            table = weights[name].clone()
+            table[X_SEP] = table[SEP]
+            weights[name] = table
+    return weights
+
+
+def _fit_positions(table: Tensor, length: int) -> Tensor:
+    """Cuts (L, D) to `length` rows, or extends it by its rows with columns rotated left by 1, 2, ..."""
+    parts = [table.roll(-turn, dims=1) for turn in range(-(-length // len(table)))]
+    return torch.cat(parts)[:length]
+
+
+def check_fits(weights: Dict[str, Tensor], own: Dict[str, Tensor], source: str) -> None:
+    """Raises a ValueError that names the option where sizes or names differ."""
+    missing = sorted(own.keys() - weights.keys())
+    extra = sorted(weights.keys() - own.keys())
+    if missing or extra:
+        parts = [f"{what} {names[0]} and {len(names) - 1} more" if len(names) > 1 else f"{what} {names[0]}"
+                 for what, names in (("lacks", missing), ("has unknown", extra)) if names]
+        raise ValueError(
+            f"{source}: does not fit this model: {'; '.join(parts)}; "
+            "check --arch, --encoder-layers, --decoder-layers and the --share-* options"
+        )
+    for name, value in own.items():
+        if value.shape != weights[name].shape:
+            side = name.split(".")[0]
+            hint = next((hint for end, hint in _SIZE_OPTIONS.items() if name.endswith(end)), "--{side}-embed-dim")
+            hint = hint.format(side={"encoder": "source", "decoder": "target"}[side] if "position" in name else side)
+            raise ValueError(
+                f"{source}: {name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here; check {hint}"
+            )

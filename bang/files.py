@@ -1,0 +1,78 @@
+"""Text files: a line ends at a line feed and nowhere else; an output is whole or absent.
+
+Standard library only, and nothing from the package: the small commands load this file by its path,
+because `import bang` waits seconds for torch and fairseq.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+StrPath = str | os.PathLike[str]
+
+
+def decode_line(line: bytes, name: StrPath, number: int) -> str:
+    """Decodes one line of the file `name`, whose 1-based line `number` it is.
+
+    Raises:
+        ValueError: the line is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at byte {error.start + 1} "
+            "of the line): convert the file to UTF-8, with iconv for instance"
+        ) from None
+
+
+def read_lines(path: StrPath) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file without their line feeds.
+
+    Unlike Python's text files it does not split a line at a carriage return.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield decode_line(line.removesuffix(b"\n"), path, number)
+
+
+def refuse_overwriting(output: StrPath, inputs: Iterable[StrPath]) -> None:
+    """Checks that writing `output` would not destroy one of `inputs`.
+
+    Raises:
+        ValueError: `output` is one of `inputs`, maybe under another name.
+    """
+    for path in inputs:
+        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise ValueError(f"output {output} is the input {path}: choose another output")
+
+
+@contextlib.contextmanager
+def replacing(path: StrPath) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the place of `path` once it is written without an error.
+
+    Until then, and for good if an error or Ctrl-C comes first, `path` stays as it was.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    if target.exists() and not target.is_file():  # /dev/null, a pipe: nothing to replace
+        with open(target, "wb") as file:
+            yield file
+        return
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist: make it first")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Ways of decoding, each with the contract of fairseq's SequenceGenerator.generate."""

@@ -1,0 +1,157 @@
+"""The models: one network; the names differ in the mode that a plain forward pass runs."""
+
+import logging
+from typing import Optional
+
+from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, register_model
+from fairseq.modules.transformer_sentence_encoder import init_bert_params
+from torch import Tensor, nn
+
+from . import checkpoints, visibility
+from .command_line import settle_options
+from .config import ARCHITECTURES, BangConfig, with_defaults
+from .decoder import BangDecoder
+from .encoder import BangEncoder
+from .visibility import Layout
+
+logger = logging.getLogger(__name__)
+
+
+class BangModel(FairseqEncoderDecoderModel):
+    """BANG: one encoder-decoder that predicts AR, semi-NAR, NAR or in n streams.
+
+    `model(src_tokens, src_lengths, prev_output_tokens)` gives AR logits (B, T, V); `layout=` names
+    another mode (see `visibility` and `BangDecoder.forward`).
+    """
+
+    default_layout = staticmethod(visibility.autoregressive)
+    decodes = ("ar", "semi-nar", "nar")  # values of --decoding that the model serves
+
+    def __init__(self, cfg: BangConfig, encoder: BangEncoder, decoder: BangDecoder):
+        super().__init__(encoder, decoder)
+        self.cfg = cfg
+        self.num_updates = 0
+        self.apply(init_bert_params)  # normal of std 0.02, zero biases; in_proj stays Xavier uniform
+
+    @classmethod
+    def build_model(cls, cfg: BangConfig, task) -> "BangModel":
+        """Builds the network, and starts it from a pretrained one if --load-from-pretrained-model says so."""
+        _check(cfg, task)
+        source = _embedding(task.source_dictionary, cfg.encoder_embed_dim)
+        target = source if cfg.share_all_embeddings else _embedding(task.target_dictionary, cfg.decoder_embed_dim)
+        if cfg.share_all_embeddings:
+            cfg.share_decoder_input_output_embed = True
+        encoder = BangEncoder(cfg, task.source_dictionary, source)
+        decoder = BangDecoder(cfg, task.target_dictionary, target, cls.default_layout)
+        return cls(cfg, encoder, decoder)
+
+    def load_pretrained(self, path: str, load_sep: bool = False) -> None:
+        """Starts from a pretrained checkpoint (`checkpoints.adapt` says what is adapted).
+
+        Raises:
+            ValueError: the file cannot be read or does not fit; one line.
+        """
+        weights = checkpoints.adapt(checkpoints.read_pretrained(path), self.state_dict(), load_sep)
+        self.upgrade_state_dict(weights)
+        checkpoints.check_fits(weights, self.state_dict(), f"--load-from-pretrained-model {path}")
+        self.load_state_dict(weights, strict=True)
+        logger.info("started from the pretrained model %s", path)
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """As fairseq's; says in one line which option does not match the checkpoint."""
+        self.upgrade_state_dict(state_dict)
+        if strict:
+            checkpoints.check_fits(state_dict, self.state_dict(), "checkpoint")
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        layout: Optional[Layout] = None,
+        positions: Optional[Tensor] = None,
+        select: Optional[Tensor] = None,
+        **unused,
+    ):
+        """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`."""
+        encoder_out = self.encoder(src_tokens, src_lengths=src_lengths)
+        return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions, select=select)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq's trainer tells the update number; the criterion draws the update's mode by it."""
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Beams of a sentence share the keys and values of its source."""
+        for layer in self.decoder.layers:
+            layer.encoder_attn.set_beam_size(beam_size)
+
+    def prepare_for_inference_(self, cfg) -> None:
+        """fairseq's hook before generation; fairseq-generate itself passes over --bf16."""
+        super().prepare_for_inference_(cfg)
+        if cfg.common.bf16:
+            self.bfloat16()
+
+
+class BangArModel(BangModel):
+    """The same network, AR alone; trained with `ngram_language_loss`."""
+
+    decodes = ("ar",)
+
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
+        if layout is not None and not layout.main_length:
+            raise ValueError("--arch bang_ar runs AR alone: set --nar-ratio 0, or use --arch bang_ar_nar_mixed")
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
+
+
+class BangNarModel(BangModel):
+    """The same network; a forward pass is NAR: plain logits for fairseq's label_smoothed_cross_entropy."""
+
+    default_layout = staticmethod(visibility.non_autoregressive)
+    decodes = ("nar",)
+
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
+        if layout is not None and layout.main_length:
+            raise ValueError(
+                "--arch bang_nar runs NAR alone: train it with --criterion label_smoothed_cross_entropy, "
+                "or use --arch bang_ar_nar_mixed"
+            )
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
+
+
+def _embedding(dictionary, dim: int) -> nn.Embedding:
+    return nn.Embedding(len(dictionary), dim, padding_idx=dictionary.pad())
+
+
+def _check(cfg: BangConfig, task) -> None:
+    if cfg.encoder_embed_dim != cfg.decoder_embed_dim and cfg.share_all_embeddings:
+        raise ValueError(
+            f"--share-all-embeddings needs one width: --encoder-embed-dim {cfg.encoder_embed_dim}, "
+            f"--decoder-embed-dim {cfg.decoder_embed_dim}"
+        )
+    if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
+        raise ValueError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
+    if cfg.num_buckets < 2 or cfg.relative_max_distance <= cfg.num_buckets // 2:
+        raise ValueError(
+            f"--num-buckets {cfg.num_buckets}, --relative-max-distance {cfg.relative_max_distance}: "
+            "the distance must be above half the buckets, of which there are at least 2"
+        )
+
+
+def _register() -> None:
+    """Registers every named architecture as a model with its own defaults.
+
+    So `--arch NAME` on the command line and `model._name: NAME` in a fairseq-hydra-train
+    configuration mean the same.
+    """
+    for family, cls in (("bang_ar_nar_mixed", BangModel), ("bang_ar", BangArModel), ("bang_nar", BangNarModel)):
+        for suffix, defaults in ARCHITECTURES.items():
+            name = family + suffix
+            register_model(name, dataclass=with_defaults(name, defaults))(type(cls.__name__ + suffix, (cls,), {}))
+            # fairseq calls an architecture's function with the parsed command line
+            ARCH_CONFIG_REGISTRY[name] = settle_options
+
+
+_register()

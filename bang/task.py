@@ -1,0 +1,265 @@
+"""The tasks translation_bang and translation_bang_nar: data in, generator out."""
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.dataclass import ChoiceEnum
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.sequence_scorer import SequenceScorer
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from omegaconf import II
+
+from . import checkpoints, visibility
+from .command_line import add_min_lr
+from .data import PairDataset
+from .dictionary import BertDictionary
+from .generation.autoregressive import AlignedArGenerator, ArGenerator
+from .generation.parallel import ParallelGenerator
+
+logger = logging.getLogger(__name__)
+
+NO_EFFECT_IN_PARALLEL = (
+    "nbest sampling sampling_topk sampling_topp diverse_beam_groups diversity_rate match_source_len "
+    "no_repeat_ngram_size prefix_size constraints print_alignment replace_unk lm_path"
+).split()
+"""Generation options that choose among hypotheses or tokens one by one."""
+
+
+class BangTask(FairseqTask):
+    """What BANG's tasks share: its dictionary, pretrained starts, checkpoints checked before use."""
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        super().add_args(parser)
+        add_min_lr(parser)
+
+    @classmethod
+    def setup_task(cls, cfg, from_checkpoint: bool = False, **kwargs):
+        if not from_checkpoint:
+            for path in utils.split_paths(cfg.checkpoint_paths or ""):
+                checkpoints.check(path)
+        return super().setup_task(cfg, **kwargs)
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> BertDictionary:
+        """Reads `piece count` lines; ids are line numbers."""
+        return BertDictionary.load(filename)
+
+    @classmethod
+    def build_dictionary(cls, filenames, **kwargs):
+        raise ValueError("BANG's dictionary is not built from text: give --srcdict vocab.txt and --tgtdict vocab.txt")
+
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        """Builds the model; a new one may start from --load-from-pretrained-model.
+
+        Once loaded the option is cleared, so that the checkpoints of this run never ask for the file.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if getattr(cfg, "load_from_pretrained_model", None):
+            if not from_checkpoint:
+                model.load_pretrained(cfg.load_from_pretrained_model, cfg.load_sep)
+            cfg.load_from_pretrained_model = None
+        elif getattr(cfg, "load_sep", False) and not from_checkpoint:
+            logger.warning("--load-sep has no effect without --load-from-pretrained-model")
+        if not from_checkpoint:
+            self._check_restore(model)
+        return model
+
+    def _check_restore(self, model) -> None:
+        """A training run that will resume says now, in one line, why it cannot."""
+        path = self.cfg.restore_file or ""
+        if path == "checkpoint_last.pt":
+            path = os.path.join(self.cfg.save_dir or "", path)
+        if os.path.isfile(path):
+            weights = dict(checkpoints.check(path)["model"])
+            model.upgrade_state_dict(weights)
+            checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {path}")
+
+    def state_dict(self) -> dict:
+        """Kept in checkpoints: a fingerprint of the dictionaries that the data was binarized with."""
+        return {**super().state_dict(), "dictionaries": self._fingerprint()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state_dict = dict(state_dict)
+        saved = state_dict.pop("dictionaries", None)
+        if saved is not None and saved != self._fingerprint():
+            raise ValueError(
+                f"{self.cfg.data}: binarized with another dictionary than the checkpoint was trained with; "
+                "run fairseq-preprocess again with its dictionary as --srcdict and --tgtdict"
+            )
+        super().load_state_dict(state_dict)
+
+    def _fingerprint(self) -> str:
+        pieces = "\n".join(self.source_dictionary.symbols + ["\n"] + self.target_dictionary.symbols)
+        return hashlib.sha256(pieces.encode()).hexdigest()
+
+    def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
+        """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them."""
+        kept, too_long = dataset.filter_indices_by_size(indices, max_positions)
+        if len(too_long):
+            sizes = dataset.size(too_long[0])
+            what = f"{len(too_long)} of {len(indices)} sentences of {self.cfg.data} are over the limit {max_positions}"
+            what += f"; the first is sentence {too_long[0]} of size {sizes} (source, target)"
+            if not self.cfg.skip_too_long:
+                raise ValueError(
+                    f"{what}; cut sources with --truncate-source, raise --max-source-positions, "
+                    "--max-target-positions or --max-tokens, or leave such sentences out with "
+                    "--skip-invalid-size-inputs-valid-test"
+                )
+            logger.warning("%s; left out", what)
+        return kept
+
+
+@dataclass
+class BangTranslationConfig(TranslationConfig):
+    decoding: ChoiceEnum(["ar", "semi-nar", "nar"]) = field(
+        default="ar",
+        metadata={"help": "how to generate: token by token with beam search, in blocks, or in one pass"},
+    )
+    block_size: int = field(
+        default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"}
+    )
+    max_nar_length: int = field(
+        default=0, metadata={"help": "limit on the tokens of a NAR or semi-NAR text beside --max-len-a/b (0: none)"}
+    )
+    checkpoint_paths: Optional[str] = II("common_eval.path")
+    restore_file: Optional[str] = II("checkpoint.restore_file")
+    save_dir: Optional[str] = II("checkpoint.save_dir")
+    skip_too_long: bool = II("dataset.skip_invalid_size_inputs_valid_test")
+
+
+@dataclass
+class BangTranslationNarConfig(BangTranslationConfig):
+    decoding: ChoiceEnum(["ar", "semi-nar", "nar"]) = field(
+        default="nar",
+        metadata={"help": "how to generate: token by token with beam search, in blocks, or in one pass"},
+    )
+
+
+@register_task("translation_bang", dataclass=BangTranslationConfig)
+class BangTranslationTask(BangTask, TranslationTask):
+    """Source to target text in word pieces; decodes AR unless --decoding says otherwise."""
+
+    def __init__(self, cfg: BangTranslationConfig, src_dict, tgt_dict):
+        super().__init__(cfg, src_dict, tgt_dict)
+        if cfg.left_pad_target:
+            raise ValueError("--left-pad-target True is not supported: slots count from the first target")
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Loads a split; source and target must have the same number of lines."""
+        try:
+            super().load_dataset(split, epoch, combine, **kwargs)
+        except AssertionError as error:
+            raise ValueError(f"{self.cfg.data}, split {split}: {self._count_pairs(split, epoch)} ({error})") from None
+        self.datasets[split] = PairDataset.of(self.datasets[split])
+
+    def _count_pairs(self, split: str, epoch: int) -> str:
+        paths = utils.split_paths(self.cfg.data)
+        src, tgt = self.cfg.source_lang, self.cfg.target_lang
+        prefix = os.path.join(paths[(epoch - 1) % len(paths)], f"{split}.{src}-{tgt}.")
+        sizes = [
+            len(data_utils.load_indexed_dataset(prefix + side, None, self.cfg.dataset_impl) or ())
+            for side in (src, tgt)
+        ]
+        return f"{sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None):
+        """fairseq-interactive's sentences, cut by --truncate-source as files are."""
+        if self.cfg.truncate_source:
+            limit = self.cfg.max_source_positions
+            src_tokens = [
+                tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
+                for tokens in src_tokens
+            ]
+            src_lengths = [len(tokens) for tokens in src_tokens]
+        return PairDataset(
+            src_tokens, src_lengths, self.source_dictionary, tgt_dict=self.target_dictionary, constraints=constraints
+        )
+
+    def build_generator(
+        self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
+    ):
+        """The generator that --decoding names, with the contract of fairseq's SequenceGenerator."""
+        decoding = self.cfg.decoding
+        for model in models:
+            if decoding not in getattr(model, "decodes", ("ar",)):
+                raise ValueError(
+                    f"--decoding {decoding}: this checkpoint's model decodes {' or '.join(model.decodes)} alone"
+                )
+        self._warn_no_effect(args)
+        if getattr(args, "score_reference", False):
+            return ReferenceScorer(self.target_dictionary, self._scored_layout(), bool(args.print_alignment))
+        if decoding == "ar":
+            if seq_gen_cls is None:
+                seq_gen_cls = AlignedArGenerator if getattr(args, "print_alignment", None) else ArGenerator
+                if seq_gen_cls is AlignedArGenerator:
+                    extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
+            return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
+        return ParallelGenerator(
+            models,
+            self.target_dictionary,
+            block_size=self.cfg.block_size if decoding == "semi-nar" else None,
+            max_len_a=getattr(args, "max_len_a", 0),
+            max_len_b=getattr(args, "max_len_b", 200),
+            max_len=self.cfg.max_nar_length,
+            min_len=getattr(args, "min_len", 1),
+            unk_penalty=getattr(args, "unkpen", 0),
+            normalize_scores=not getattr(args, "unnormalized", False),
+            len_penalty=getattr(args, "lenpen", 1),
+            temperature=getattr(args, "temperature", 1.0),
+        )
+
+    def _scored_layout(self):
+        """The layout in which --score-reference scores: that of the decoding mode."""
+        return {
+            "ar": visibility.autoregressive,
+            "semi-nar": lambda length: visibility.semi_autoregressive(length, self.cfg.block_size),
+            "nar": visibility.non_autoregressive,
+        }[self.cfg.decoding]
+
+    def _warn_no_effect(self, args) -> None:
+        """Says which options the decoding mode passes over."""
+        idle = []
+        if self.cfg.decoding == "ar":
+            idle += ["--max-nar-length"] if self.cfg.max_nar_length else []
+        else:
+            defaults = GenerationConfig()
+            idle += ["--beam"] if getattr(args, "beam", 1) not in (1, defaults.beam) else []
+            idle += [
+                "--" + name.replace("_", "-")
+                for name in NO_EFFECT_IN_PARALLEL
+                if getattr(args, name, None) not in (None, getattr(defaults, name))
+            ]
+        if self.cfg.decoding != "semi-nar" and self.cfg.block_size != visibility.BLOCK_SIZE:
+            idle.append("--block-size")
+        for option in idle:
+            logger.warning("%s has no effect with --decoding %s", option, self.cfg.decoding)
+
+
+@register_task("translation_bang_nar", dataclass=BangTranslationNarConfig)
+class BangTranslationNarTask(BangTranslationTask):
+    """The same task; decodes NAR unless --decoding says otherwise."""
+
+
+class ReferenceScorer(SequenceScorer):
+    """--score-reference in the mode of --decoding.
+
+    Args:
+        layout: makes the layout of a pass from the target length.
+    """
+
+    def __init__(self, tgt_dict, layout, compute_alignment: bool):
+        super().__init__(tgt_dict, compute_alignment=compute_alignment)
+        self.layout = layout
+
+    def generate(self, models, sample, **kwargs):
+        length = sample["target"].size(1)
+        net_input = dict(sample["net_input"], layout=self.layout(length))
+        return super().generate(models, dict(sample, net_input=net_input), **kwargs)

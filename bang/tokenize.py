@@ -1,0 +1,230 @@
+"""Raw text to lower-cased BERT word pieces joined by blanks, the text that fairseq-preprocess expects.
+
+    python -m bang.tokenize --out-dir tokenized raw/train.src raw/train.tgt
+    python -m bang.tokenize - < questions.txt > questions.tok
+
+The pieces are those of transformers' `BertTokenizer`, line for line: this drives the same Rust library,
+from several processes and with a memory for words. Each line in, which ends at a line feed and nowhere
+else, gives one line out, in order, in memory that does not grow with the file.
+"""
+
+import argparse
+import itertools
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, nullcontext
+from functools import lru_cache, partial
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, normalizers, pre_tokenizers
+from tqdm import tqdm
+
+from .dictionary import BertDictionary
+from .files import StrPath, decode_line, refuse_overwriting, replacing
+
+VOCAB = Path(__file__).resolve().parents[1] / "vocab.txt"
+STANDARD_STREAM = "-"  # as an input: stdin, as an output: stdout
+CHUNK_BYTES = 1 << 18  # large beside the cost of a hand-over; bounds the lines too, each has a byte at least
+CHUNKS_PER_WORKER = 2  # in flight: one at work, one waiting
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Tokenizer:
+    """Splits a line into lower-cased BERT word pieces, joined by blanks.
+
+    BERT never looks beyond a blank, so a line's pieces are those of its words one after another, and
+    most words of a text have been met before: looking them up is several times as fast as splitting them.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        """
+        Args:
+            pieces: the vocabulary, BERT's special pieces among them.
+        """
+        vocab = {piece: index for index, piece in enumerate(pieces)}
+        self._tokenizer = RustTokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+        self._split_known = lru_cache(maxsize=1 << 17)(self._split)
+
+    def __call__(self, line: str) -> str:
+        return " ".join(filter(None, map(self._word, line.split(" "))))
+
+    def _word(self, word: str) -> str:
+        # Long "words" (base64, a whole Chinese sentence) seldom return and would fill the memory.
+        return self._split_known(word) if len(word) <= 64 else self._split(word)
+
+    def _split(self, word: str) -> str:
+        return " ".join(self._tokenizer.encode(word, add_special_tokens=False).tokens)
+
+
+@lru_cache(maxsize=1)
+def load_tokenizer(vocab: StrPath = VOCAB) -> Tokenizer:
+    """Returns the tokenizer of a vocabulary file, one `piece count` a line.
+
+    Raises:
+        FileNotFoundError, ValueError: see `BertDictionary.load`.
+    """
+    return Tokenizer(BertDictionary.load(vocab).symbols)
+
+
+class Chunk(NamedTuple):
+    """Some lines of an input file."""
+
+    file: int  # which of the inputs
+    name: str
+    first_line: int  # number of the first line, from 1
+    data: bytes  # whole lines; empty at the end of the file, and only there
+
+
+def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
+    for index, path in enumerate(inputs):
+        with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
+            line, data = 1, None
+            while data != b"":  # even an empty file gives a chunk, so that it has its output
+                data = b"".join(file.readlines(CHUNK_BYTES))
+                yield Chunk(index, str(path), line, data)
+                line += data.count(b"\n")
+
+
+def _tokenize_chunk(vocab: StrPath, chunk: Chunk) -> bytes:
+    tokenizer = load_tokenizer(vocab)  # once in each process
+    lines = chunk.data.split(b"\n")
+    if lines[-1] == b"":  # what stands after the last line feed
+        lines.pop()
+    numbered = enumerate(lines, start=chunk.first_line)
+    return "".join(f"{tokenizer(decode_line(line, chunk.name, number))}\n" for number, line in numbered).encode()
+
+
+def _map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yields (item, function(item)) in order, reading only a few items ahead of the consumer."""
+    if workers == 1:
+        for item in items:
+            yield item, function(item)
+        return
+    # A forked worker has torch and the vocabulary loaded already.
+    context = get_context("fork" if "fork" in get_all_start_methods() else None)
+    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pending = deque()
+    try:
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) == CHUNKS_PER_WORKER * workers:
+                item, future = pending.popleft()
+                yield item, future.result()
+        for item, future in pending:
+            yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def tokenize_files(
+    inputs: Sequence[StrPath],
+    outputs: Sequence[StrPath],
+    vocab: StrPath = VOCAB,
+    workers: int = 1,
+    progress: bool = False,
+) -> None:
+    """Tokenizes raw text files, in parallel over files and over the lines of each.
+
+    Args:
+        inputs: UTF-8 text files; "-" is stdin.
+        outputs: where the pieces of each go, one line for each line; "-" is stdout. A file appears
+            once it is whole.
+        vocab: the vocabulary, one `piece count` a line.
+        workers: how many processes tokenize; 1 starts none.
+        progress: whether to show a progress bar, in bytes, if stderr is a terminal.
+
+    Raises:
+        FileNotFoundError: an input or the vocabulary does not exist.
+        ValueError: a line is not UTF-8, an output would replace an input or another output, or the
+            vocabulary is none.
+    """
+    _check_files(inputs, outputs)
+    load_tokenizer(vocab)  # before the workers start: they inherit it, and a mistake in it is met here
+    sizes = [os.path.getsize(path) for path in inputs if path != STANDARD_STREAM]
+    total = sum(sizes) if len(sizes) == len(inputs) else None
+    chunks = _read_chunks(inputs)
+    with (
+        closing(_map_in_order(partial(_tokenize_chunk, vocab), chunks, workers)) as results,
+        tqdm(total=total, unit="B", unit_scale=True, disable=None if progress else True) as bar,
+    ):
+        for index, of_file in itertools.groupby(results, key=lambda result: result[0].file):
+            path = outputs[index]
+            with nullcontext(sys.stdout.buffer) if path == STANDARD_STREAM else replacing(path) as output:
+                for chunk, pieces in of_file:
+                    output.write(pieces)
+                    bar.update(len(chunk.data))
+
+
+def _check_files(inputs: Sequence[StrPath], outputs: Sequence[StrPath]) -> None:
+    writers: dict[str, StrPath] = {}
+    for path, output in zip(inputs, outputs, strict=True):
+        if path != STANDARD_STREAM and not os.path.exists(path):
+            raise FileNotFoundError(f"{path}: no such file to tokenize")
+        if os.path.isdir(path):
+            raise ValueError(f"{path} is a folder: name the files to tokenize")
+        refuse_overwriting(output, inputs)
+        first = writers.setdefault(os.path.realpath(output), path)
+        if first is not path:
+            raise ValueError(f"{first} and {path} would both be written to {output}: tokenize them in two runs")
+
+
+def _parser() -> argparse.ArgumentParser:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = argparse.ArgumentParser(
+        prog="python -m bang.tokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8; - alone: from stdin to stdout")
+    parser.add_argument("--out-dir", metavar="DIR", help="where each FILE's word pieces go, under the FILE's own name")
+    parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
+                        "(default: the repository's vocab.txt)")
+    parser.add_argument("--workers", type=int, default=cpus, metavar="N",
+                        help="processes that tokenize (default: one for each CPU, here %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: give 1 or more")
+    from_stdin = args.files == [STANDARD_STREAM]
+    if STANDARD_STREAM in args.files and not from_stdin:
+        parser.error("FILE -: stdin goes to stdout, so it cannot stand beside other files")
+    if from_stdin == (args.out_dir is not None):
+        parser.error("give --out-dir DIR with files, and - without it")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no half file or worker stays
+    try:
+        if args.out_dir is not None:
+            os.makedirs(args.out_dir, exist_ok=True)
+        outputs = args.files if from_stdin else [Path(args.out_dir, Path(file).name) for file in args.files]
+        tokenize_files(args.files, outputs, args.vocab, args.workers, progress=True)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout, head for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except BrokenProcessPool:
+        sys.exit(f"{parser.prog}: error: a worker died, for lack of memory maybe: try a smaller --workers")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
