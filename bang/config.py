@@ -90,6 +90,8 @@ ARCHITECTURES = {
 
 def with_defaults(name: str, defaults: dict) -> Type[BangConfig]:
     """BangConfig with other defaults."""
+    if not defaults:
+        return BangConfig
     changed = [
         (f.name, f.type, field(default=defaults[f.name], metadata=f.metadata))
         for f in fields(BangConfig)

@@ -9,19 +9,28 @@ from fairseq.data import LanguagePairDataset
 class EveryBatch:
     """Mixin for fairseq datasets: the last batch is kept.
 
-    fairseq 0.12.3 drops the last batch if its size is not a multiple of
-    --required-batch-size-multiple. Batches are consecutive runs of the ordered indices, so what
-    is missing at the end is the batch that was dropped.
+    fairseq 0.12.3 drops what is left at the end if its number is not a multiple of
+    --required-batch-size-multiple. Batches are consecutive runs of the ordered indices, so the
+    sentences that no batch holds are the last ones.
     """
 
-    def batch_by_size(self, indices, *args, **kwargs) -> List[np.ndarray]:
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ) -> List[np.ndarray]:
         """As `FairseqDataset.batch_by_size`, with the batches that fairseq 0.9 made."""
-        batches = list(super().batch_by_size(indices, *args, **kwargs)) if len(indices) else []
-        if self.get_batch_shapes() is None:
-            rest = np.asarray(indices)[sum(map(len, batches)) :]
-            if len(rest):
-                batches.append(rest)
-        return batches
+        if not len(indices):
+            return []
+        limits = max_tokens, max_sentences, required_batch_size_multiple
+        batches = list(super().batch_by_size(indices, *limits))
+        rest = np.asarray(indices)[sum(map(len, batches)) :]
+        if self.get_batch_shapes() is not None or not len(rest):
+            return batches
+        if batches:  # fairseq 0.9 cut no multiple out of a last batch that fits whole
+            last = np.concatenate([batches[-1], rest])
+            tokens = len(last) * max(self.num_tokens(index) for index in last)
+            if len(last) <= (max_sentences or len(last)) and tokens <= (max_tokens or tokens):
+                return batches[:-1] + [last]
+        return batches + [rest]
 
 
 class PairDataset(EveryBatch, LanguagePairDataset):

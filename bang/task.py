@@ -42,8 +42,8 @@ class BangTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg, from_checkpoint: bool = False, **kwargs):
-        if not from_checkpoint:
-            for path in utils.split_paths(cfg.checkpoint_paths or ""):
+        if cfg.checkpoint_paths and not from_checkpoint:
+            for path in utils.split_paths(cfg.checkpoint_paths):
                 checkpoints.check(path)
         return super().setup_task(cfg, **kwargs)
 

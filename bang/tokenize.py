@@ -18,65 +18,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import models, normalizers, pre_tokenizers
 from tqdm import tqdm
 
-from .dictionary import BertDictionary
 from .files import StrPath, decode_line, refuse_overwriting, replacing
+from .vocabulary import VOCAB
+from .wordpieces import load_word_pieces
 
-VOCAB = Path(__file__).resolve().parents[1] / "vocab.txt"
 STANDARD_STREAM = "-"  # as an input: stdin, as an output: stdout
 CHUNK_BYTES = 1 << 18  # large beside the cost of a hand-over; bounds the lines too, each has a byte at least
 CHUNKS_PER_WORKER = 2  # in flight: one at work, one waiting
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Tokenizer:
-    """Splits a line into lower-cased BERT word pieces, joined by blanks.
-
-    BERT never looks beyond a blank, so a line's pieces are those of its words one after another, and
-    most words of a text have been met before: looking them up is several times as fast as splitting them.
-    """
-
-    def __init__(self, pieces: Sequence[str]) -> None:
-        """
-        Args:
-            pieces: the vocabulary, BERT's special pieces among them.
-        """
-        vocab = {piece: index for index, piece in enumerate(pieces)}
-        self._tokenizer = RustTokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-        self._split_known = lru_cache(maxsize=1 << 17)(self._split)
-
-    def __call__(self, line: str) -> str:
-        return " ".join(filter(None, map(self._word, line.split(" "))))
-
-    def _word(self, word: str) -> str:
-        # Long "words" (base64, a whole Chinese sentence) seldom return and would fill the memory.
-        return self._split_known(word) if len(word) <= 64 else self._split(word)
-
-    def _split(self, word: str) -> str:
-        return " ".join(self._tokenizer.encode(word, add_special_tokens=False).tokens)
-
-
-@lru_cache(maxsize=1)
-def load_tokenizer(vocab: StrPath = VOCAB) -> Tokenizer:
-    """Returns the tokenizer of a vocabulary file, one `piece count` a line.
-
-    Raises:
-        FileNotFoundError, ValueError: see `BertDictionary.load`.
-    """
-    return Tokenizer(BertDictionary.load(vocab).symbols)
 
 
 class Chunk(NamedTuple):
@@ -99,12 +57,12 @@ def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
 
 
 def _tokenize_chunk(vocab: StrPath, chunk: Chunk) -> bytes:
-    tokenizer = load_tokenizer(vocab)  # once in each process
+    word_pieces = load_word_pieces(vocab)  # once in each process
     lines = chunk.data.split(b"\n")
     if lines[-1] == b"":  # what stands after the last line feed
         lines.pop()
     numbered = enumerate(lines, start=chunk.first_line)
-    return "".join(f"{tokenizer(decode_line(line, chunk.name, number))}\n" for number, line in numbered).encode()
+    return "".join(f"{word_pieces(decode_line(line, chunk.name, number))}\n" for number, line in numbered).encode()
 
 
 def _map_in_order(
@@ -155,7 +113,7 @@ def tokenize_files(
             vocabulary is none.
     """
     _check_files(inputs, outputs)
-    load_tokenizer(vocab)  # before the workers start: they inherit it, and a mistake in it is met here
+    load_word_pieces(vocab)  # before the workers start: they inherit it, and a mistake in it is met here
     sizes = [os.path.getsize(path) for path in inputs if path != STANDARD_STREAM]
     total = sum(sizes) if len(sizes) == len(inputs) else None
     chunks = _read_chunks(inputs)

@@ -81,7 +81,7 @@ def collect(log: str, output: str, total: int | None = None, source: str | None 
         total = seen
     elif seen > total:
         asked = f"--total says {total}" if source is None else f"{source} has {total}"
-        raise ValueError(f"{log}: sentence {seen - 1} is there, number {seen}, but {asked}: they do not belong together")
+        raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
     with files.replacing(output) as file:
         for sentence in range(total):
             file.write(f"{hypotheses.get(sentence, '')}\n".encode())

@@ -12,8 +12,8 @@ few numbers a block. Line ends are found by the lines' lengths, never by their
 id, so that a literal [SEP] in the text is a piece like any other.
 
 fairseq's TokenBlockDataset is not used: it makes a block of any length out of
-an over-long line, loses documents of one piece, makes empty blocks of several
-blank lines, and its `eos` mode fails under numpy 2.
+an over-long line, loses blocks of one piece once line ends are left out, and
+its `eos` mode fails under numpy 2.
 
 Shapes: `B` blocks in a batch, `S` pieces of the longest one, `T` hidden pieces
 of the one with most.
@@ -24,8 +24,9 @@ import torch
 from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
-from bang.data import EveryBatch
-from bang.pretraining.masking import SpanMasking, block_generator, hide_spans
+from ..data import EveryBatch
+from ..dictionary import BertDictionary
+from .masking import SpanMasking, block_generator, hide_spans
 
 BREAK_MODES = ("doc", "none", "complete", "complete_doc", "eos")
 
@@ -143,34 +144,34 @@ class SpanDataset(EveryBatch, FairseqDataset):
     Args:
         blocks: the text, e.g. `TextBlocks` or a fairseq ConcatDataset of them.
         masking: what to hide.
-        pad: id that fills up short rows of a batch.
+        dictionary: what the ids stand for.
         seed: `--seed`.
     """
 
-    def __init__(self, blocks, masking: SpanMasking, pad: int, seed: int):
+    def __init__(self, blocks, masking: SpanMasking, dictionary: BertDictionary, seed: int):
         self.blocks = blocks
         self.sizes = np.asarray(blocks.sizes)
         self.masking = masking
-        self.pad = pad
+        self.dictionary = dictionary
         self.seed = seed
-        # in shared memory: workers that outlive an epoch must see the next one
+        # in shared memory: fairseq keeps iterator and workers, and they must see the next epoch
         self._epoch = torch.ones(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int):
         self._epoch.fill_(epoch)
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        # nearly all blocks have the same length: reused batches would be the same neighbours for ever
-        return False
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict:
         """Returns `id` and the tensors of `masking.HiddenBlock`, by name."""
-        rng = block_generator(self.seed, int(self._epoch), int(index))
-        hidden = hide_spans(self.blocks[index], self.masking, rng)
+        block = self.blocks[index]
+        if block.max() >= len(self.dictionary):
+            raise ValueError(
+                f"block {index} has id {block.max()}, its dictionary {len(self.dictionary)} entries: "
+                "the text was binarized with another dictionary; run fairseq-preprocess again"
+            )
+        hidden = hide_spans(block, self.masking, block_generator(self.seed, int(self._epoch), int(index)))
         return {"id": int(index), **{name: torch.from_numpy(x) for name, x in hidden._asdict().items()}}
 
     def collater(self, samples: list[dict]) -> dict:
@@ -186,7 +187,7 @@ class SpanDataset(EveryBatch, FairseqDataset):
         if not samples:
             return {}
 
-        def stack(name, pad=self.pad):
+        def stack(name, pad=self.dictionary.pad()):
             return data_utils.collate_tokens([sample[name] for sample in samples], pad)
 
         return {
@@ -218,6 +219,10 @@ class SpanDataset(EveryBatch, FairseqDataset):
         return data_utils.filter_paired_dataset_indices_by_size(self.sizes, self.sizes, indices, max_sizes)
 
     def ordered_indices(self) -> np.ndarray:
-        """Shuffled, then by length, so that a batch holds blocks of about one length."""
-        indices = np.random.permutation(len(self))
-        return indices[np.argsort(self.sizes[indices], kind="mergesort")]
+        """Shuffled, then by length, so that a batch holds blocks of about one length.
+
+        In every epoch alike, whatever numpy's seed: fairseq shuffles the batches
+        by epoch, and a resumed epoch must find the batches it was stopped in.
+        """
+        indices = np.random.default_rng(self.seed).permutation(len(self))
+        return indices[np.argsort(self.sizes[indices], kind="stable")]

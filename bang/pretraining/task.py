@@ -15,9 +15,9 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 
-from bang.dictionary import BertDictionary
-from bang.pretraining.dataset import BREAK_MODES, SpanDataset, TextBlocks
-from bang.pretraining.masking import SpanMasking
+from ..dictionary import BertDictionary
+from .dataset import BREAK_MODES, SpanDataset, TextBlocks
+from .masking import SpanMasking
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class PretrainingTask(FairseqTask):
         if len(blocks) == 0:
             raise ValueError(f"{prefix}.bin holds no text, only blank lines: binarize a file with text")
         logger.info(f"loaded {len(blocks):,} blocks, {blocks.sizes.sum():,} word pieces from: {prefix}")
-        self.datasets[split] = SpanDataset(blocks, self.masking, self.dictionary.pad(), self.cfg.seed)
+        self.datasets[split] = SpanDataset(blocks, self.masking, self.dictionary, self.cfg.seed)
 
     def max_positions(self) -> tuple[int, int]:
         return self.cfg.max_source_positions, self.cfg.max_target_positions

@@ -1,0 +1,170 @@
+"""What the tests share: the golden files, models built from them, and the real command lines."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
+from bang.dictionary import BertDictionary
+from bang.task import BangTranslationConfig, BangTranslationTask
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
+
+TINY = (
+    "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 48 --decoder-embed-dim 48 --encoder-ffn-embed-dim 96 "
+    "--decoder-ffn-embed-dim 96 --encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings"
+).split()
+"""The golden models' size."""
+
+
+@pytest.fixture(scope="session")
+def dictionary():
+    return BertDictionary.load(VOCAB_SMALL)
+
+
+@pytest.fixture
+def make_task(dictionary):
+    """A translation task on the small dictionary, without data."""
+
+    def make(**options):
+        cfg = BangTranslationConfig(max_source_positions=512, max_target_positions=512, data="data-bin")
+        cfg.restore_file = cfg.save_dir = cfg.checkpoint_paths = None
+        cfg.skip_too_long = False
+        for name, value in options.items():
+            setattr(cfg, name, value)
+        return BangTranslationTask(cfg, dictionary, dictionary)
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_task):
+    """A new model of the golden size, in evaluation mode."""
+
+    def make(name="bang_ar_nar_mixed", **options):
+        cfg = MODEL_DATACLASS_REGISTRY[name](
+            encoder_layers=2, decoder_layers=2, encoder_embed_dim=48, decoder_embed_dim=48, encoder_ffn_embed_dim=96,
+            decoder_ffn_embed_dim=96, encoder_attention_heads=4, decoder_attention_heads=4, share_all_embeddings=True,
+            dropout=0.0, max_source_positions=512, max_target_positions=512,
+        )  # fmt: skip
+        cfg._name = name
+        for option, value in options.items():
+            setattr(cfg, option, value)
+        torch.manual_seed(7)
+        return make_task().build_model(OmegaConf.structured(cfg)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden_states():
+    """The golden checkpoints, through fairseq's own loader."""
+    return {
+        name: checkpoint_utils.load_checkpoint_to_cpu(str(GOLDEN / name / "checkpoint.pt")) for name in ("mixed", "nar")
+    }
+
+
+@pytest.fixture
+def golden_model(golden_states, make_task):
+    """A golden model by name, in evaluation mode."""
+
+    def make(name):
+        state = golden_states[name]
+        model = make_task().build_model(state["cfg"].model, from_checkpoint=True)
+        model.load_state_dict(dict(state["model"]))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def forward_arrays():
+    """The golden batches and outputs, by model."""
+    return {
+        name: {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / name / "forward.npz").items()}
+        for name in ("mixed", "nar")
+    }
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a command line; a CLI of fairseq by its name. Returns what it printed to stdout."""
+
+    def call(*command, cwd=None, fails=False, env=None):
+        program = str(command[0])
+        if program.startswith("fairseq-"):
+            main = {"fairseq-hydra-train": "hydra_train"}.get(program, program.removeprefix("fairseq-"))
+            command = [sys.executable, "-m", f"fairseq_cli.{main}", *command[1:]]
+        done = subprocess.run(
+            [str(part) for part in command], cwd=cwd, capture_output=True, text=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})},
+        )  # fmt: skip
+        if fails:
+            assert done.returncode != 0, done.stdout[-2000:]
+            return done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def data_bin(run, tmp_path_factory):
+    """The golden pairs, binarized by the published command with the small dictionary."""
+    folder = tmp_path_factory.mktemp("data")
+    for side in ("src", "tgt"):
+        shutil.copy(GOLDEN / "data" / f"tokenized_train.{side}", folder / f"train.{side}")
+        shutil.copy(GOLDEN / "data" / f"tokenized_test.{side}", folder / f"test.{side}")
+        lines = (folder / f"train.{side}").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"valid.{side}").write_text("".join(lines[:12]), encoding="utf-8")
+    run(
+        "fairseq-preprocess", "--user-dir", ROOT / "bang", "--task", "translation_bang",
+        "--source-lang", "src", "--target-lang", "tgt", "--trainpref", folder / "train", "--validpref", folder / "valid",
+        "--testpref", folder / "test", "--destdir", folder / "bin", "--srcdict", VOCAB_SMALL, "--tgtdict", VOCAB_SMALL,
+        "--workers", "2",
+    )  # fmt: skip
+    return folder / "bin"
+
+
+@pytest.fixture
+def pairs(make_task, data_bin):
+    """Batches of a split of the golden pairs: pairs('test', batch_size=7)."""
+
+    def batches(split="test", batch_size=36, permute=None, **options):
+        task = make_task(data=str(data_bin), source_lang="src", target_lang="tgt", **options)
+        task.cfg.dataset_impl, task.cfg.train_subset, task.cfg.required_seq_len_multiple = None, "train", 1
+        task.load_dataset(split)
+        dataset = task.dataset(split)
+        indices = dataset.ordered_indices()
+        if permute is not None:
+            indices = np.random.default_rng(permute).permutation(indices)
+        return [dataset.collater([dataset[i] for i in batch]) for batch in dataset.batch_by_size(indices, None, batch_size)]
+
+    return batches
+
+
+def hypotheses(log: str, base: float = 2.0):
+    """{sentence: (score in nats, text)} from H lines whose scores are in `base`."""
+    found = {}
+    for sentence, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", log, flags=re.M):
+        found[int(sentence)] = (float(score) * math.log(base), text)
+    return found
+
+
+def train_log(log: str, kind: str = "train_inner"):
+    """The JSON records that fairseq-train --log-format json printed."""
+    return [json.loads(line) for line in re.findall(rf"\| {kind} \| (\{{.*\}})$", log, flags=re.M)]

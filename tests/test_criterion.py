@@ -1,0 +1,205 @@
+"""The losses against the reference's numbers; the mode of an update."""
+
+import json
+import math
+
+import pytest
+import torch
+from bang import visibility
+from bang.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode, smoothed_nll
+from fairseq.logging import metrics
+
+from conftest import GOLDEN
+
+
+@pytest.fixture
+def make_criterion(make_task):
+    def make(label_smoothing=0.0, ngram=1, disable_ngram_loss=True, sentence_avg=False, seed=1, **mixed):
+        common = (make_task(), label_smoothing, disable_ngram_loss, ngram, sentence_avg, seed)
+        if not mixed:
+            return NgramLanguageLoss(*common)
+        settings = {"nar_ratio": 0.0, "semi_nar_ratio": 0.0, "block_size": 4, **mixed}
+        return NgramLanguageLossNarMixed(*common, **settings)
+
+    return make
+
+
+def sample_of(arrays):
+    return {
+        "net_input": {key: arrays[key] for key in ("src_tokens", "src_lengths", "prev_output_tokens")},
+        "target": arrays["target"],
+        "ntokens": int(arrays["target"].ne(0).sum()),
+    }
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("mode", ["ar", "nar"])
+@pytest.mark.parametrize("name", ["mixed", "nar"])
+def test_losses_and_gradients_are_the_reference(name, mode, epsilon, golden_model, forward_arrays, make_criterion):
+    golden = json.loads((GOLDEN / name / "losses.json").read_text())
+    expected = golden[f"{mode}_eps{epsilon}"]
+    model = golden_model(name)
+    criterion = make_criterion(epsilon, nar_ratio=float(mode == "nar"))
+    loss, sample_size, log = criterion(model, sample_of(forward_arrays[name]))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert sample_size == expected["sample_size"] == golden["ntokens"]
+    for key in ("ntokens", "nsentences", "sample_size"):
+        assert log[key] == expected["logging"][key]
+    assert float(log["loss"]) == pytest.approx(expected["logging"]["loss"], rel=1e-5)
+    norms = {key: p.grad.norm().item() if p.grad is not None else 0.0 for key, p in model.named_parameters()}
+    reference = {key: value for key, value in expected["grad_l2"].items() if key in norms}
+    assert reference.keys() == norms.keys()
+    for key, value in reference.items():
+        assert norms[key] == pytest.approx(value or 0.0, rel=1e-3, abs=1e-5), key
+
+
+def test_smoothed_nll_by_hand():
+    torch.manual_seed(0)
+    logits, target, epsilon = torch.randn(4, 7), torch.tensor([1, 0, 6, 3]), 0.3
+    log_probs = logits.log_softmax(1)
+    nll = -sum(log_probs[row, piece] for row, piece in enumerate(target))
+    expected = (1 - epsilon) * nll - epsilon / 7 * log_probs.sum()
+    loss, plain = smoothed_nll(logits, target, epsilon)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(plain, nll)
+    assert smoothed_nll(logits.bfloat16(), target, epsilon)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("ngram", [1, 3, 9])
+def test_streams_count_their_targets(ngram, golden_model, forward_arrays, make_criterion):
+    """Loss and sample size of n streams, by plain loops over streams and targets."""
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    target = sample["target"]
+    loss, sample_size, _ = make_criterion(ngram=ngram, disable_ngram_loss=False)(model, sample)
+    layout = visibility.streams(target.size(1), ngram)
+    with torch.no_grad():
+        lprobs = model(**sample["net_input"], layout=layout)[0].log_softmax(2).unflatten(1, layout.blocks)
+    expected, count = 0.0, 0
+    for row in range(len(target)):
+        for t in range(target.size(1)):
+            for stream in range(min(ngram, t + 1)):
+                if target[row, t] != 0:
+                    expected -= lprobs[row, t - stream, stream, target[row, t]].item()
+                    count += 1
+    assert sample_size == count
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_streams_count_from_their_index_in_the_span(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    sample = {key: value[:1] if torch.is_tensor(value) else value for key, value in sample.items()}
+    length = 6
+    sample["net_input"] = {key: value[:1] for key, value in sample["net_input"].items()}
+    sample["net_input"]["prev_output_tokens"] = sample["net_input"]["prev_output_tokens"][:, :length]
+    sample["net_input"]["positions"] = torch.tensor([[3, 4, 5, 40, 41, 42]])
+    sample["target"] = sample["target"][:, :length]
+    sample["target_idx"] = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    loss, sample_size, _ = make_criterion(ngram=3, disable_ngram_loss=False)(model, sample)
+    assert sample_size == 2 * (1 + 2 + 3)
+    layout = visibility.streams(length, 3)
+    with torch.no_grad():
+        lprobs = model(**sample["net_input"], layout=layout)[0].log_softmax(2).unflatten(1, layout.blocks)
+    expected = -sum(
+        lprobs[0, t - stream, stream, sample["target"][0, t]].item()
+        for t in range(length)
+        for stream in range(int(sample["target_idx"][0, t]) + 1)
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_disable_ngram_loss_is_stream_zero(golden_model, forward_arrays, make_criterion, caplog):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    one = make_criterion()(model, sample)
+    same = make_criterion(ngram=5, disable_ngram_loss=True)(model, sample)
+    assert one[0].item() == same[0].item() and one[1] == same[1]
+    assert "--ngram 5 has no effect" in caplog.text
+
+
+def test_sentence_avg(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    assert make_criterion(sentence_avg=True, nar_ratio=1.0)(model, sample)[1] == 5
+    assert make_criterion(sentence_avg=True, nar_ratio=0.0)(model, sample)[1] == 61
+
+
+def test_semi_nar_loss_by_hand(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    loss, sample_size, log = make_criterion(semi_nar_ratio=1.0, block_size=4)(model, sample)
+    with torch.no_grad():
+        logits = model(**sample["net_input"], layout=visibility.semi_autoregressive(19, 4))[0][:, :19]
+    real = sample["target"].ne(0)
+    expected = torch.nn.functional.cross_entropy(logits[real], sample["target"][real], reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sample_size == 61 and float(log["semi-nar_loss"]) == pytest.approx(loss.item())
+
+
+def test_the_mode_follows_seed_and_update_number():
+    shares = {"nar": 0.3, "semi-nar": 0.2, "ar": 0.5}
+    modes = [draw_mode(shares, 5, update) for update in range(4000)]
+    assert modes == [draw_mode(shares, 5, update) for update in range(4000)]
+    assert modes != [draw_mode(shares, 6, update) for update in range(4000)]
+    for mode, share in shares.items():  # within four standard errors
+        assert modes.count(mode) / 4000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 4000))
+    assert {draw_mode({"ar": 1.0}, 1, update) for update in range(50)} == {"ar"}
+    follows = sum(a == b for a, b in zip(modes, modes[1:])) / 3999  # consecutive updates are independent
+    assert follows == pytest.approx(0.3**2 + 0.2**2 + 0.5**2, abs=0.04)
+
+
+def test_training_draws_and_validation_measures_all(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    mixed = make_criterion(nar_ratio=0.25, seed=3)
+    by_mode = {mode: make_criterion(nar_ratio=float(mode == "nar"))(model, sample)[0].item() for mode in ("ar", "nar")}
+    loss, sample_size, log = mixed(model, sample)
+    assert loss.item() == pytest.approx(0.75 * by_mode["ar"] + 0.25 * by_mode["nar"], rel=1e-5)
+    assert sample_size == 61
+    assert float(log["ar_loss"]) == pytest.approx(by_mode["ar"], rel=1e-5)
+    assert float(log["nar_loss"]) == pytest.approx(by_mode["nar"], rel=1e-5)
+    model.train()  # the golden models have no dropout
+    drawn = []
+    for update in range(12):
+        model.set_num_updates(update)
+        loss, _, log = mixed(model, sample)
+        mode = draw_mode(mixed.shares, 3, update)
+        assert loss.item() == pytest.approx(by_mode[mode], rel=1e-5)
+        assert (f"{mode}_loss" in log) and len([key for key in log if key.endswith("r_loss")]) == 1
+        drawn.append(mode)
+    assert set(drawn) == {"ar", "nar"}
+
+
+def test_metrics_are_in_base_2():
+    logs = [
+        {"loss": 8.0, "nll_loss": 4.0, "sample_size": 4, "ar_loss": 8.0, "ar_sample_size": 4},
+        {"loss": 2.0, "nll_loss": 2.0, "sample_size": 1, "nar_loss": 2.0, "nar_sample_size": 1},
+    ]
+    with metrics.aggregate(new_root=True) as aggregate:
+        NgramLanguageLossNarMixed.reduce_metrics(logs)
+    values = aggregate.get_smoothed_values()
+    assert values["loss"] == pytest.approx(10 / 5 / math.log(2), abs=1e-3)
+    assert values["nll_loss"] == pytest.approx(6 / 5 / math.log(2), abs=1e-3)
+    assert values["ppl"] == pytest.approx(math.exp(6 / 5), abs=0.01)
+    assert values["ar_loss"] == pytest.approx(2 / math.log(2), abs=1e-3)
+    assert values["nar_loss"] == pytest.approx(2 / math.log(2), abs=1e-3)
+    assert "semi-nar_loss" not in values
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"nar_ratio": 1.5}, "--nar-ratio 1.5"),
+        ({"semi_nar_ratio": -0.1}, "--semi-nar-ratio -0.1"),
+        ({"nar_ratio": 0.7, "semi_nar_ratio": 0.6}, "add up to more than 1"),
+        ({"block_size": 0, "nar_ratio": 0.1}, "--block-size 0"),
+        ({"ngram": 0}, "--ngram 0"),
+        ({"ngram": 33}, "--ngram 33"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
+    ],
+)
+def test_impossible_options(make_criterion, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_criterion(**options)
+
+
+def test_streams_beyond_the_span_are_refused(make_task):
+    task = make_task(mask_length=9)
+    with pytest.raises(ValueError, match="--ngram 10 is larger than the span of --mask-length 9"):
+        NgramLanguageLoss(task, 0.0, False, 10, False, 1)

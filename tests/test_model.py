@@ -1,0 +1,165 @@
+"""The network against the reference's numbers, names and options."""
+
+import pytest
+import torch
+from bang import visibility
+from bang.config import ARCHITECTURES
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+
+GOLDEN_NAMES = ("mixed", "nar")
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_encoder_and_logits_are_the_reference(name, golden_model, forward_arrays):
+    model, arrays = golden_model(name), forward_arrays[name]
+    source = arrays["src_tokens"], arrays["src_lengths"]
+    real = arrays["target"].ne(0)
+    with torch.no_grad():
+        encoder_out = model.encoder(*source)["encoder_out"][0]
+        torch.testing.assert_close(encoder_out, arrays["encoder_out"], atol=2e-5, rtol=0)
+        for mode, layout in (("ar", None), ("nar", visibility.non_autoregressive(real.size(1)))):
+            logits, _ = model(*source, arrays["prev_output_tokens"], layout=layout)
+            torch.testing.assert_close(logits[real], arrays[f"{mode}_logits"][real], atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                logits.logsumexp(2)[real], arrays[f"{mode}_logsumexp"][real], atol=2e-5, rtol=0
+            )
+            assert torch.equal(logits.argmax(2)[real], arrays[f"{mode}_argmax"][real])
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_a_canvas_of_200_slots_is_the_reference(name, golden_model, forward_arrays):
+    model, arrays = golden_model(name), forward_arrays[name]
+    with torch.no_grad():
+        logits, _ = model(
+            arrays["src_tokens"], arrays["src_lengths"], arrays["prev_output_tokens"],
+            layout=visibility.non_autoregressive(200),
+        )  # fmt: skip
+    values, choices = logits.max(2)
+    assert torch.equal(choices, arrays["nar200_argmax"])
+    torch.testing.assert_close(values, arrays["nar200_max"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits[:, -1], arrays["nar200_logits_last"], atol=2e-5, rtol=0)
+
+
+def test_weights_are_named_as_the_reference_names_them(golden_states, golden_model):
+    for name in GOLDEN_NAMES:
+        own = golden_model(name).state_dict()
+        reference = golden_states[name]["model"]
+        assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in reference.items()}
+        for key, value in reference.items():
+            assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize("family", ["bang_ar_nar_mixed", "bang_ar", "bang_nar"])
+@pytest.mark.parametrize(
+    "suffix,width,ffn,heads,layers",
+    [("", 512, 2048, 8, 6), ("_base", 768, 3072, 12, 6), ("_middle", 1024, 4096, 16, 6), ("_large", 1024, 4096, 16, 12)],
+)
+def test_named_architectures(family, suffix, width, ffn, heads, layers):
+    assert set(ARCHITECTURES) == {"", "_base", "_middle", "_large"}
+    cfg = MODEL_DATACLASS_REGISTRY[family + suffix]()
+    assert family + suffix in ARCH_MODEL_REGISTRY
+    for side in ("encoder", "decoder"):
+        assert getattr(cfg, f"{side}_embed_dim") == width
+        assert getattr(cfg, f"{side}_ffn_embed_dim") == ffn
+        assert getattr(cfg, f"{side}_attention_heads") == heads
+        assert getattr(cfg, f"{side}_layers") == layers
+    pretrained = suffix != ""
+    assert cfg.activation_fn == ("gelu" if pretrained else "relu")
+    assert (cfg.dropout, cfg.attention_dropout, cfg.activation_dropout) == (
+        (0.1, 0.1, 0.1) if pretrained else (0.1, 0.0, 0.0)
+    )
+    assert cfg.share_all_embeddings == cfg.share_decoder_input_output_embed == pretrained
+
+
+def test_the_models_differ_in_the_mode_of_a_plain_pass(make_model, forward_arrays):
+    arrays = forward_arrays["mixed"]
+    inputs = arrays["src_tokens"], arrays["src_lengths"], arrays["prev_output_tokens"]
+    mixed, ar, nar = (make_model(name) for name in ("bang_ar_nar_mixed", "bang_ar", "bang_nar"))
+    assert mixed.state_dict().keys() == ar.state_dict().keys() == nar.state_dict().keys()
+    with torch.no_grad():
+        torch.testing.assert_close(mixed(*inputs)[0], ar(*inputs)[0])
+        layout = visibility.non_autoregressive(inputs[2].size(1))
+        torch.testing.assert_close(mixed(*inputs, layout=layout)[0], nar(*inputs)[0])
+        assert not torch.allclose(mixed(*inputs)[0], nar(*inputs)[0])
+        with pytest.raises(ValueError, match="--criterion label_smoothed_cross_entropy"):
+            nar(*inputs, layout=visibility.autoregressive(19))
+        with pytest.raises(ValueError, match="--nar-ratio 0"):
+            ar(*inputs, layout=layout)
+
+
+def test_initialisation(make_model):
+    model = make_model()
+    state = model.state_dict()
+    for key, value in state.items():
+        if key.endswith("in_proj_weight"):
+            bound = (6 / (value.size(0) + value.size(1))) ** 0.5  # Xavier uniform
+            assert 0.9 * bound < value.abs().max() <= bound
+        elif key.endswith("bias"):
+            assert value.eq(0).all(), key
+        elif "layer_norm" in key:
+            assert value.eq(1).all(), key
+        elif value.numel() > 2000:
+            assert value.std().item() == pytest.approx(0.02, rel=0.1), key
+
+
+def test_relative_options_reach_the_attention(make_model, forward_arrays):
+    arrays = forward_arrays["mixed"]
+    inputs = arrays["src_tokens"], arrays["src_lengths"], arrays["prev_output_tokens"]
+    few = make_model(num_buckets=8)
+    assert few.decoder.layers[0].ngram_self_attn.relative_linear.weight.shape == (8 * 4, 48)
+    near, far = make_model(relative_max_distance=17), make_model()
+    with torch.no_grad():
+        for model in (near, far):  # the term is too small to see at initialisation
+            for layer in model.decoder.layers:
+                layer.ngram_self_attn.relative_linear.weight.mul_(50)
+        assert not torch.allclose(near(*inputs)[0][:, 18], far(*inputs)[0][:, 18])
+        torch.testing.assert_close(near(*inputs)[0][:, :16], far(*inputs)[0][:, :16])
+
+
+def test_embeddings_are_shared_as_told(make_model):
+    shared = make_model()
+    assert shared.encoder.embed_tokens is shared.decoder.embed_tokens and shared.decoder.embed_out is None
+    tied = make_model(share_all_embeddings=False, share_decoder_input_output_embed=True)
+    assert tied.encoder.embed_tokens is not tied.decoder.embed_tokens and tied.decoder.embed_out is None
+    own = make_model(share_all_embeddings=False)
+    assert own.decoder.embed_out.shape == (1389, 48) and "decoder.embed_out" in own.state_dict()
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"decoder_embed_dim": 64}, "--share-all-embeddings needs one width"),
+        ({"num_buckets": 1}, "--num-buckets 1"),
+        ({"relative_max_distance": 16}, "--relative-max-distance 16"),
+        ({"decoder_attention_heads": 5}, "--decoder-attention-heads 5"),
+    ],
+)
+def test_impossible_sizes(make_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**options)
+
+
+def _half_agrees(model, arrays, dtype, device, tolerance):
+    inputs = [arrays[key].to(device) for key in ("src_tokens", "src_lengths", "prev_output_tokens")]
+    model = model.to(device=device, dtype=dtype)
+    real = arrays["target"].ne(0)
+    for mode, layout in (("ar", None), ("nar", visibility.non_autoregressive(real.size(1)))):
+        with torch.no_grad():
+            output = model(*inputs, layout=layout)
+            lprobs = model.get_normalized_probs(output, log_probs=True)
+        assert output[0].dtype == dtype and lprobs.dtype == torch.float32
+        expected = arrays[f"{mode}_logits"].log_softmax(2)
+        difference = (lprobs.cpu() - expected)[real].abs()
+        assert difference.median() < tolerance, (mode, difference.median(), difference.max())
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_bf16_on_the_cpu(name, golden_model, forward_arrays):
+    _half_agrees(golden_model(name), forward_arrays[name], torch.bfloat16, "cpu", 0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float16, 0.03), (torch.bfloat16, 0.2), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_on_a_gpu(name, dtype, tolerance, golden_model, forward_arrays):
+    _half_agrees(golden_model(name), forward_arrays[name], dtype, "cuda", tolerance)
