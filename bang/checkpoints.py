@@ -3,8 +3,10 @@
 import argparse
 import collections
 import os
+import re
 from typing import Dict
 
+import numpy as np
 import omegaconf
 import torch
 from fairseq.dataclass.configs import FairseqConfig  # noqa: F401  (makes omegaconf's bases importable)
@@ -29,7 +31,7 @@ def allow_fairseq_classes() -> None:
     These classes hold settings and averages; none runs code when it is restored. Whatever else a
     file names is refused by torch before anything of it runs.
     """
-    names = [name for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")]
+    names = ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")
     allowed = [getattr(meters, name) for name in names]
     # fairseq 0.9 had the meters one module higher
     allowed += [(getattr(meters, name), f"fairseq.meters.{name}") for name in names if name != "MetersDict"]
@@ -47,6 +49,11 @@ def allow_fairseq_classes() -> None:
         omegaconf.nodes.FloatNode,
         omegaconf.nodes.BooleanNode,
     ]
+    # meters of BLEU hold numpy arrays, which numpy restores from bytes
+    rebuild, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    for function in (rebuild, scalar):
+        allowed += [(function, f"numpy.{core}.multiarray.{function.__name__}") for core in ("core", "_core")]
+    allowed += [np.ndarray, np.dtype] + [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
     torch.serialization.add_safe_globals(allowed)
 
 
@@ -63,12 +70,13 @@ def read(path: str) -> dict:
         mapped = torch.serialization._is_zipfile(open(path, "rb"))
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        reason = str(error).split("\n")[0]
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = "it holds objects that are not plain weights and settings, and nothing of them was run: " + reason
-        raise ValueError(
-            f"checkpoint {path}: cannot be read; truncated, or no fairseq checkpoint ({reason})"
-        ) from None
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise ValueError(
+                f"checkpoint {path}: refused, it holds {refused[1]}, which is no weight or setting; nothing of it was run"
+            ) from None
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ValueError(f"checkpoint {path}: cannot be read; truncated, or no fairseq checkpoint ({reason})") from None
     if not isinstance(state, dict):
         raise ValueError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
     return state

@@ -43,7 +43,7 @@ def make_task(dictionary):
     def make(**options):
         cfg = BangTranslationConfig(max_source_positions=512, max_target_positions=512, data="data-bin")
         cfg.restore_file = cfg.save_dir = cfg.checkpoint_paths = None
-        cfg.skip_too_long = False
+        cfg.skip_invalid_size_inputs_valid_test = False
         for name, value in options.items():
             setattr(cfg, name, value)
         return BangTranslationTask(cfg, dictionary, dictionary)

@@ -116,7 +116,7 @@ class Harm:
 def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(legacy, tmp_path):
     path, trace = tmp_path / "bad.pt", tmp_path / "ran"
     torch.save({"model": {}, "args": Harm(trace)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match="nothing of them was run") as error:
+    with pytest.raises(ValueError, match="holds posix.system.*nothing of it was run") as error:
         checkpoints.check(str(path))
     assert "\n" not in str(error.value) and not trace.exists()
     with pytest.raises(pickle.UnpicklingError):

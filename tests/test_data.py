@@ -79,7 +79,7 @@ def test_sentences_over_a_limit_are_an_error_not_a_loss(make_task, dictionary, c
     data = dataset(np.array([3, 600, 4]), dictionary)
     with pytest.raises(ValueError, match="1 of 3 sentences .* the first is sentence 1 .*--truncate-source"):
         task.filter_indices_by_size(np.arange(3), data, (512, 512), ignore_invalid_inputs=True)
-    task.cfg.skip_too_long = True
+    task.cfg.skip_invalid_size_inputs_valid_test = True
     assert task.filter_indices_by_size(np.arange(3), data, (512, 512)).tolist() == [0, 2]
     assert "1 of 3 sentences" in caplog.text and "left out" in caplog.text
 

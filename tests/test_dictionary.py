@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,16 +59,21 @@ def test_saved_file_is_the_loaded_one(path, tmp_path):
     d = BertDictionary.load(path)
     copy = tmp_path / "new folder" / "dict.txt"
     d.save(str(copy))
-    assert copy.read_bytes() == Path(path).read_bytes()
+    assert copy.read_bytes() == as_saved(Path(path).read_bytes())
     assert BertDictionary.load(copy) == d
     assert pickle.loads(pickle.dumps(d)) == d
+
+
+def as_saved(text: bytes) -> bytes:
+    """The reference counts each of the four special pieces twice, whatever the file says (golden sha256)."""
+    return re.sub(rb"(?m)^(\[(?:PAD|UNK|CLS|SEP)\]) \d+$", rb"\1 2", text)
 
 
 def test_open_files():
     text = io.StringIO()
     d = BertDictionary.load(io.StringIO(SPECIALS))
     d.save(text)
-    assert text.getvalue() == SPECIALS
+    assert text.getvalue().encode() == as_saved(SPECIALS.encode())
     assert BertDictionary.load(io.BytesIO(SPECIALS.encode())) == d
     assert BertDictionary.load(io.StringIO(SPECIALS + "more 1\n")) != d
 
@@ -80,7 +86,7 @@ def test_pieces_of_odd_characters_survive(tmp_path):
     assert d.symbols[5:] == pieces
     assert d.count[5:] == list(range(len(pieces)))
     d.save(tmp_path / "saved.txt")
-    assert (tmp_path / "saved.txt").read_bytes() == path.read_bytes()
+    assert (tmp_path / "saved.txt").read_bytes() == as_saved(path.read_bytes())
 
 
 def test_last_line_feed_may_be_missing():

@@ -10,11 +10,12 @@ from typing import Any, Optional
 import numpy as np
 from fairseq.data import ConcatDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, get_available_dataset_impl, infer_dataset_impl
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 
+from ..base_task import BangTask, BangTaskConfig
 from ..dictionary import BertDictionary
 from .dataset import BREAK_MODES, SpanDataset, TextBlocks
 from .masking import SpanMasking
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PretrainingConfig(FairseqDataclass):
+class PretrainingConfig(BangTaskConfig):
     data: str = field(
         default=MISSING,
         metadata={
@@ -95,7 +96,7 @@ def check_shard(shard: str, first: str, split: str):
 
 
 @register_task("bang_pretraining", dataclass=PretrainingConfig)
-class PretrainingTask(FairseqTask):
+class PretrainingTask(BangTask):
     """Pretraining on plain text: the decoder predicts the spans hidden from the encoder."""
 
     cfg: PretrainingConfig
@@ -122,15 +123,13 @@ class PretrainingTask(FairseqTask):
         )
 
     @classmethod
-    def load_dictionary(cls, filename: str) -> BertDictionary:
-        return BertDictionary.load(filename)
-
-    @classmethod
     def setup_task(cls, cfg: PretrainingConfig, **kwargs: Any) -> "PretrainingTask":
         path = os.path.join(split_paths(cfg.data)[0], "dict.txt")
         if not os.path.exists(path):
-            raise ValueError(f"{path} is missing: give folders that fairseq-preprocess --only-source "
-                "wrote (without --source-lang)")
+            raise ValueError(
+                f"{path} is missing: give folders that fairseq-preprocess --only-source wrote (without --source-lang)"
+            )
+        cls.check_checkpoints(cfg, **kwargs)
         return cls(cfg, cls.load_dictionary(path))
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any):

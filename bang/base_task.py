@@ -1,0 +1,114 @@
+"""What BANG's tasks share."""
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import Optional
+
+from fairseq import utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import II
+
+from . import checkpoints
+from .command_line import add_min_lr
+from .dictionary import BertDictionary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BangTaskConfig(FairseqDataclass):
+    """fairseq's options that the tasks read too; they add none of their own."""
+
+    checkpoint_paths: Optional[str] = II("common_eval.path")
+    restore_file: Optional[str] = II("checkpoint.restore_file")
+    save_dir: Optional[str] = II("checkpoint.save_dir")
+    # fairseq's command line resolves a flag only under its own name
+    skip_invalid_size_inputs_valid_test: bool = II("dataset.skip_invalid_size_inputs_valid_test")
+
+
+class BangTask(FairseqTask):
+    """What BANG's tasks share: its dictionary, pretrained starts, checkpoints checked before use."""
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        super().add_args(parser)
+        add_min_lr(parser)
+
+    @staticmethod
+    def check_checkpoints(cfg: BangTaskConfig, from_checkpoint: bool = False) -> None:
+        """The checkpoints of --path, before fairseq reads them: a bad one gets one clear line."""
+        if cfg.checkpoint_paths and not from_checkpoint:
+            for path in utils.split_paths(cfg.checkpoint_paths):
+                checkpoints.check(path)
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> BertDictionary:
+        """Reads `piece count` lines; ids are line numbers."""
+        return BertDictionary.load(filename)
+
+    @classmethod
+    def build_dictionary(cls, filenames, **kwargs):
+        raise ValueError("BANG's dictionary is not built from text: give --srcdict vocab.txt and --tgtdict vocab.txt")
+
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        """Builds the model; a new one may start from --load-from-pretrained-model.
+
+        Once loaded the option is cleared, so that the checkpoints of this run never ask for the file.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if getattr(cfg, "load_from_pretrained_model", None):
+            if not from_checkpoint:
+                model.load_pretrained(cfg.load_from_pretrained_model, cfg.load_sep)
+            cfg.load_from_pretrained_model = None
+        elif getattr(cfg, "load_sep", False) and not from_checkpoint:
+            logger.warning("--load-sep has no effect without --load-from-pretrained-model")
+        if not from_checkpoint:
+            self._check_restore(model)
+        return model
+
+    def _check_restore(self, model) -> None:
+        """A training run that will resume says now, in one line, why it cannot."""
+        path = self.cfg.restore_file or ""
+        if path == "checkpoint_last.pt":
+            path = os.path.join(self.cfg.save_dir or "", path)
+        if os.path.isfile(path):
+            weights = dict(checkpoints.check(path)["model"])
+            model.upgrade_state_dict(weights)
+            checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {path}")
+
+    def state_dict(self) -> dict:
+        """Kept in checkpoints: a fingerprint of the dictionaries that the data was binarized with."""
+        return {**super().state_dict(), "dictionaries": self._fingerprint()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state_dict = dict(state_dict)
+        saved = state_dict.pop("dictionaries", None)
+        if saved is not None and saved != self._fingerprint():
+            raise ValueError(
+                f"{self.cfg.data}: binarized with another dictionary than the checkpoint was trained with; "
+                "run fairseq-preprocess again with its dictionary as --srcdict and --tgtdict"
+            )
+        super().load_state_dict(state_dict)
+
+    def _fingerprint(self) -> str:
+        pieces = "\n".join(self.source_dictionary.symbols + ["\n"] + self.target_dictionary.symbols)
+        return hashlib.sha256(pieces.encode()).hexdigest()
+
+    def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
+        """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them."""
+        kept, too_long = dataset.filter_indices_by_size(indices, max_positions)
+        if len(too_long):
+            sizes = tuple(int(size) for size in dataset.size(too_long[0]))
+            what = f"{len(too_long)} of {len(indices)} sentences of {self.cfg.data} are over the limit {max_positions}"
+            what += f"; the first is sentence {too_long[0]} of size {sizes} (source, target)"
+            if not self.cfg.skip_invalid_size_inputs_valid_test:
+                raise ValueError(
+                    f"{what}; cut sources with --truncate-source, raise --max-source-positions, "
+                    "--max-target-positions or --max-tokens, or leave such sentences out with "
+                    "--skip-invalid-size-inputs-valid-test"
+                )
+            logger.warning("%s; left out", what)
+        return kept
