@@ -148,12 +148,12 @@ class BangDecoder(FairseqIncrementalDecoder):
 
     def extract_features(self, prev_output_tokens, encoder_out, incremental_state, layout, positions=None):
         """As `forward`, up to the slots' features, (B, G*K, D)."""
-        layout = layout.to(prev_output_tokens.device)
         cached = self.layers[0].ngram_self_attn.cached_length(incremental_state)
         past_main, past_slots = (cached, 0) if layout.main_length else (0, cached)
         if positions is None:
             last = max(layout.main_length, int(layout.target.max()) + 1)
             positions = torch.arange(1, last + 1, device=prev_output_tokens.device)[None]
+        layout = layout.to(prev_output_tokens.device)
         view = make_view(layout, positions, past_main, past_slots, self.num_buckets, self.relative_max_distance)
         x = self._embed(prev_output_tokens[:, past_main:], layout, positions, past_main).transpose(0, 1)
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TOKENIZE = REPOSITORY / "scripts" / "tokenize_text.py"
 PUBLISHED_LOOP = """
 import sys
 from transformers import BertTokenizer

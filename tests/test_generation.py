@@ -55,7 +55,7 @@ def test_autoregressive_texts_and_scores_are_the_reference(run_name, split, gold
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", ["mixed", "nar"])
 def test_nar_texts_are_the_reference(name, split, golden_model, make_task, pairs, dictionary):
-    generator = make_task(decoding="nar").build_generator([golden_model(name)], options(min_len=0))
+    generator = make_task(decoding="nar").build_generator([golden_model(name)], options())
     found = decode(generator, pairs(split), dictionary)
     canvases = (GOLDEN / name / f"generate_{split}_nar.sorted.txt").read_text().splitlines()
     cleaned = (GOLDEN / name / f"generate_{split}_nar.dedup.txt").read_text().splitlines()
@@ -223,6 +223,14 @@ def test_the_first_eos_after_a_token_ends_the_text(golden_model, dictionary):
         [[eos, eos, 7, eos, 8], [7, eos, eos, 7, eos], [7, 7, 7, 7, 7], [7, 7, 7, 7, 7], [eos, eos, eos, eos, eos]]
     )
     assert generator._lengths(tokens, limit).tolist() == [4, 2, 0, 3, 0]
+
+
+def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, dictionary):
+    eos, models = dictionary.eos(), [golden_model("mixed")]
+    for settings, forbidden in (({}, 0), ({"min_len": 2}, 2), ({"block_size": 1}, 1), ({"block_size": 4, "min_len": 3}, 3)):
+        generator = ParallelGenerator(models, dictionary, **settings)
+        lprobs = generator._constrain(torch.zeros(1, 4, len(dictionary)), torch.tensor([9]), 0)
+        assert lprobs[0, :, eos].isinf().tolist() == [slot < forbidden for slot in range(4)]
 
 
 def test_ngram_blocker_by_loops():

@@ -37,7 +37,7 @@ class ParallelGenerator:
         block_size: K of semi-NAR, None for NAR.
         max_len_a, max_len_b: limit on the tokens of a text, eos not counted.
         max_len: limit whatever the source, 0: the model's.
-        min_len: no eos before so many tokens.
+        min_len: no eos before so many tokens; NAR's cut alone sees to the default of 1.
         unk_penalty: taken off the log-probability of unk.
         normalize_scores, len_penalty: score is the sum of log-probabilities, eos included, over
             length ** len_penalty.
@@ -66,7 +66,9 @@ class ParallelGenerator:
         self.pad, self.unk, self.eos = tgt_dict.pad(), tgt_dict.unk(), tgt_dict.eos()
         self.symbols_to_strip_from_output = {self.eos}
         self.block_size = block_size
-        self.max_len_a, self.max_len_b, self.min_len = max_len_a, max_len_b, min_len
+        self.max_len_a, self.max_len_b = max_len_a, max_len_b
+        # a NAR canvas may begin with eos, which the cut passes over: one token stands there anyway
+        self.min_len = 0 if block_size is None and min_len == 1 else min_len
         # positions of slots run to max_decoder_positions + 1, so the final eos needs no spare one
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.unk_penalty = unk_penalty
@@ -99,7 +101,7 @@ class ParallelGenerator:
             start = tokens.size(1) - 1
             size = min(self.block_size or NAR_PIECE, int(limit.max()) + 1 - start)
             lprobs = self._next(tokens, encoder_outs, states, start, size)
-            new_scores, new_tokens = self._constrain(lprobs, limit, tokens, start).max(dim=-1)
+            new_scores, new_tokens = self._constrain(lprobs, limit, start).max(dim=-1)
             tokens, scores = torch.cat([tokens, new_tokens], 1), torch.cat([scores, new_scores], 1)
 
             length = self._lengths(tokens[:, 1:], limit)
@@ -128,7 +130,7 @@ class ParallelGenerator:
             return lprobs[0]
         return torch.logsumexp(torch.stack(lprobs), dim=0) - math.log(len(lprobs))
 
-    def _constrain(self, lprobs: Tensor, limit: Tensor, tokens: Tensor, start: int) -> Tensor:
+    def _constrain(self, lprobs: Tensor, limit: Tensor, start: int) -> Tensor:
         """Applies what may not be chosen to (B, K, V), in place: pads, eos too early, all but eos at the limit."""
         index = torch.arange(start, start + lprobs.size(1), device=lprobs.device)
         lprobs[:, :, self.pad] = -math.inf

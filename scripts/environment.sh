@@ -1,0 +1,26 @@
+# Sourced by the other scripts: activates a virtual environment with bang in it, made on first use.
+# usage: source scripts/environment.sh EXTRA MODULE      (EXTRA: of setup.py; MODULE: one that it brings)
+# An active environment that has all that is needed is used as it is; else BANG_VENV names the folder (default
+# .venv in the checkout) and PYTHON the interpreter (default python3).
+has() { "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "${@:2}"; }
+if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "$2"; }; then
+    venv=${BANG_VENV:-$root/.venv}
+    [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+    source "$venv/bin/activate"
+    if ! has python fairseq transformers tensorboardX "$2"; then
+        echo "installing bang[$1] into $venv (once; some minutes)" >&2
+        constraints=$root/requirements.txt
+        if ! has python torch; then
+            # no GPU: the CPU build, without gigabytes of CUDA packages, where it can be had
+            { ! nvidia-smi >/dev/null 2>&1 && pip install --quiet --retries 0 --timeout 15 -c "$constraints" torch \
+                --index-url https://download.pytorch.org/whl/cpu 2>/dev/null; } ||
+                pip install --quiet -c "$constraints" torch
+        fi
+        pip install --quiet -c "$constraints" -e "$root[$1]"
+    fi
+fi
+# glibc gives large buffers back to the kernel and takes them again page by page; keeping them makes training on
+# a CPU several times as fast on some machines
+export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
+export THP_MEM_ALLOC_ENABLE=${THP_MEM_ALLOC_ENABLE:-1}
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}

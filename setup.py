@@ -1,0 +1,22 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="bang",
+    version="0.1.0",
+    description="BANG for fairseq: one model that generates autoregressively, in blocks, or in a single pass",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bang", "bang.*"]),
+    install_requires=[
+        "torch>=2.6",  # loads checkpoints as plain weights
+        # fairseq's last main branch as a wheel, imported as `fairseq`; see README for why this one.
+        # Where another installation with fairseq's 0.12 API serves, install bang with --no-deps.
+        "ve-fairseq>=0.12.3",
+        "tensorboardX",
+        "transformers",
+        "numpy",
+    ],
+    extras_require={"test": ["pytest", "rouge-score"], "eval": ["rouge-score", "sacrebleu"]},
+)

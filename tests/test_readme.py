@@ -1,0 +1,75 @@
+"""The README's recipes run as they stand, on little data and a little model."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from conftest import ROOT, TINY
+
+LITTLE = [*TINY[:-1], "--max-update", "4", "--warmup-updates", "2"]  # appended: argparse takes the last
+
+
+def blocks(section):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {section}\n(.*?)(?=^## )", text, flags=re.M | re.S)[1]
+    return re.findall(r"^```bash\n(.*?)^```", section, flags=re.M | re.S)
+
+
+def in_folder(folder, script):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+def test_recipes(tmp_path, make_model):
+    for name in ("bang", "vocab.txt", "scripts", "post_processed_nar.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "raw").mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / "raw" / path.name).write_text("".join(lines[:40]), encoding="utf-8")
+    recipes = blocks("Recipes")
+    assert len(recipes) >= 5
+    prepare, train, *generate = recipes
+    in_folder(tmp_path, prepare)
+    # a pretrained model of the little size, as one more training run would leave it
+    start = re.sub(r"--load-from-pretrained-model \S+", "", train).replace("--save-dir checkpoints", "--save-dir pretraining")
+    in_folder(tmp_path, start.rstrip() + " " + " ".join(LITTLE))
+    shutil.copy(tmp_path / "pretraining" / "checkpoint_last.pt", tmp_path / "pretrained.pt")
+    in_folder(tmp_path, train.rstrip() + " " + " ".join(LITTLE))
+    assert torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 4
+    for block in generate:
+        in_folder(tmp_path, block)
+    for name in ("ar.log", "nar.log", "interactive.log", "semi_nar.log"):
+        assert len(re.findall(r"^H-\d+\t", (tmp_path / name).read_text(), flags=re.M)) == 40
+    assert len((tmp_path / "hypo.dedup").read_text().splitlines()) == 40
+    published = re.search(r"`(grep \^H nar.log .*?) > hypo`", (ROOT / "README.md").read_text())[1]
+    in_folder(tmp_path, f"{published} > published")
+    assert (tmp_path / "published").read_text() == (tmp_path / "hypo").read_text()
+
+
+def test_quick_start(tmp_path):
+    """The whole script, with four updates and 24 sentences to decode."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (data / path.name).write_text("".join(lines[: 24 if path.stem == "test" else 200]), encoding="utf-8")
+    environment = {
+        **os.environ, "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4", "QUICKSTART_DATA": str(data),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    command = ["bash", ROOT / "scripts" / "quickstart.sh", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    for mode in ("AR, beam 4", "NAR, one pass"):
+        scores = re.search(rf"^{mode} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)/24$", done.stdout, flags=re.M)
+        assert scores and float(scores[4]) > 0 and float(scores[5]) > 0
+    assert done.stdout.count("reference ") == 6
