@@ -181,6 +181,10 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         self.block_size = block_size
         shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
         self.shares = {mode: share for mode, share in shares.items() if share > 0}
+        if self.ngram > 1 and "ar" not in self.shares:
+            logger.warning("--ngram %d has no effect: no update trains AR (--nar-ratio, --semi-nar-ratio)", ngram)
+        if block_size != visibility.BLOCK_SIZE and "semi-nar" not in self.shares:
+            logger.warning("--block-size %d has no effect in training without --semi-nar-ratio", block_size)
 
     def layout(self, mode: str, length: int) -> visibility.Layout:
         if mode == "nar":

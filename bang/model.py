@@ -37,6 +37,8 @@ class BangModel(FairseqEncoderDecoderModel):
     def build_model(cls, cfg: BangConfig, task) -> "BangModel":
         """Builds the network, and starts it from a pretrained one if --load-from-pretrained-model says so."""
         _check(cfg, task)
+        if cfg.ngram > 1 and "ar" not in cls.decodes:
+            logger.warning("--ngram %d has no effect with --arch bang_nar, which runs NAR alone", cfg.ngram)
         source = _embedding(task.source_dictionary, cfg.encoder_embed_dim)
         target = source if cfg.share_all_embeddings else _embedding(task.target_dictionary, cfg.decoder_embed_dim)
         if cfg.share_all_embeddings:

@@ -19,6 +19,8 @@ if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensor
         pip install --quiet -c "$constraints" -e "$root[$1]"
     fi
 fi
+# threads that wait for each other sleep instead of spinning: a core busy with other work costs little then
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 # glibc gives large buffers back to the kernel and takes them again page by page; keeping them makes training on
 # a CPU several times as fast on some machines
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}

@@ -12,7 +12,9 @@ run=${1:-quickstart-run}
 data=${QUICKSTART_DATA:-examples/debian}
 mkdir -p "$run"
 say() { printf '\n== %s\n' "$*"; }
-fp16=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
+gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
+precision=$gpu # on a CPU bf16 pays where there are instructions for it
+[ -n "$gpu" ] || ! grep -qs avx512_bf16 /proc/cpuinfo || precision=--bf16
 
 say "word pieces"
 python scripts/tokenize_text.py --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
@@ -23,7 +25,7 @@ fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --t
     --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
     --destdir "$run/data" --srcdict vocab.txt --tgtdict vocab.txt --workers 2 2>"$run/preprocess.log"
 
-say "fine-tuning: half of the updates AR, half NAR ${fp16:+(on the GPU)}"
+say "fine-tuning: half of the updates AR, half NAR ${gpu:+(on the GPU)}"
 fairseq-train "$run/data" --user-dir bang --task translation_bang --arch bang_ar_nar_mixed --share-all-embeddings \
     --encoder-layers 3 --decoder-layers 3 --encoder-attention-heads 4 --decoder-attention-heads 4 \
     --encoder-embed-dim 256 --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 \
@@ -32,13 +34,13 @@ fairseq-train "$run/data" --user-dir bang --task translation_bang --arch bang_ar
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr 0.001 --lr-scheduler inverse_sqrt \
     --warmup-init-lr 1e-07 --warmup-updates 200 --max-tokens 2048 --num-workers 1 \
     --max-update "${QUICKSTART_UPDATES:-1200}" --stop-time-hours 0.108 --save-dir "$run/checkpoints" \
-    --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $fp16 2>&1 | tee "$run/train.log" |
+    --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 | tee "$run/train.log" |
     grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
 # generate MODE TASK BATCH: decodes the test part, its hypotheses into $run/MODE.BATCH.txt
 generate() {
     fairseq-generate "$run/data" --user-dir bang --path "$run/checkpoints/checkpoint_best.pt" --task "$2" --gen-subset test \
-        --batch-size "$3" --truncate-source --max-source-positions 512 --max-target-positions 512 "${@:4}" $fp16 \
+        --batch-size "$3" --truncate-source --max-source-positions 512 --max-target-positions 512 "${@:4}" $gpu \
         >"$run/$1.$3.log" 2>&1
     python scripts/collect_hypotheses.py "$run/$1.$3.log" "$run/$1.$3.hypo" --source "$run/tokenized/test.src"
     python post_processed_nar.py "$run/$1.$3.hypo" "$run/$1.$3.txt"

@@ -199,6 +199,16 @@ def test_impossible_options(make_criterion, options, message):
         make_criterion(**options)
 
 
+def test_options_without_effect_are_named(make_criterion, make_model, caplog):
+    make_criterion(nar_ratio=1.0, ngram=5, disable_ngram_loss=False, block_size=7)
+    make_model("bang_nar", ngram=3)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split(" has no effect")[0] for message in messages] == ["--ngram 5", "--block-size 7", "--ngram 3"]
+    caplog.clear()
+    make_criterion(nar_ratio=0.5, semi_nar_ratio=0.1, ngram=5, disable_ngram_loss=False, block_size=7)
+    assert not caplog.records
+
+
 def test_streams_beyond_the_span_are_refused(make_task):
     task = make_task(mask_length=9)
     with pytest.raises(ValueError, match="--ngram 10 is larger than the span of --mask-length 9"):

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Does pretraining help, and how many streams should it have? See --help.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: scripts/evidence.sh DATA OUT
+
+The paper's comparison at a size that one CPU core can run. A small model is pretrained on running
+text with --ngram 9 and with --ngram 1; these two and a new model are fine-tuned on pairs in each
+mode (nar, semi-nar, ar) for equally many updates; each generates the test part in its own mode.
+Steps whose output exists are skipped, so the command can be stopped and given again.
+
+  DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
+        pairs, raw text a line each: train.src train.tgt valid.src valid.tgt test.src test.tgt
+  OUT   folder for everything that is made; OUT/results.tsv is the table
+
+environment (defaults)            what
+  SEEDS (1)                       --seed values, separated by blanks; each seed is a whole comparison
+  STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one
+  MODES (nar semi-nar ar)         modes to fine-tune
+  WIDTH (128) LAYERS (2)          size of the model; heads are 32 wide, feed-forward 4 WIDTH
+  LENGTH (128)                    word pieces of a block of text, and limit of sources and targets
+  PRETRAIN_UPDATES (1800)         updates of pretraining, PRETRAIN_BATCH (8) blocks each
+  FINETUNE_UPDATES (500)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
+  LR (0.001) WARMUP (100)         learning rate and its warm-up, of both
+  BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
+  BEAM (4)                        beam of AR
+END
+}
+
+case ${1:-} in -h | --help) usage; exit ;; esac
+if (($# != 2)); then usage >&2; exit 2; fi
+data=$1 out=$2
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4}
+
+say() { echo "$(date +%T) $*"; }
+
+# Splits documents, tokenizes, binarizes.
+prepare() {
+    mkdir -p "$out/raw" "$out/tokenized"
+    say "documents to train and valid"
+    local text="$out/raw/all"
+    if [[ -f $data/text.txt.gz ]]; then gzip -dc "$data/text.txt.gz" > "$text"; else cp "$data/text.txt" "$text"; fi
+    local documents
+    documents=$(awk 'BEGIN { RS = "" } END { print NR }' "$text")
+    awk -v train=$((documents - documents / 50)) -v to="$out/raw/text." \
+        'BEGIN { RS = ""; ORS = "\n\n" } { print > (to (NR <= train ? "train" : "valid")) }' "$text"
+    say "word pieces"
+    python "$repository/scripts/tokenize_text.py" --out-dir "$out/tokenized" "$out"/raw/text.{train,valid} \
+        "$data"/{train,valid,test}.{src,tgt}
+    say "binarizing"
+    fairseq-preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
+        --trainpref "$out/tokenized/text.train" --validpref "$out/tokenized/text.valid" \
+        --srcdict "$repository/vocab.txt" --destdir "$out/text" > "$out/preprocess.log" 2>&1
+    fairseq-preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
+        --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --testpref "$out/tokenized/test" \
+        --srcdict "$repository/vocab.txt" --tgtdict "$repository/vocab.txt" --destdir "$out/pairs" \
+        >> "$out/preprocess.log" 2>&1
+}
+
+# train FOLDER DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
+train() {
+    local folder=$1
+    shift
+    [[ -f $folder/train.log ]] && return
+    say "training $folder"
+    mkdir -p "$folder"
+    fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --seed "$seed" \
+        --arch bang_ar_nar_mixed --activation-fn gelu --share-all-embeddings --dropout 0 \
+        --encoder-layers "$layers" --encoder-embed-dim "$width" --encoder-ffn-embed-dim $((4 * width)) \
+        --decoder-layers "$layers" --decoder-embed-dim "$width" --decoder-ffn-embed-dim $((4 * width)) \
+        --encoder-attention-heads $((width / 32)) --decoder-attention-heads $((width / 32)) \
+        --max-source-positions "$length" --max-target-positions "$length" \
+        --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 --lr "${LR:-0.001}" \
+        --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates "${WARMUP:-100}" \
+        --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
+        || { tail -n 1 "$folder/running.log" >&2; exit 1; }
+    mv "$folder/running.log" "$folder/train.log"
+}
+
+pretrain() { # NGRAM
+    train "$out/seed$seed/ngram$1" "$out/text" --task bang_pretraining --criterion ngram_language_loss --ngram "$1" \
+        --tokens-per-sample "$length" --sample-break-mode none \
+        --batch-size "${PRETRAIN_BATCH:-8}" --max-update "${PRETRAIN_UPDATES:-1800}"
+}
+
+finetune() { # MODE START
+    local mode
+    case $1 in
+        nar) mode=(--nar-ratio 1) ;;
+        semi-nar) mode=(--semi-nar-ratio 1 --block-size "$block_size") ;;
+        ar) mode=(--nar-ratio 0) ;;
+    esac
+    if [[ $2 != scratch ]]; then
+        mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt")
+    fi
+    train "$out/seed$seed/$1-from-$2" "$out/pairs" --task translation_bang --truncate-source \
+        --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
+        --batch-size "${FINETUNE_BATCH:-32}" --max-update "${FINETUNE_UPDATES:-500}"
+}
+
+generate() { # MODE START
+    local folder=$out/seed$seed/$1-from-$2 mode=(--decoding "$1")
+    [[ -f $folder/rouge ]] && return
+    say "generating $folder"
+    if [[ $1 == ar ]]; then mode+=(--beam "${BEAM:-4}"); else mode+=(--beam 1); fi
+    if [[ $1 == semi-nar ]]; then mode+=(--block-size "$block_size"); fi
+    fairseq-generate "$out/pairs" --user-dir "$repository/bang" --task translation_bang "${mode[@]}" \
+        --path "$folder/checkpoint_last.pt" --gen-subset test --batch-size 50 --max-len-b 40 \
+        --truncate-source --max-source-positions "$length" > "$folder/generate.log" 2> "$folder/generate.err" \
+        || { tail -n 1 "$folder/generate.err" >&2; exit 1; }
+    python "$repository/scripts/collect_hypotheses.py" "$folder/generate.log" "$folder/hypo" --source "$data/test.src"
+    python "$repository/post_processed_nar.py" "$folder/hypo" "$folder/hypo.dedup"
+    python "$repository/scripts/rouge.py" "$folder/hypo.dedup" "$data/test.tgt" > "$folder/rouge.new"
+    mv "$folder/rouge.new" "$folder/rouge"
+}
+
+# last LOG NAME: the last value that validation logged.
+last() { sed -nE "s/.*\| valid \|.*\"valid_$2\": \"([^\"]*)\".*/\1/p" "$1" | tail -n 1; }
+
+report() { # MODE START
+    local folder=$out/seed$seed/$1-from-$2
+    printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$seed" "$1" "$2" "$(last "$folder/train.log" loss)" \
+        "$(last "$folder/train.log" nll_loss)" "$(< "$folder/rouge")" | tee -a "$out/results.tsv"
+}
+
+if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
+printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE\n' > "$out/results.tsv"
+for seed in ${SEEDS:-1}; do
+    for mode in ${MODES:-nar semi-nar ar}; do
+        for start in ${STARTS:-ngram9 ngram1 scratch}; do
+            if [[ $start != scratch ]]; then pretrain "${start#ngram}"; fi
+            finetune "$mode" "$start"
+            generate "$mode" "$start"
+            report "$mode" "$start"
+        done
+    done
+done
+say "$out/results.tsv"
