@@ -20,6 +20,8 @@ environment (defaults)            what
   STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one
   MODES (nar semi-nar ar)         modes to fine-tune
   WIDTH (128) LAYERS (2)          size of the model; heads are 32 wide, feed-forward 4 WIDTH
+  MIN_COUNT (60)                  the vocabulary is vocab.txt less the pieces that the text has more seldom,
+                                  single characters kept; 0: all of it. The output layer is most of the cost
   LENGTH (128)                    word pieces of a block of text, and limit of sources and targets
   PRETRAIN_UPDATES (1800)         updates of pretraining, PRETRAIN_BATCH (8) blocks each
   FINETUNE_UPDATES (500)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
@@ -47,16 +49,20 @@ prepare() {
     documents=$(awk 'BEGIN { RS = "" } END { print NR }' "$text")
     awk -v train=$((documents - documents / 50)) -v to="$out/raw/text." \
         'BEGIN { RS = ""; ORS = "\n\n" } { print > (to (NR <= train ? "train" : "valid")) }' "$text"
-    say "word pieces"
-    python "$repository/scripts/tokenize_text.py" --out-dir "$out/tokenized" "$out"/raw/text.{train,valid} \
-        "$data"/{train,valid,test}.{src,tgt}
+    say "vocabulary and word pieces"
+    python "$repository/scripts/tokenize_text.py" - < "$out/raw/text.train" | tr ' ' '\n' |
+        awk -v least="${MIN_COUNT:-60}" 'FILENAME == "-" { seen[$0]++; next }
+            FNR <= 104 || $1 ~ /^(##)?[!-~]$/ || seen[$1] >= least' - "$repository/vocab.txt" > "$out/vocab.txt"
+    say "$(wc -l < "$out/vocab.txt") pieces"
+    python "$repository/scripts/tokenize_text.py" --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
+        "$out"/raw/text.{train,valid} "$data"/{train,valid,test}.{src,tgt}
     say "binarizing"
     fairseq-preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
         --trainpref "$out/tokenized/text.train" --validpref "$out/tokenized/text.valid" \
-        --srcdict "$repository/vocab.txt" --destdir "$out/text" > "$out/preprocess.log" 2>&1
+        --srcdict "$out/vocab.txt" --destdir "$out/text" > "$out/preprocess.log" 2>&1
     fairseq-preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
         --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --testpref "$out/tokenized/test" \
-        --srcdict "$repository/vocab.txt" --tgtdict "$repository/vocab.txt" --destdir "$out/pairs" \
+        --srcdict "$out/vocab.txt" --tgtdict "$out/vocab.txt" --destdir "$out/pairs" \
         >> "$out/preprocess.log" 2>&1
 }
 

@@ -46,37 +46,33 @@ class _Mended:
         if no_repeat_ngram_size > 0:
             self.repeat_ngram_blocker = NgramBlocker(no_repeat_ngram_size)
 
-    def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
+    @torch.no_grad()
+    def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs):
         """As fairseq's, but --max-len-a counts a sentence's own length, not the padded batch's."""
         for model in self.model.models:
             model.set_beam_size(self.beam_size)
-        net_input = sample["net_input"]
-        widths = net_input["src_lengths"].tolist()
-        if not self.max_len_a or len(set(widths)) == 1 == len({net_input["src_tokens"].size(1), *widths}):
-            return super()._generate(sample, prefix_tokens, constraints, bos_token)
+        src_tokens, src_lengths = (sample["net_input"][name] for name in ("src_tokens", "src_lengths"))
+        widths = src_lengths.tolist()
+        if not self.max_len_a or set(widths) == {src_tokens.size(1)}:
+            return super().generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints, **kwargs)
         finalized = [None] * len(widths)
         for width in sorted(set(widths)):
             rows = [row for row, other in enumerate(widths) if other == width]
-            pick = torch.tensor(rows, device=net_input["src_tokens"].device)
-            part = dict(sample, net_input=strip_padding(net_input, pick, width, self.pad))
+            pick = torch.tensor(rows, device=src_tokens.device)
+            unpadded = src_tokens[pick][src_tokens[pick] != self.pad].view(len(rows), width)
+            part = dict(sample, net_input={"src_tokens": unpadded, "src_lengths": src_lengths[pick]})
             if isinstance(sample.get("id"), Tensor):
                 part["id"] = sample["id"][pick]
-            hypotheses = super()._generate(
+            hypotheses = super().generate(
+                models,
                 part,
-                None if prefix_tokens is None else prefix_tokens[pick],
-                None if constraints is None else constraints[pick.cpu()],
-                bos_token,
+                prefix_tokens=None if prefix_tokens is None else prefix_tokens[pick],
+                constraints=None if constraints is None else constraints[pick.to(constraints.device)],
+                **kwargs,
             )
             for row, hypothesis in zip(rows, hypotheses):
                 finalized[row] = hypothesis
         return finalized
-
-
-def strip_padding(net_input: dict, pick: Tensor, width: int, pad: int) -> dict:
-    """The rows `pick` of a batch, all of one source length, without their padding."""
-    src_tokens = net_input["src_tokens"][pick]
-    src_tokens = src_tokens[src_tokens != pad].view(len(pick), width)
-    return {"src_tokens": src_tokens, "src_lengths": net_input["src_lengths"][pick]}
 
 
 class ArGenerator(_Mended, SequenceGenerator):
