@@ -4,12 +4,12 @@ import argparse
 import collections
 import os
 import re
+import zipfile
 from typing import Dict
 
 import numpy as np
 import omegaconf
 import torch
-from fairseq.dataclass.configs import FairseqConfig  # noqa: F401  (makes omegaconf's bases importable)
 from fairseq.logging import meters
 from torch import Tensor
 
@@ -67,8 +67,7 @@ def read(path: str) -> dict:
         raise ValueError(f"checkpoint {path}: no such file")
     try:
         # a memory map reads no weight that is not asked for; files of torch < 1.6 cannot be mapped
-        mapped = torch.serialization._is_zipfile(open(path, "rb"))
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:

@@ -45,6 +45,7 @@ def measure(data: str, workers: int, mode: str, max_tokens: int) -> str:
     """Times one epoch and what precedes it."""
     start = time.perf_counter()
     cfg = PretrainingConfig(data=data, sample_break_mode=mode, seed=1, dataset_impl=None, train_subset="train")
+    cfg.checkpoint_paths, cfg.skip_invalid_size_inputs_valid_test = None, False
     task = PretrainingTask.setup_task(cfg)
     task.load_dataset("train")
     dataset = task.dataset("train")

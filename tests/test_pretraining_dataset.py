@@ -107,7 +107,9 @@ def test_blocks_are_pickled_by_path(tmp_path):
 
 
 def make_task(*folders, **cfg):
-    cfg = {"seed": 1, "dataset_impl": None, "train_subset": "train", "tokens_per_sample": 80, **cfg}
+    outside = {"seed": 1, "dataset_impl": None, "train_subset": "train", "checkpoint_paths": None}
+    outside["skip_invalid_size_inputs_valid_test"] = False
+    cfg = {**outside, "tokens_per_sample": 80, **cfg}
     return PretrainingTask.setup_task(PretrainingConfig(data=":".join(map(str, folders)), **cfg))
 
 
