@@ -8,7 +8,7 @@ usage: scripts/evidence.sh DATA OUT
 
 The paper's comparison at a size that one CPU core can run. A small model is pretrained on running
 text with --ngram 9 and with --ngram 1; these two and a new model are fine-tuned on pairs in each
-mode (nar, semi-nar, ar) for equally many updates; each generates the test part in its own mode.
+mode (nar, ar, semi-nar) for equally many updates; each generates the test part in its own mode.
 Steps whose output exists are skipped, so the command can be stopped and given again.
 
   DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
@@ -18,14 +18,14 @@ Steps whose output exists are skipped, so the command can be stopped and given a
 environment (defaults)            what
   SEEDS (1)                       --seed values, separated by blanks; each seed is a whole comparison
   STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one
-  MODES (nar semi-nar ar)         modes to fine-tune
+  MODES (nar ar semi-nar)         modes to fine-tune
   WIDTH (128) LAYERS (2)          size of the model; heads are 32 wide, feed-forward 4 WIDTH
   MIN_COUNT (60)                  the vocabulary is vocab.txt less the pieces that the text has more seldom,
                                   single characters kept; 0: all of it. The output layer is most of the cost
   LENGTH (128)                    word pieces of a block of text, and limit of sources and targets
-  PRETRAIN_UPDATES (1800)         updates of pretraining, PRETRAIN_BATCH (8) blocks each
-  FINETUNE_UPDATES (500)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
-  LR (0.001) WARMUP (100)         learning rate and its warm-up, of both
+  PRETRAIN_UPDATES (2400)         updates of pretraining, PRETRAIN_BATCH (16) blocks each
+  FINETUNE_UPDATES (700)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
+  LR (0.001) WARMUP (300)         learning rate and its warm-up, of both
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
   BEAM (4)                        beam of AR
 END
@@ -51,7 +51,7 @@ prepare() {
         'BEGIN { RS = ""; ORS = "\n\n" } { print > (to (NR <= train ? "train" : "valid")) }' "$text"
     say "vocabulary and word pieces"
     python "$repository/scripts/tokenize_text.py" - < "$out/raw/text.train" | tr ' ' '\n' |
-        awk -v least="${MIN_COUNT:-60}" 'FILENAME == "-" { seen[$0]++; next }
+        awk -v least="${MIN_COUNT:-60}" 'NR == FNR { seen[$0]++; next }
             FNR <= 104 || $1 ~ /^(##)?[!-~]$/ || seen[$1] >= least' - "$repository/vocab.txt" > "$out/vocab.txt"
     say "$(wc -l < "$out/vocab.txt") pieces"
     python "$repository/scripts/tokenize_text.py" --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
@@ -80,7 +80,7 @@ train() {
         --encoder-attention-heads $((width / 32)) --decoder-attention-heads $((width / 32)) \
         --max-source-positions "$length" --max-target-positions "$length" \
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 --lr "${LR:-0.001}" \
-        --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates "${WARMUP:-100}" \
+        --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates "${WARMUP:-300}" \
         --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
         || { tail -n 1 "$folder/running.log" >&2; exit 1; }
     mv "$folder/running.log" "$folder/train.log"
@@ -89,7 +89,7 @@ train() {
 pretrain() { # NGRAM
     train "$out/seed$seed/ngram$1" "$out/text" --task bang_pretraining --criterion ngram_language_loss --ngram "$1" \
         --tokens-per-sample "$length" --sample-break-mode none \
-        --batch-size "${PRETRAIN_BATCH:-8}" --max-update "${PRETRAIN_UPDATES:-1800}"
+        --batch-size "${PRETRAIN_BATCH:-16}" --max-update "${PRETRAIN_UPDATES:-2400}"
 }
 
 finetune() { # MODE START
@@ -104,7 +104,7 @@ finetune() { # MODE START
     fi
     train "$out/seed$seed/$1-from-$2" "$out/pairs" --task translation_bang --truncate-source \
         --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
-        --batch-size "${FINETUNE_BATCH:-32}" --max-update "${FINETUNE_UPDATES:-500}"
+        --batch-size "${FINETUNE_BATCH:-32}" --max-update "${FINETUNE_UPDATES:-700}"
 }
 
 generate() { # MODE START
@@ -135,7 +135,7 @@ report() { # MODE START
 if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
 printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE\n' > "$out/results.tsv"
 for seed in ${SEEDS:-1}; do
-    for mode in ${MODES:-nar semi-nar ar}; do
+    for mode in ${MODES:-nar ar semi-nar}; do
         for start in ${STARTS:-ngram9 ngram1 scratch}; do
             if [[ $start != scratch ]]; then pretrain "${start#ngram}"; fi
             finetune "$mode" "$start"

@@ -41,6 +41,7 @@ case $mode in
     n-stream) mode_options=(--nar-ratio 0 --ngram 9 "${few_epochs[@]}") ;;
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed or n-stream" >&2; exit 2 ;;
 esac
+find_gpus
 launch "$data" --save-dir "$save_dir" \
     --task translation_bang --truncate-source --max-source-positions 512 --max-target-positions 512 \
     --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1 \

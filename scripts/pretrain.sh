@@ -29,6 +29,7 @@ if (($# < 2)); then usage >&2; exit 2; fi
 data=$1 save_dir=$2
 shift 2
 
+find_gpus
 at_once=${BLOCKS_AT_ONCE:-8}
 update_freq=$((${BLOCKS:-1024} / (at_once * world)))
 options=(

@@ -1,0 +1,60 @@
+"""Options that today's fairseq reads differently."""
+
+import importlib.util
+
+import pytest
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+COMMAND = ["data-bin", "--task", "translation_bang", "--arch", "bang_ar_nar_mixed", "--optimizer", "adam", "--max-tokens", "9"]
+COMMAND += ["--criterion", "ngram_language_loss_NAR_mixed"]
+
+
+def parse(*arguments):
+    return convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), input_args=[*COMMAND, *arguments])
+    )
+
+
+def test_min_lr_is_stop_min_lr():
+    cfg = parse("--lr-scheduler", "inverse_sqrt", "--min-lr", "1e-09", "--warmup-init-lr", "1e-07")
+    assert cfg.optimization.stop_min_lr == 1e-09 and cfg.lr_scheduler.warmup_init_lr == 1e-07
+    assert parse("--lr-scheduler", "inverse_sqrt").optimization.stop_min_lr == -1
+    assert parse("--lr-scheduler", "inverse_sqrt", "--stop-min-lr", "1e-06").optimization.stop_min_lr == 1e-06
+
+
+def test_min_lr_stays_an_option_of_schedulers_that_have_it():
+    cfg = parse("--lr-scheduler", "cosine", "--lr", "0.1", "--min-lr", "0.001")
+    assert cfg.lr_scheduler.min_lr == 0.001 and cfg.optimization.stop_min_lr == -1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="with torch_xla --bf16 may mean a TPU")
+def test_bf16_is_no_tpu():
+    cfg = parse("--bf16")
+    assert cfg.common.bf16 and not cfg.common.tpu
+
+
+def test_published_and_dashed_spelling():
+    for arguments in (["--num_buckets", "16", "--relative_max_distance", "64"], ["--num-buckets", "16", "--relative-max-distance", "64"]):
+        model = parse(*arguments).model
+        assert (model.num_buckets, model.relative_max_distance) == (16, 64)
+
+
+def test_architectures_set_defaults_and_options_win():
+    base = ["--arch", "bang_ar_nar_mixed_base", "--dropout", "0.3"]
+    model = parse(*base).model
+    assert (model.encoder_embed_dim, model.activation_fn, model.share_all_embeddings) == (768, "gelu", True)
+    assert (model.dropout, model.activation_dropout) == (0.3, 0.1)
+
+
+def test_every_option_has_a_help_text():
+    text = options.get_training_parser().format_help()
+    parser = options.get_training_parser()
+    options.parse_args_and_arch(parser, input_args=COMMAND)
+    ours = {
+        option: action.help
+        for action in parser._actions
+        for option in action.option_strings
+        if option in "--nar-ratio --semi-nar-ratio --block-size --ngram --decoding --max-nar-length --load-sep --min-lr".split()
+    }
+    assert len(ours) == 8 and all(ours.values()) and "--nar-ratio" not in text
