@@ -1,0 +1,46 @@
+"""The comparison of docs/results.md: the whole script on little data, and its score."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from rouge import rouge
+
+
+def test_rouge_by_hand(tmp_path):
+    (tmp_path / "hypo").write_text("the cats sat\n\n")
+    (tmp_path / "ref").write_text("The cat slept here\nnothing said\n")
+    scores = rouge(tmp_path / "hypo", tmp_path / "ref")
+    # first line: 2 of 3 and 2 of 4 words (stemmed), 1 of 2 and 1 of 3 pairs; the empty line scores 0
+    assert scores["ROUGE-1"] == scores["ROUGE-L"] == pytest.approx(100 * (2 * 2 / 7) / 2)
+    assert scores["ROUGE-2"] == pytest.approx(100 * (2 * 1 / 5) / 2)
+    (tmp_path / "ref").write_text("one line\n")
+    with pytest.raises(ValueError, match="has 2 lines, .* 1: give one hypothesis for each reference"):
+        rouge(tmp_path / "hypo", tmp_path / "ref")
+
+
+def test_evidence_script(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:40]
+        (data / path.name).write_text("".join(lines), encoding="utf-8")
+    sources = (ROOT / "examples" / "debian" / "train.src").read_text(encoding="utf-8").splitlines()[:200]
+    (data / "text.txt").write_text("\n\n".join(sources) + "\n", encoding="utf-8")
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WIDTH": "32", "LAYERS": "1",
+        "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": "ngram9", "MODES": "semi-nar",
+    }  # fmt: skip
+    command = ["bash", ROOT / "scripts" / "evidence.sh", data, tmp_path / "out"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    vocabulary = (tmp_path / "out" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    published = (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert vocabulary[:104] == published[:104] and 600 < len(vocabulary) < 3000  # the rare pieces are left out
+    (row,) = (tmp_path / "out" / "results.tsv").read_text().splitlines()[1:]
+    assert re.fullmatch(r"1\tsemi-nar\tngram9\t[\d.]+\t[\d.]+\tROUGE-1 .* ROUGE-L [\d.]+", row)
