@@ -99,7 +99,7 @@ def test_published_generation_commands(finetuned, run, data_bin, tmp_path):
         assert same[sentence][1] == text and same[sentence][0] == pytest.approx(score, abs=1e-5)
 
     (tmp_path / "OUT").write_text(nar)
-    subprocess.run("grep ^H OUT | cut -c 3- | sort -n | cut -f3- > hypo", shell=True, check=True, cwd=tmp_path)
+    subprocess.run(["bash", "-c", "grep ^H OUT | cut -c 3- | sort -n | cut -f3- > hypo"], check=True, cwd=tmp_path)
     subprocess.run([sys.executable, ROOT / "post_processed_nar.py", "hypo", "hypo.dedup"], check=True, cwd=tmp_path)
     assert len((tmp_path / "hypo.dedup").read_text().splitlines()) == 24
 
