@@ -56,28 +56,29 @@ class BangTask(FairseqTask):
     def build_model(self, cfg, from_checkpoint: bool = False):
         """Builds the model; a new one may start from --load-from-pretrained-model.
 
-        Once loaded the option is cleared, so that the checkpoints of this run never ask for the file.
+        Once loaded the option is cleared, so that the checkpoints of this run never ask for the file;
+        nor does a run that resumes.
         """
         model = super().build_model(cfg, from_checkpoint)
+        restore = None if from_checkpoint else self._restore_file()
         if getattr(cfg, "load_from_pretrained_model", None):
-            if not from_checkpoint:
+            if not from_checkpoint and restore is None:
                 model.load_pretrained(cfg.load_from_pretrained_model, cfg.load_sep)
             cfg.load_from_pretrained_model = None
         elif getattr(cfg, "load_sep", False) and not from_checkpoint:
             logger.warning("--load-sep has no effect without --load-from-pretrained-model")
-        if not from_checkpoint:
-            self._check_restore(model)
+        if restore is not None:  # say now, in one line, if it cannot be resumed
+            weights = dict(checkpoints.check(restore)["model"])
+            model.upgrade_state_dict(weights)
+            checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {restore}")
         return model
 
-    def _check_restore(self, model) -> None:
-        """A training run that will resume says now, in one line, why it cannot."""
+    def _restore_file(self) -> Optional[str]:
+        """The checkpoint that fairseq's trainer will go on from, if there is one."""
         path = self.cfg.restore_file or ""
         if path == "checkpoint_last.pt":
             path = os.path.join(self.cfg.save_dir or "", path)
-        if os.path.isfile(path):
-            weights = dict(checkpoints.check(path)["model"])
-            model.upgrade_state_dict(weights)
-            checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {path}")
+        return path if os.path.isfile(path) else None
 
     def state_dict(self) -> dict:
         """Kept in checkpoints: a fingerprint of the dictionaries that the data was binarized with."""

@@ -183,6 +183,9 @@ class BangDecoder(FairseqIncrementalDecoder):
             main_at = positions[:, past_main : layout.main_length]
             main = self.embed_tokens(new_tokens) + F.embedding(main_at, table, self.padding_idx)
             x = torch.cat([main, x], dim=1)
+        elif self.training and self.embed_out is not None:
+            # nothing else of this pass uses the embedding; pytorch's DDP waits for every gradient
+            x = x + 0 * self.embed_tokens.weight[0].sum()
         return self.dropout_module(self.emb_layer_norm(x))
 
     def output_layer(self, features: Tensor) -> Tensor:

@@ -32,7 +32,11 @@ find_gpus() {
 launch() {
     # without the number of processes fairseq goes by this node's GPUs, and on one GPU past torchrun
     local options=(--user-dir "$repository/bang" "$@" --distributed-world-size "$world")
-    if ((gpus > 0)); then options=(--fp16 "${options[@]}"); fi
+    if ((gpus == 0)); then
+        options=(--cpu "${options[@]}")
+    elif [[ ! " $* " =~ " --"(fp16|bf16|memory-efficient-fp16|memory-efficient-bf16|amp|cpu)" " ]]; then
+        options=(--fp16 "${options[@]}") # unless another precision is asked for
+    fi
     if ((world == 1)); then exec fairseq-train "${options[@]}"; fi
     exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --node_rank "${NODE_RANK:-0}" \
         --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \

@@ -32,13 +32,13 @@ def main() -> None:
         scores = rouge(args.run / f"{mode}.36.txt", args.reference)
         alone, count = seconds(args.run / f"{mode}.1.log")
         together, _ = seconds(args.run / f"{mode}.36.log")
-        texts[name] = (args.run / f"{mode}.36.txt").read_text(encoding="utf-8").splitlines()
+        texts[name] = (args.run / f"{mode}.36.txt").read_text(encoding="utf-8").split("\n")[:-1]
         columns = "".join(f"{score:8.2f}" for score in scores.values())
         distinct = f"{len(set(texts[name]))}/{count}"
         print(f"{name:14}{columns}{1000 * alone / count:14.1f}{count / together:14.1f}{distinct:>11}")
     texts = {
-        "source": args.source.read_text(encoding="utf-8").splitlines(),
-        "reference": args.reference.read_text(encoding="utf-8").splitlines(),
+        "source": args.source.read_text(encoding="utf-8").split("\n")[:-1],
+        "reference": args.reference.read_text(encoding="utf-8").split("\n")[:-1],
         **texts,
     }
     for sentence in range(0, len(texts["source"]), -(-len(texts["source"]) // SHOWN)):

@@ -147,6 +147,16 @@ def test_a_resumed_run_continues_as_if_never_stopped(train, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resumed_run_does_not_ask_for_the_pretrained_file(train, tmp_path):
+    start = tmp_path / "pretrained.pt"
+    shutil.copy(GOLDEN / "adapt" / "short_positions_pretrained.pt", start)
+    options = ["--max-tokens", "600", "--dropout", "0", "--load-from-pretrained-model", start]
+    train(tmp_path / "ck", *options, "--max-update", "2")
+    start.unlink()
+    log = train(tmp_path / "ck", *options, "--max-update", "3")
+    assert [update for update, _ in losses(log)] == ["3"]
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

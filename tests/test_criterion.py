@@ -209,6 +209,20 @@ def test_options_without_effect_are_named(make_criterion, make_model, caplog):
     assert not caplog.records
 
 
+def test_shares_that_fill_up_leave_no_third(make_criterion):
+    assert make_criterion(nar_ratio=0.7, semi_nar_ratio=0.3).shares == {"nar": 0.7, "semi-nar": 0.3}
+
+
+def test_every_weight_has_a_gradient_in_every_mode(make_criterion, make_model, forward_arrays):
+    """pytorch's DDP waits for all of them."""
+    for options in ({}, {"share_all_embeddings": False}):
+        model = make_model(**options).train()
+        for shares in ({"nar_ratio": 1.0}, {"semi_nar_ratio": 1.0}, {"nar_ratio": 0.0}):
+            model.zero_grad()
+            make_criterion(**shares)(model, sample_of(forward_arrays["mixed"]))[0].backward()
+            assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_streams_beyond_the_span_are_refused(make_task):
     task = make_task(mask_length=9)
     with pytest.raises(ValueError, match="--ngram 10 is larger than the span of --mask-length 9"):

@@ -187,6 +187,18 @@ def test_length_limits(decoding, golden_model, make_task, pairs, dictionary):
         decode(generator, pairs(), dictionary)
 
 
+@pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar"])
+def test_a_limit_by_source_wins_over_min_len(decoding, golden_model, make_task, pairs, dictionary):
+    """And no sentence's limit is another one's error."""
+    task = make_task(decoding=decoding)
+    generator = task.build_generator([golden_model("mixed")], options(beam=2, max_len_a=0.2, max_len_b=0, min_len=9))
+    found = decode(generator, pairs(), dictionary)
+    for batch in pairs():
+        for sentence, length in zip(batch["id"].tolist(), batch["net_input"]["src_lengths"].tolist()):
+            limit = int(0.2 * length)
+            assert min(9, limit) <= len(found[sentence][2]) - 1 <= limit
+
+
 def test_unkpen(golden_model, make_task, pairs, dictionary):
     model = golden_model("mixed")
     eager = decode(make_task(decoding="nar").build_generator([model], options(unkpen=-100.0)), pairs(), dictionary)

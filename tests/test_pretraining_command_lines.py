@@ -122,6 +122,21 @@ def test_several_nodes_run_under_torchrun(run, tmp_path):
             assert "--batch-size 8 --update-freq 16 " in options  # 1024 blocks an update
 
 
+def test_precision_and_device(run, tmp_path):
+    """--fp16 on a GPU unless another precision is asked for; --cpu without one."""
+    (tmp_path / "fairseq-train").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "fairseq-train").chmod(0o755)
+    path = f"{tmp_path}:{CPU['PATH']}"
+
+    def first_option(gpus, *options):
+        command = [ROOT / "scripts" / "finetune.sh", "--mode", "ar", "data", "save", *options]
+        return run(*command, env={"GPUS": gpus, "PATH": path}).split()[0]
+
+    assert first_option("1") == "--fp16" and first_option("0") == "--cpu"
+    for option in ("--bf16", "--amp", "--fp16", "--memory-efficient-fp16"):
+        assert first_option("1", option) == "--user-dir"
+
+
 def last_line(output):
     """The line that a failed command ends with."""
     return output.strip().splitlines()[-1]

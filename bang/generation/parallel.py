@@ -60,6 +60,12 @@ class ParallelGenerator:
     ):
         if block_size is not None and block_size < 1:
             raise ValueError(f"--block-size {block_size}: a block holds at least 1 token")
+        longest = min(max_len_b, max_len or max_len_b)
+        if not max_len_a and min_len > longest:
+            raise ValueError(
+                f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens "
+                "(--max-len-b, --max-nar-length)"
+            )
         if temperature <= 0:
             raise ValueError(f"--temperature {temperature}: must be above 0")
         self.models = models
@@ -83,11 +89,6 @@ class ParallelGenerator:
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
         limit = (self.max_len_a * src_lengths + self.max_len_b).long().clamp(max=self.max_len)  # (B)
-        if self.min_len > int(limit.min()):
-            raise ValueError(
-                f"--min-len {self.min_len} is larger than the longest text allowed, {int(limit.min())} tokens "
-                "(--max-len-a, --max-len-b, --max-nar-length)"
-            )
         for model in self.models:
             model.set_beam_size(1)
         encoder_outs = [model.encoder(src_tokens, src_lengths=src_lengths) for model in self.models]
@@ -135,7 +136,8 @@ class ParallelGenerator:
         index = torch.arange(start, start + lprobs.size(1), device=lprobs.device)
         lprobs[:, :, self.pad] = -math.inf
         lprobs[:, :, self.unk] -= self.unk_penalty
-        lprobs[:, index < self.min_len, self.eos] = -math.inf
+        too_early = index < limit[:, None].clamp(max=self.min_len)  # (B, K); a limit wins over --min-len
+        lprobs[:, :, self.eos].masked_fill_(too_early, -math.inf)
         at_limit = index >= limit[:, None]
         eos = lprobs[:, :, self.eos].clone()
         lprobs.masked_fill_(at_limit[:, :, None], -math.inf)
