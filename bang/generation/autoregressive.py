@@ -56,24 +56,26 @@ class _Mended:
         if not self.max_len_a or set(widths) == {src_tokens.size(1)}:
             return super().generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints, **kwargs)
         finalized, min_len = [None] * len(widths), self.min_len
-        for width in sorted(set(widths)):
-            rows = [row for row, other in enumerate(widths) if other == width]
-            pick = torch.tensor(rows, device=src_tokens.device)
-            unpadded = src_tokens[pick][src_tokens[pick] != self.pad].view(len(rows), width)
-            part = dict(sample, net_input={"src_tokens": unpadded, "src_lengths": src_lengths[pick]})
-            if isinstance(sample.get("id"), Tensor):
-                part["id"] = sample["id"][pick]
-            self.min_len = min(min_len, int(self.max_len_a * width + self.max_len_b))  # a limit wins
-            hypotheses = super().generate(
-                models,
-                part,
-                prefix_tokens=None if prefix_tokens is None else prefix_tokens[pick],
-                constraints=None if constraints is None else constraints[pick.to(constraints.device)],
-                **kwargs,
-            )
-            for row, hypothesis in zip(rows, hypotheses):
-                finalized[row] = hypothesis
-        self.min_len = min_len
+        try:
+            for width in sorted(set(widths)):
+                rows = [row for row, other in enumerate(widths) if other == width]
+                pick = torch.tensor(rows, device=src_tokens.device)
+                unpadded = src_tokens[pick][src_tokens[pick] != self.pad].view(len(rows), width)
+                part = dict(sample, net_input={"src_tokens": unpadded, "src_lengths": src_lengths[pick]})
+                if isinstance(sample.get("id"), Tensor):
+                    part["id"] = sample["id"][pick]
+                self.min_len = min(min_len, int(self.max_len_a * width + self.max_len_b))  # a limit wins
+                hypotheses = super().generate(
+                    models,
+                    part,
+                    prefix_tokens=None if prefix_tokens is None else prefix_tokens[pick],
+                    constraints=None if constraints is None else constraints[pick.to(constraints.device)],
+                    **kwargs,
+                )
+                for row, hypothesis in zip(rows, hypotheses):
+                    finalized[row] = hypothesis
+        finally:
+            self.min_len = min_len
         return finalized
 
 
