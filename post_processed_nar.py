@@ -6,14 +6,10 @@ cuts each line at its [SEP], drops immediate repeats and joins the word pieces t
 """
 
 import argparse
-import runpy
 import sys
-from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent / "bang"
-# By path: `import bang` would wait seconds for torch and fairseq, which this has no use for.
-clean_up = runpy.run_path(str(_PACKAGE / "postprocess.py"))["clean_up"]
-files = argparse.Namespace(**runpy.run_path(str(_PACKAGE / "files.py")))
+from bang.text import files
+from bang.text.cleanup import clean_up
 
 
 def main() -> None:

@@ -1,6 +1,10 @@
-"""BANG for fairseq: what `--user-dir bang` imports. Registers models, criterions and tasks, nothing else."""
+"""BANG: one encoder-decoder that generates autoregressively, in blocks, or in a single pass.
 
-from . import checkpoints, criterion, model, task  # noqa: F401  (importing registers)
-from .pretraining import task as pretraining_task  # noqa: F401
+`import bang` is light: neither torch nor fairseq is loaded. Where fairseq is there already, as it is
+when `--user-dir` brings it here, BANG registers with it; elsewhere `import bang.plugin` does.
+"""
 
-checkpoints.allow_fairseq_classes()
+import sys
+
+if "fairseq" in sys.modules:
+    from . import plugin  # noqa: F401

@@ -5,8 +5,8 @@ from typing import IO
 
 from fairseq.data import Dictionary
 
-from .files import StrPath
-from .vocabulary import read_vocabulary
+from .text.files import StrPath
+from .text.vocabulary import read_vocabulary
 
 
 class BertDictionary(Dictionary):

@@ -8,13 +8,9 @@ writes one line for each input sentence: its best hypothesis, or an empty line w
 
 import argparse
 import re
-import runpy
 import sys
-from pathlib import Path
 
-# By path: `import bang` would wait seconds for torch and fairseq, which this has no use for.
-_FILES = Path(__file__).resolve().parents[1] / "bang" / "files.py"
-files = argparse.Namespace(**runpy.run_path(str(_FILES)))
+from bang.text import files
 
 # Searched for, not matched at the start of a line: what a progress bar wrote may stand before it.
 # Texts hold no tab, so nothing else looks like this.

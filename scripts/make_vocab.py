@@ -8,17 +8,13 @@ The pieces keep their order. Each line gets a count, which fairseq asks for, and
 
 import argparse
 import hashlib
-import runpy
 import sys
-from pathlib import Path
+
+from bang.text import files
 
 PUBLISHED_SHA256 = "4ee27a01daf6cab06276f3527c6a0472f36a120e2149d246fd947be6a7085d6e"
 PIECES = 30522
 POSITIONS = {0: "[PAD]", 2: "[unused1]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
-
-# By path: `import bang` would wait seconds for torch and fairseq, which this has no use for.
-_FILES = Path(__file__).resolve().parents[1] / "bang" / "files.py"
-files = argparse.Namespace(**runpy.run_path(str(_FILES)))
 
 
 def make_vocab(bert_vocab: str, output: str) -> str:

@@ -266,7 +266,7 @@ def test_the_recipe_runs_from_the_parent_folder_of_a_clone(run, data_bin, tmp_pa
 
 def test_importing_beside_the_same_user_dir(data_bin):
     code = (
-        "import bang, sys; from fairseq_cli.generate import cli_main; "
+        "import bang.plugin, sys; from fairseq_cli.generate import cli_main; "
         f"sys.argv = ['generate', {str(data_bin)!r}, '--user-dir', {str(ROOT / 'bang')!r}, '--task', 'translation_bang_nar', "
         f"'--path', {str(GOLDEN / 'nar' / 'checkpoint.pt')!r}, '--batch-size', '36']; cli_main()"
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bang import visibility
-from bang.attention import make_view
+from bang.network.attention import make_view
 
 SPAN_POSITIONS = torch.tensor([[3, 4, 5, 40, 41, 42]])
 LENGTH = 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bang import visibility
-from bang.attention import NgramSelfAttention
+from bang.network.attention import NgramSelfAttention
 
 BATCH, HEADS, LENGTH = 2, 4, 72  # the targets of a full block
 

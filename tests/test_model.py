@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bang import visibility
-from bang.config import ARCHITECTURES
+from bang.network.config import ARCHITECTURES
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 GOLDEN_NAMES = ("mixed", "nar")

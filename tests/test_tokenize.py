@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bang import tokenize
-from bang.vocabulary import VOCAB, read_vocabulary
-from bang.wordpieces import load_word_pieces
+from bang.text import tokenize
+from bang.text.vocabulary import VOCAB, read_vocabulary
+from bang.text.wordpieces import load_word_pieces
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ def random_lines(count: int) -> list[str]:
 
 
 def run(*arguments, **options):
-    command = [sys.executable, "-m", "bang.tokenize", *arguments]
+    command = [sys.executable, "-m", "bang.text.tokenize", *arguments]
     return subprocess.run(command, capture_output=True, cwd=ROOT, **options)
 
 
@@ -171,7 +171,7 @@ def test_command_leaves_no_half_file(workers, tmp_path):
 def test_interrupted_command_leaves_nothing(number, status, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    command = [sys.executable, "-m", "bang.tokenize", "--out-dir", tmp_path / "out", pipe, "--workers", "2"]
+    command = [sys.executable, "-m", "bang.text.tokenize", "--out-dir", tmp_path / "out", pipe, "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
     with open(pipe, "wb") as raw:  # opens once the command reads
         raw.write(b"some words\n" * 100_000)

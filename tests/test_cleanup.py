@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bang.postprocess import clean_up
+from bang.text.cleanup import clean_up
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"

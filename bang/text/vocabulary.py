@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .files import StrPath, decode_line
 
-VOCAB = Path(__file__).resolve().parents[1] / "vocab.txt"
+VOCAB = Path(__file__).resolve().parent / "vocab.txt"
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _REMEDY = "binarize with --task translation_bang --srcdict vocab.txt --tgtdict vocab.txt"

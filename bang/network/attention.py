@@ -14,8 +14,8 @@ from fairseq import utils
 from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.modules import FairseqDropout
 
-from . import visibility
-from .visibility import Layout
+from .. import visibility
+from ..visibility import Layout
 
 
 class View(NamedTuple):

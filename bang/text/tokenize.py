@@ -1,7 +1,7 @@
 """Raw text to lower-cased BERT word pieces joined by blanks, the text that fairseq-preprocess expects.
 
-    python -m bang.tokenize --out-dir tokenized raw/train.src raw/train.tgt
-    python -m bang.tokenize - < questions.txt > questions.tok
+    python -m bang.text.tokenize --out-dir tokenized raw/train.src raw/train.tgt
+    python -m bang.text.tokenize - < questions.txt > questions.tok
 
 The pieces are those of transformers' `BertTokenizer`, line for line: this drives the same Rust library,
 from several processes and with a memory for words. Each line in, which ends at a line feed and nowhere
@@ -145,7 +145,7 @@ def _check_files(inputs: Sequence[StrPath], outputs: Sequence[StrPath]) -> None:
 def _parser() -> argparse.ArgumentParser:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(
-        prog="python -m bang.tokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bang.text.tokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8; - alone: from stdin to stdout")
     parser.add_argument("--out-dir", metavar="DIR", help="where each FILE's word pieces go, under the FILE's own name")

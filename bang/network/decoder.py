@@ -13,10 +13,10 @@ from fairseq.modules import FairseqDropout, LayerNorm, LearnedPositionalEmbeddin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import visibility
+from .. import visibility
 from .attention import NgramSelfAttention, View, make_view, position_of
 from .config import BangConfig
-from .visibility import Layout
+from ..visibility import Layout
 
 
 class BangDecoderLayer(nn.Module):

@@ -7,12 +7,12 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, reg
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
-from . import checkpoints, visibility
-from .command_line import settle_options
+from .. import checkpoints, visibility
+from ..command_line import settle_options
 from .config import ARCHITECTURES, BangConfig, with_defaults
 from .decoder import BangDecoder
 from .encoder import BangEncoder
-from .visibility import Layout
+from ..visibility import Layout
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The network. Read in this order: `config`, `attention`, `decoder`, `encoder`, `model`."""
