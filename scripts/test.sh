@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests in a virtual environment of their own; further arguments go to pytest.
+# Runs the tests in a virtual environment of their own; --all adds the long ones, further arguments go to pytest.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" test pytest
 cd "$root"
-exec python -m pytest -q "$@"
+if [ "${1:-}" = --all ]; then
+    exec python -m pytest -q "${@:2}"
+fi
+exec python -m pytest -q -m "not slow" "$@"
