@@ -10,6 +10,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["bang", "bang.*"]),
     package_data={"bang.text": ["vocab.txt"]},
+    entry_points={"console_scripts": ["bang = bang.__main__:main"]},
     install_requires=[
         "torch>=2.6",  # loads checkpoints as plain weights
         # fairseq's last main branch as a wheel, imported as `fairseq`; see README for why this one.

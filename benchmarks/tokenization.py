@@ -1,4 +1,4 @@
-"""How much faster `scripts/tokenize_text.py` is than the published loop over lines, as whole commands.
+"""How much faster `bang tokenize` is than the published loop over lines, as whole commands.
 
     python benchmarks/tokenization.py raw/train.src --workers 1 2
 
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TOKENIZE = REPOSITORY / "scripts" / "tokenize_text.py"
 PUBLISHED_LOOP = """
 import sys
 from transformers import BertTokenizer
@@ -52,10 +51,10 @@ def main() -> None:
         loop = seconds([sys.executable, "-c", PUBLISHED_LOOP, vocab, raw, loop_output], args.runs)
         print(f"{'published loop':24}{loop:8.2f} s", flush=True)
         for workers in args.workers:
-            command = [sys.executable, TOKENIZE, "--out-dir", folder, raw, "--workers", str(workers)]
+            command = [sys.executable, "-m", "bang", "tokenize", "--out-dir", folder, raw, "--workers", str(workers)]
             ours = seconds(command, args.runs)
             same = Path(folder, raw.name).read_bytes() == loop_output.read_bytes()
-            label = f"tokenize_text.py, {workers} worker{'s' * (workers > 1)}"
+            label = f"bang tokenize, {workers} worker{'s' * (workers > 1)}"
             verdict = "same output" if same else "DIFFERENT OUTPUT"
             print(f"{label:24}{ours:8.2f} s  {loop / ours:5.2f} times as fast, {verdict}", flush=True)
 

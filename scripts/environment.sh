@@ -19,6 +19,7 @@ if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensor
         pip install --quiet -c "$constraints" -e "$root[$1]"
     fi
 fi
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # `python -m bang` from any folder
 # threads that wait for each other sleep instead of spinning: a core busy with other work costs little then
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 # glibc gives large buffers back to the kernel and takes them again page by page; keeping them makes training on

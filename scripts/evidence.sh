@@ -50,11 +50,11 @@ prepare() {
     awk -v train=$((documents - documents / 50)) -v to="$out/raw/text." \
         'BEGIN { RS = ""; ORS = "\n\n" } { print > (to (NR <= train ? "train" : "valid")) }' "$text"
     say "vocabulary and word pieces"
-    python "$repository/scripts/tokenize_text.py" - < "$out/raw/text.train" | tr ' ' '\n' |
+    python -m bang tokenize - < "$out/raw/text.train" | tr ' ' '\n' |
         awk -v least="${MIN_COUNT:-60}" 'NR == FNR { seen[$0]++; next }
             FNR <= 104 || $1 ~ /^(##)?[!-~]$/ || seen[$1] >= least' - "$repository/vocab.txt" > "$out/vocab.txt"
     say "$(wc -l < "$out/vocab.txt") pieces"
-    python "$repository/scripts/tokenize_text.py" --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
+    python -m bang tokenize --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
         "$out"/raw/text.{train,valid} "$data"/{train,valid,test}.{src,tgt}
     say "binarizing"
     fairseq-preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
@@ -117,7 +117,7 @@ generate() { # MODE START
         --path "$folder/checkpoint_last.pt" --gen-subset test --batch-size 50 --max-len-b 40 \
         --truncate-source --max-source-positions "$length" > "$folder/generate.log" 2> "$folder/generate.err" \
         || { tail -n 1 "$folder/generate.err" >&2; exit 1; }
-    python "$repository/scripts/collect_hypotheses.py" "$folder/generate.log" "$folder/hypo" --source "$data/test.src"
+    python -m bang collect "$folder/generate.log" "$folder/hypo" --source "$data/test.src"
     python "$repository/post_processed_nar.py" "$folder/hypo" "$folder/hypo.dedup"
     python "$repository/scripts/rouge.py" "$folder/hypo.dedup" "$data/test.tgt" > "$folder/rouge.new"
     mv "$folder/rouge.new" "$folder/rouge"

@@ -17,7 +17,7 @@ precision=$gpu # on a CPU bf16 pays where there are instructions for it
 [ -n "$gpu" ] || ! grep -qs avx512_bf16 /proc/cpuinfo || precision=--bf16
 
 say "word pieces"
-python scripts/tokenize_text.py --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
+python -m bang tokenize --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
 
 say "binarizing"
 rm -rf "$run/data"
@@ -42,7 +42,7 @@ generate() {
     fairseq-generate "$run/data" --user-dir bang --path "$run/checkpoints/checkpoint_best.pt" --task "$2" --gen-subset test \
         --batch-size "$3" --truncate-source --max-source-positions 512 --max-target-positions 512 "${@:4}" $gpu \
         >"$run/$1.$3.log" 2>&1
-    python scripts/collect_hypotheses.py "$run/$1.$3.log" "$run/$1.$3.hypo" --source "$run/tokenized/test.src"
+    python -m bang collect "$run/$1.$3.log" "$run/$1.$3.hypo" --source "$run/tokenized/test.src"
     python post_processed_nar.py "$run/$1.$3.hypo" "$run/$1.$3.txt"
 }
 for batch in 1 36; do

@@ -1,10 +1,8 @@
-"""Raw text to lower-cased BERT word pieces, one line out for each line in.
+"""`bang tokenize` under its former name."""
 
-    python scripts/tokenize_text.py --out-dir tokenized raw/train.src raw/train.tgt
-    python scripts/tokenize_text.py - < questions.txt > questions.tok
-"""
+import sys
 
-from bang.text.tokenize import main
+from bang.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    main(["tokenize", *sys.argv[1:]])

@@ -22,7 +22,8 @@ def blocks(section):
 
 
 def in_folder(folder, script):
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -35,6 +36,9 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("bang", "vocab.txt", "scripts", "post_processed_nar.py"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "bin").mkdir()  # what pip makes of the console script
+    (folder / "bin" / "bang").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bang "$@"\n')
+    (folder / "bin" / "bang").chmod(0o755)
     (folder / "raw").mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]

@@ -1,14 +1,10 @@
 """Raw text to lower-cased BERT word pieces joined by blanks, the text that fairseq-preprocess expects.
 
-    python -m bang.text.tokenize --out-dir tokenized raw/train.src raw/train.tgt
-    python -m bang.text.tokenize - < questions.txt > questions.tok
-
 The pieces are those of transformers' `BertTokenizer`, line for line: this drives the same Rust library,
 from several processes and with a memory for words. Each line in, which ends at a line feed and nowhere
 else, gives one line out, in order, in memory that does not grow with the file.
 """
 
-import argparse
 import itertools
 import os
 import signal
@@ -20,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
@@ -86,6 +81,8 @@ def _map_in_order(
                 yield item, future.result()
         for item, future in pending:
             yield item, future.result()
+    except BrokenProcessPool:
+        raise ChildProcessError("a worker died, for lack of memory maybe: try fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -111,6 +108,7 @@ def tokenize_files(
         FileNotFoundError: an input or the vocabulary does not exist.
         ValueError: a line is not UTF-8, an output would replace an input or another output, or the
             vocabulary is none.
+        ChildProcessError: a worker died.
     """
     _check_files(inputs, outputs)
     load_word_pieces(vocab)  # before the workers start: they inherit it, and a mistake in it is met here
@@ -140,49 +138,3 @@ def _check_files(inputs: Sequence[StrPath], outputs: Sequence[StrPath]) -> None:
         first = writers.setdefault(os.path.realpath(output), path)
         if first is not path:
             raise ValueError(f"{first} and {path} would both be written to {output}: tokenize them in two runs")
-
-
-def _parser() -> argparse.ArgumentParser:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser = argparse.ArgumentParser(
-        prog="python -m bang.text.tokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8; - alone: from stdin to stdout")
-    parser.add_argument("--out-dir", metavar="DIR", help="where each FILE's word pieces go, under the FILE's own name")
-    parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
-                        "(default: the repository's vocab.txt)")
-    parser.add_argument("--workers", type=int, default=cpus, metavar="N",
-                        help="processes that tokenize (default: one for each CPU, here %(default)s)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers}: give 1 or more")
-    from_stdin = args.files == [STANDARD_STREAM]
-    if STANDARD_STREAM in args.files and not from_stdin:
-        parser.error("FILE -: stdin goes to stdout, so it cannot stand beside other files")
-    if from_stdin == (args.out_dir is not None):
-        parser.error("give --out-dir DIR with files, and - without it")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no half file or worker stays
-    try:
-        if args.out_dir is not None:
-            os.makedirs(args.out_dir, exist_ok=True)
-        outputs = args.files if from_stdin else [Path(args.out_dir, Path(file).name) for file in args.files]
-        tokenize_files(args.files, outputs, args.vocab, args.workers, progress=True)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout, head for instance, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except BrokenProcessPool:
-        sys.exit(f"{parser.prog}: error: a worker died, for lack of memory maybe: try a smaller --workers")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def run(log, output, *options):
-    command = [sys.executable, ROOT / "scripts" / "collect_hypotheses.py", log, output, *options]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "bang", "collect", log, output, *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""The command `bang`, also `python -m bang`: generates, tokenizes, packs and more, each a subcommand."""
+
+import argparse
+import importlib
+import os
+import pkgutil
+import signal
+import sys
+from collections.abc import Sequence
+
+from . import cli
+
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__))
+
+
+def _parser(name: str | None) -> argparse.ArgumentParser:
+    """The parser of one subcommand, the only one imported, or of all of them."""
+    parser = argparse.ArgumentParser(prog="bang", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS if name is None else [name]:
+        module = importlib.import_module(f"{cli.__name__}.{command}")
+        subparser = subparsers.add_parser(
+            command.replace("_", "-"), help=module.HELP, description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    name = argv[0].replace("-", "_") if argv else None
+    args = _parser(name if name in COMMANDS else None).parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no half file or worker stays
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout, head for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        sys.exit(f"bang {args.command}: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Collects the hypotheses of a fairseq-generate or fairseq-interactive log, in the order of the input.
+
+    fairseq-generate … > log
+    bang collect log hypo --source tokenized/test.src
+
+writes one line for each input sentence: its best hypothesis, or an empty line where the log has none.
+"""
+
+import argparse
+import sys
+
+from ..text.collect import collect
+
+HELP = "the hypotheses of a fairseq-generate log, one line for each input sentence"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="LOG", help="output of fairseq-generate or fairseq-interactive, one run")
+    parser.add_argument("output", metavar="OUT", help="where the hypotheses go, one line a sentence")
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument("--total", type=int, metavar="N", help="number of sentences of the input, for when its "
+                       "last ones were skipped and are not in the log")
+    count.add_argument("--source", metavar="FILE", help="the tokenized input, to count its lines instead")
+
+
+def run(args: argparse.Namespace) -> None:
+    sentences, missing = collect(args.log, args.output, args.total, args.source)
+    print(f"{sentences} sentences, {missing} of them without a hypothesis", file=sys.stderr)
