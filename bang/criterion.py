@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import visibility
+from .network.attention import layout_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +130,13 @@ class NgramLanguageLoss(FairseqCriterion):
     def mode_loss(self, model, sample, mode: str):
         """Summed loss, summed nll and sample size of a batch in one mode."""
         target = sample["target"]
-        layout = self.layout(mode, target.size(1)).to(target.device)
-        slot_target = _at(target, layout.target, fill=self.padding_idx)
+        layout = self.layout(mode, target.size(1))
+        index, _ = layout_tensors(layout, target.device)
+        slot_target = _at(target, index, fill=self.padding_idx)
         counts = slot_target.ne(self.padding_idx)
         if mode == "ar" and "target_idx" in sample:
             # stream i counts from index i of a span on: its block hangs on a token of the span
-            counts &= _at(sample["target_idx"], layout.target, fill=-1) >= torch.arange(self.ngram, device=target.device)
+            counts &= _at(sample["target_idx"], index, fill=-1) >= torch.arange(self.ngram, device=target.device)
         select = counts.flatten(1)
         logits, _ = model(**sample["net_input"], layout=layout, select=select)
         loss, nll = smoothed_nll(logits, slot_target.flatten(1)[select], self.epsilon)

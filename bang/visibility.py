@@ -1,6 +1,6 @@
 """How much of the past a prediction may see: the one rule behind every mode (paper, section 3).
 
-Shapes: B batch, T target length, G blocks, K slots of a block, P main tokens.
+Shapes: B batch, T target length, G blocks, K slots of a block, P main tokens, Q queries.
 
 The decoder holds two kinds of token. *Main* tokens are the real ones, shifted right, so that
 main token 0 is the start symbol and main token j the target before target j. *Slots* are mask
@@ -29,48 +29,66 @@ Slot i of a block with anchor a predicts target a + i. The modes differ in the b
                   t - i + 1, ... and its own. Streams i > t have no slot at target t: their block
                   would hang before <s>, their loss never counts, and nothing that counts sees
                   them.
+    drafting      blocks on the last accepted token and on each draft: slot 0 of a block verifies
+    and verifying the draft behind its anchor, its further slots draft on
 
 Blocks never see each other, so the cost of attention is G*K*P (main keys) + G*K*K (slot keys);
 for n-stream that is N*T*T + N*N*T, linear in N while N stays below T.
+
+Nothing here needs torch. Layouts give numpy arrays; the questions `sees_main`, `sees_slot`,
+`distance` and `bucket` take numpy arrays and torch tensors alike and answer in kind.
 """
 
+import functools
 import math
 from typing import NamedTuple, Tuple
 
-import torch
-from torch import Tensor
-
+import numpy as np
 
 BLOCK_SIZE = 4  # default of --block-size, K of semi-NAR
 
 
 class Layout(NamedTuple):
-    """Which targets the slots predict and what they hang on.
+    """Which targets the slots of a teacher-forced pass predict and what they hang on.
+
+    A handful of numbers, so that what is made of a layout can be kept by it.
 
     Attributes:
-        target: index of the target that each slot predicts, (G, K). In the last blocks it may run
-            past the last target; such slots predict nothing.
-        anchor: last main token that each block sees, -1 for none, (G).
+        groups: number of blocks, G.
+        block_size: slots of a block, K.
+        first_anchor: last main token that the first block sees, -1: the blocks see none.
+        stride: main tokens from one anchor to the next.
         main_length: number of main tokens that must run, P. 0: the mode runs no main stream.
     """
 
-    target: Tensor
-    anchor: Tensor
+    groups: int
+    block_size: int
+    first_anchor: int
+    stride: int
     main_length: int
 
     @property
-    def blocks(self) -> Tuple[int, int]:
-        """(G, K)"""
-        return tuple(self.target.shape)
+    def anchor(self) -> np.ndarray:
+        """Last main token that each block sees, -1 for none, (G)."""
+        return self.first_anchor + self.stride * np.arange(self.groups)
 
-    def to(self, device) -> "Layout":
-        return self._replace(target=self.target.to(device), anchor=self.anchor.to(device))
+    @property
+    def target(self) -> np.ndarray:
+        """Index of the target that each slot predicts, (G, K).
+
+        In the last blocks it may run past the last target; such slots predict nothing.
+        """
+        return np.maximum(self.anchor, 0)[:, None] + np.arange(self.block_size)
+
+    @property
+    def last_target(self) -> int:
+        """The highest index in `target`."""
+        return max(self.first_anchor + self.stride * (self.groups - 1), 0) + self.block_size - 1
 
 
 def streams(length: int, ngram: int) -> Layout:
     """n-stream: a block of `ngram` slots at each of `length` main tokens, (T, N)."""
-    anchor = torch.arange(length)
-    return Layout(anchor[:, None] + torch.arange(ngram), anchor, length)
+    return Layout(length, ngram, 0, 1, length)
 
 
 def semi_autoregressive(length: int, block_size: int) -> Layout:
@@ -81,8 +99,7 @@ def semi_autoregressive(length: int, block_size: int) -> Layout:
     """
     if block_size < 1:
         raise ValueError(f"--block-size is {block_size}: a block holds at least 1 token")
-    anchor = torch.arange(0, length, block_size)
-    return Layout(anchor[:, None] + torch.arange(block_size), anchor, length)
+    return Layout(-(-length // block_size), block_size, 0, block_size, length)
 
 
 def autoregressive(length: int) -> Layout:
@@ -90,54 +107,82 @@ def autoregressive(length: int) -> Layout:
     return semi_autoregressive(length, 1)
 
 
-def non_autoregressive(length: int, start: int = 0) -> Layout:
-    """NAR: `length` slots from target `start` on, in one block that sees no main token, (1, T).
-
-    With a cache, `start` slots have been decoded before; the new ones see them too.
-    """
-    return Layout(torch.arange(start, start + length)[None], torch.tensor([-1]), 0)
+def non_autoregressive(length: int) -> Layout:
+    """NAR: `length` slots in one block that sees no main token, (1, T)."""
+    return Layout(1, length, -1, 0, 0)
 
 
 def next_block(main_length: int, block_size: int) -> Layout:
-    """A decoding step: one block that hangs on the last of `main_length` main tokens, (1, K)."""
-    anchor = main_length - 1
-    return Layout(torch.arange(anchor, anchor + block_size)[None], torch.tensor([anchor]), main_length)
+    """One block that hangs on the last of `main_length` main tokens, (1, K)."""
+    return Layout(1, block_size, main_length - 1, 0, main_length)
 
 
-def main_sees_main(new: int, past: int = 0) -> Tensor:
-    """Causal: main token past + i sees the main tokens up to itself. Bool (new, past + new)."""
-    return torch.ones(new, past + new, dtype=torch.bool).tril(past)
+def places(block_sizes: Tuple[int, ...]) -> Tuple[np.ndarray, np.ndarray]:
+    """Blocks laid end to end: the block of each slot, and the slot's index within it, both (slots)."""
+    block = np.repeat(np.arange(len(block_sizes)), block_sizes)
+    return block, np.concatenate([np.arange(size) for size in block_sizes] or [block])
 
 
-def slot_sees_main(layout: Layout) -> Tensor:
-    """The slots of a block see the main tokens up to its anchor. Bool (G, P)."""
-    return torch.arange(layout.main_length, device=layout.anchor.device) <= layout.anchor[:, None]
+def sees_main(last, key):
+    """A query sees the main tokens up to `last`: its own index for a main token, its anchor for a slot.
+
+    Args:
+        last: (..., Q). key: indices of the main tokens, (..., P).
+    Returns:
+        Bool (..., Q, P).
+    """
+    return key[..., None, :] <= last[..., :, None]
 
 
-def slot_sees_slot(block_size: int, past: int = 0) -> Tensor:
-    """Within its block a slot sees those up to itself. Bool (K, past + K)."""
-    return torch.ones(block_size, past + block_size, dtype=torch.bool).tril(past)
+def sees_slot(block, index, key_block, key_index):
+    """A slot sees those of its own block up to itself.
+
+    Args:
+        block, index: block of each query and index within it, (..., Q); a main token is in block -1.
+        key_block, key_index: the same of the keys, (..., J).
+    Returns:
+        Bool (..., Q, J).
+    """
+    return (key_block[..., None, :] == block[..., :, None]) & (key_index[..., None, :] <= index[..., :, None])
 
 
-def distance(query: Tensor, key: Tensor) -> Tensor:
+def main_position(main):
+    """Absolute position of main token `main` where the text runs on without gaps."""
+    return main + 1
+
+
+def slot_position(target):
+    """Absolute position of a slot: one after that of its target's main token."""
+    return target + 2
+
+
+def distance(query, key):
     """Absolute positions (..., Q) and (..., J) to the signed distances (..., Q, J)."""
     return query[..., :, None] - key[..., None, :]
 
 
-def bucket(distance: Tensor, num_buckets: int = 32, max_distance: int = 128) -> Tensor:
-    """Relative-position bucket of a signed distance, one-directional (spec of T5, causal half).
+@functools.lru_cache(maxsize=None)
+def bucket_table(num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
+    """Relative-position buckets of the distances 0 ... max_distance (T5's, causal half), int64, read-only.
 
     The first half of the buckets holds one distance each; the rest widens logarithmically up to
-    `max_distance`. Keys ahead of the query count as distance 0.
-
-    Args:
-        distance: query position - key position, any shape, long.
-    Returns:
-        Bucket indices in [0, num_buckets), same shape, long.
+    `max_distance`.
     """
     exact = num_buckets // 2
-    distance = distance.clamp(min=0)
+    distance = np.arange(max_distance + 1)
     # float32 on purpose: the edges of the wide buckets follow its rounding
-    scale = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
-    wide = (exact + (scale * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
-    return torch.where(distance < exact, distance, wide)
+    scale = np.log(distance.clip(1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    wide = exact + (scale * np.float32(num_buckets - exact)).astype(np.int64)
+    table = np.where(distance < exact, distance, wide.clip(max=num_buckets - 1))
+    table.setflags(write=False)
+    return table
+
+
+def bucket(distance, table):
+    """Bucket of a signed distance, one-directional: keys ahead of the query count as distance 0.
+
+    Args:
+        distance: query position - key position, integers of any shape.
+        table: `bucket_table`, of the same kind of array.
+    """
+    return table[distance.clip(0, len(table) - 1)]

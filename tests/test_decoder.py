@@ -1,5 +1,6 @@
 """The decoder sees what the rule says, and no more: probed by brute force, in every mode."""
 
+import numpy as np
 import pytest
 import torch
 from bang import visibility
@@ -14,6 +15,11 @@ LAYOUTS = {
     "3 streams": visibility.streams(LENGTH, 3),
     "9 streams": visibility.streams(LENGTH, 9),
 }
+
+
+def sees_main(layout):
+    """Bool (G, P)"""
+    return visibility.sees_main(layout.anchor, np.arange(layout.main_length))
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def decode(golden_model, forward_arrays):
 def test_a_main_token_reaches_just_the_slots_that_see_it(decode, layout, positions):
     with torch.no_grad():
         before = decode(layout, positions=positions)
-        sees = visibility.slot_sees_main(layout).repeat_interleave(layout.blocks[1], 0)  # (G * K, P)
+        sees = torch.from_numpy(sees_main(layout).repeat(layout.block_size, 0))  # (G * K, P)
         for token in range(LENGTH):
             changed = decode.tokens.clone()
             changed[0, token] = 700 + token
@@ -60,8 +66,8 @@ def test_a_slot_reaches_just_the_slots_that_see_it(decode, layout, positions):
     handle = decoder.dropout_module.register_forward_hook(keep)
     logits = decode(layout, positions=positions)
     handle.remove()
-    groups, block = layout.blocks
-    within = visibility.slot_sees_slot(block)
+    groups, block = layout.groups, layout.block_size
+    within = torch.ones(block, block, dtype=torch.bool).tril()
     main = layout.main_length
     for query in range(groups * block):
         held[0].grad = None
@@ -71,7 +77,7 @@ def test_a_slot_reaches_just_the_slots_that_see_it(decode, layout, positions):
         group, index = divmod(query, block)
         expected[main + group * block : main + (group + 1) * block] = within[index]
         if main:
-            expected[:main] = visibility.slot_sees_main(layout)[group]
+            expected[:main] = torch.from_numpy(sees_main(layout)[group])
         assert torch.equal(reached, expected)
 
 
@@ -79,14 +85,14 @@ def test_stream_zero_is_autoregressive(decode):
     with torch.no_grad():
         ar = decode(LAYOUTS["ar"])
         for name in ("3 streams", "9 streams"):
-            streams = decode(LAYOUTS[name]).unflatten(1, LAYOUTS[name].blocks)
+            streams = decode(LAYOUTS[name]).unflatten(1, LAYOUTS[name][:2])
             torch.testing.assert_close(streams[:, :, 0], ar, atol=1e-5, rtol=0)
 
 
 def test_first_slots_of_the_streams_are_nar_with_the_start_symbol(decode):
     one_block = visibility.semi_autoregressive(LENGTH, LENGTH)  # NAR that is given the bos key
     with torch.no_grad():
-        streams = decode(LAYOUTS["9 streams"]).unflatten(1, LAYOUTS["9 streams"].blocks)
+        streams = decode(LAYOUTS["9 streams"]).unflatten(1, LAYOUTS["9 streams"][:2])
         torch.testing.assert_close(streams[:, 0, :LENGTH], decode(one_block), atol=1e-5, rtol=0)
 
 
@@ -108,11 +114,10 @@ def test_semi_nar_steps_equal_teacher_forcing(decode, block):
 @pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 2, 2], [1] * 6])
 def test_a_canvas_in_pieces_is_the_canvas(decode, sizes):
     with torch.no_grad():
-        state, start, pieces = {}, 0, []
+        state, pieces = {}, []
         for size in sizes:
-            layout = visibility.non_autoregressive(size, start)
+            layout = visibility.non_autoregressive(size)
             pieces.append(decode(layout, incremental_state=state))
-            start += size
         torch.testing.assert_close(torch.cat(pieces, 1), decode(LAYOUTS["nar"]), atol=1e-5, rtol=0)
 
 
@@ -135,7 +140,7 @@ def test_explicit_positions_are_the_reference(forward_arrays, golden_model):
         arrays, model = forward_arrays[name], golden_model(name)
         length = arrays["pretrain_positions"].size(1)
         layout = visibility.autoregressive(length)
-        view = make_view(layout, arrays["pretrain_positions"], 0, 0, 32, 128)
+        view = make_view(layout, arrays["pretrain_positions"], 0, 0, torch.tensor(visibility.bucket_table()), None)
         assert torch.equal(view.main_bucket.int(), arrays["pretrain_bucket_main"])
         # the reference lists all main tokens, then all slots; a slot of ours sees its own slot alone
         predict = arrays["pretrain_bucket_predict"]

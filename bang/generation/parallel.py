@@ -120,7 +120,7 @@ class ParallelGenerator:
     def _next(self, tokens: Tensor, encoder_outs, states, start: int, size: int) -> Tensor:
         """Log-probabilities of the next `size` slots, averaged over the models, (B, K, V)."""
         if self.block_size is None:
-            layout = visibility.non_autoregressive(size, start)
+            layout = visibility.non_autoregressive(size)
         else:
             layout = visibility.next_block(start + 1, size)
         lprobs = []

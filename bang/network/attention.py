@@ -4,7 +4,8 @@ Shapes: B batch, H heads, d head width, D = H * d, M new main tokens, P main tok
 cached, G blocks, K new slots of a block, J slots of a block with those cached, R buckets.
 """
 
-from typing import NamedTuple, Optional
+import functools
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -34,46 +35,81 @@ class View(NamedTuple):
     slot_bucket: Tensor  # (1|B, G, K, J)
 
 
+@functools.lru_cache(maxsize=1024)
+def layout_tensors(layout: Layout, device: torch.device) -> Tuple[Tensor, Tensor]:
+    """A layout's targets (G, K) and anchors (G) on a device, kept: no transfer at each update."""
+    with torch.inference_mode(False):  # what is kept may meet a backward pass later
+        return torch.as_tensor(layout.target, device=device), torch.as_tensor(layout.anchor, device=device)
+
+
+@functools.lru_cache(maxsize=None)
+def bucket_tensor(num_buckets: int, max_distance: int, device: torch.device) -> Tensor:
+    """`visibility.bucket_table` on a device."""
+    with torch.inference_mode(False):
+        return torch.tensor(visibility.bucket_table(num_buckets, max_distance), device=device)
+
+
 def make_view(
-    layout: Layout, positions: Tensor, past_main: int, past_slots: int, num_buckets: int, max_distance: int
+    layout: Layout, positions: Optional[Tensor], past_main: int, past_slots: int, table: Tensor, device: torch.device
 ) -> View:
     """Turns a layout into masks and buckets.
 
     Args:
         layout: the blocks; its main_length counts cached main tokens too.
-        positions: position of each target's main token, (1|B, >= last target + 1).
+        positions: position of each target's main token, (B, >= last target + 1); None: side by side.
         past_main: main tokens held in the cache.
-        past_slots: slots of the (one) block held in the cache.
+        past_slots: slots of the (one) block held in the cache; the layout's slots follow them.
+        table: bucket of each distance.
     """
+    if positions is None:
+        return _plain_view(layout, past_main, past_slots, table, device)
+    return _view(layout, positions, past_main, past_slots, table)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_view(layout: Layout, past_main: int, past_slots: int, table: Tensor, device: torch.device) -> View:
+    with torch.inference_mode(False):
+        last = max(layout.main_length, past_slots + layout.last_target + 1)
+        positions = visibility.main_position(torch.arange(last, device=device))[None]
+        return _view(layout, positions, past_main, past_slots, table)
+
+
+def _view(layout: Layout, positions: Tensor, past_main: int, past_slots: int, table: Tensor) -> View:
     device = positions.device
-    groups, block = layout.blocks
-    main = layout.main_length
-
-    def buckets(query: Tensor, key: Tensor) -> Tensor:
-        return visibility.bucket(visibility.distance(query, key), num_buckets, max_distance)
-
+    groups, block, main = layout.groups, layout.block_size, layout.main_length
+    target, anchor = layout_tensors(layout, device)
+    slot = torch.arange(past_slots + block, device=device)
+    main_token = torch.arange(main, device=device)
     main_at = positions[:, :main]
-    slot_at = position_of(layout.target, positions) + 1  # (1|B, G, K)
+    slot_at = slot_positions(target + past_slots, positions)  # (1|B, G, K)
     key_at = slot_at
     if past_slots:
-        earlier = torch.arange(past_slots, device=device)[None]
-        key_at = torch.cat([position_of(earlier, positions) + 1, slot_at], dim=2)
-    sees_main = visibility.slot_sees_main(layout)
+        key_at = torch.cat([slot_positions(slot[:past_slots], positions)[:, None], slot_at], dim=2)
+
+    def buckets(query: Tensor, key: Tensor) -> Tensor:
+        return visibility.bucket(visibility.distance(query, key), table)
+
+    same = torch.zeros_like(slot)  # one block
+    sees_slot = visibility.sees_slot(same[past_slots:], slot[past_slots:], same, slot)
     return View(
         main_new=main - past_main,
-        main_hidden=~visibility.main_sees_main(main - past_main, past_main).to(device),
+        main_hidden=~visibility.sees_main(main_token[past_main:], main_token),
         main_bucket=buckets(main_at[:, past_main:], main_at),
         slot_blocks=(groups, block),
-        slot_main_hidden=~sees_main.repeat_interleave(block, dim=0),
+        slot_main_hidden=~visibility.sees_main(anchor, main_token).repeat_interleave(block, dim=0),
         slot_main_bucket=buckets(slot_at.flatten(1), main_at),
-        slot_hidden=~visibility.slot_sees_slot(block, past_slots).to(device),
+        slot_hidden=~sees_slot,
         slot_bucket=buckets(slot_at, key_at),
     )
 
 
-def position_of(target: Tensor, positions: Tensor) -> Tensor:
-    """Positions (1|B, T) of target indices (G, K): (1|B, G, K). Slots past the end get the last one's."""
-    return positions[:, target.clamp(max=positions.size(1) - 1)]
+def slot_positions(target: Tensor, positions: Tensor) -> Tensor:
+    """Absolute positions of the slots of targets (...): (1|B, ...), one after their main tokens'.
+
+    Args:
+        positions: of the targets' main tokens, (1|B, T). Slots past the end get the last one's.
+    """
+    return positions[:, target.clamp(max=positions.size(1) - 1)] + 1
 
 
 @with_incremental_state

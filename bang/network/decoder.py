@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import visibility
-from .attention import NgramSelfAttention, View, make_view, position_of
+from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, slot_positions
 from .config import BangConfig
 from ..visibility import Layout
 
@@ -148,14 +148,16 @@ class BangDecoder(FairseqIncrementalDecoder):
 
     def extract_features(self, prev_output_tokens, encoder_out, incremental_state, layout, positions=None):
         """As `forward`, up to the slots' features, (B, G*K, D)."""
+        device = prev_output_tokens.device
         cached = self.layers[0].ngram_self_attn.cached_length(incremental_state)
         past_main, past_slots = (cached, 0) if layout.main_length else (0, cached)
+        table = bucket_tensor(self.num_buckets, self.relative_max_distance, device)
+        view = make_view(layout, positions, past_main, past_slots, table, device)
         if positions is None:
-            last = max(layout.main_length, int(layout.target.max()) + 1)
-            positions = torch.arange(1, last + 1, device=prev_output_tokens.device)[None]
-        layout = layout.to(prev_output_tokens.device)
-        view = make_view(layout, positions, past_main, past_slots, self.num_buckets, self.relative_max_distance)
-        x = self._embed(prev_output_tokens[:, past_main:], layout, positions, past_main).transpose(0, 1)
+            last = max(layout.main_length, past_slots + layout.last_target + 1)
+            positions = visibility.main_position(torch.arange(last, device=device))[None]
+        target = layout_tensors(layout, device)[0] + past_slots
+        x = self._embed(prev_output_tokens[:, past_main:], layout, target, positions, past_main).transpose(0, 1)
 
         source = encoder_out["encoder_out"][0]
         source_padding = encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
@@ -172,11 +174,11 @@ class BangDecoder(FairseqIncrementalDecoder):
             )
         return x.transpose(0, 1), attn
 
-    def _embed(self, new_tokens: Tensor, layout: Layout, positions: Tensor, past_main: int) -> Tensor:
+    def _embed(self, new_tokens: Tensor, layout: Layout, target: Tensor, positions: Tensor, past_main: int) -> Tensor:
         """New main tokens (B, M), then the slots: (B, M + G*K, D)."""
         table = self.embed_positions.weight
         limit = len(table) - 1
-        slot_at = (position_of(layout.target, positions) + 1).clamp(max=limit).flatten(1)
+        slot_at = slot_positions(target, positions).clamp(max=limit).flatten(1)
         slots = self.ngram_input_embed.weight[0] + F.embedding(slot_at, table, self.padding_idx)
         x = slots.expand(len(new_tokens), -1, -1)
         if layout.main_length:
