@@ -1,0 +1,158 @@
+"""Which token a slot gives: the rules of choice, in numpy and torch alike.
+
+Shapes: B rows, n slots of a row, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import List, NamedTuple, Optional, Tuple
+
+
+class Bounds(NamedTuple):
+    """What a row's text must keep to: integer arrays (B).
+
+    Attributes:
+        least: tokens before which no eos may come; at most `limit`.
+        limit: tokens after which eos must come.
+        key: what makes the row's random numbers its own.
+    """
+
+    least: object
+    limit: object
+    key: object
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Takes the most probable token, or draws one, within the rules.
+
+    Drawing is arg-max too, of log-probability plus Gumbel noise that follows from the seed, the
+    row's key, the target's index and the token alone. So a text is the same whatever the batch and
+    however many tokens a pass commits; and a draft drawn with the same noise as the slot that
+    verifies it agrees with it nearly as often as the two distributions allow.
+
+    Attributes:
+        pad, unk, eos: ids; pad is never chosen.
+        unk_penalty: taken off the log-probability of unk.
+        temperature: divides the logits.
+        sampling: draw instead of taking the most probable token.
+        topk: draw among so many most probable tokens (0 or less: all).
+        topp: draw among the fewest tokens that hold so much probability (0 or less: all); goes before topk.
+        seed: of the noise.
+    """
+
+    pad: int
+    unk: int
+    eos: int
+    unk_penalty: float = 0.0
+    temperature: float = 1.0
+    sampling: bool = False
+    topk: int = -1
+    topp: float = -1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError(f"--temperature {self.temperature}: must be above 0")
+
+    def __call__(
+        self,
+        xp: ModuleType,
+        logits: List,
+        target,
+        bounds: Optional[Bounds] = None,
+        forced=None,
+        banned: Optional[Tuple] = None,
+    ):
+        """
+        Args:
+            xp: numpy or torch, what the arrays are of.
+            logits: of each model of an ensemble, (B, n, V) in float32; may be overwritten.
+                Probabilities are averaged.
+            target: index of the target that each slot predicts, (B, n).
+            bounds: of the rows; None: no slot is near one and nothing is drawn.
+            forced: token that a slot must give, -1 where it is free, (B, n).
+            banned: rows, slots and tokens that must not come together, three arrays of one length.
+        Returns:
+            Tokens and their log-probabilities, (B, n): the model's own, noise left out and what was
+            forbidden not made up for, as in fairseq.
+        """
+        x, total = self._scores(xp, logits)
+        x[..., self.pad] = -float("inf")
+        if self.unk_penalty:
+            x[..., self.unk] -= self.unk_penalty
+        if bounds is not None:
+            early = target < bounds.least[:, None]
+            last = target >= bounds.limit[:, None]
+            if forced is not None:
+                early = early & (forced < 0)
+                last = last & (forced < 0)
+            x[..., self.eos] = xp.where(early, -float("inf"), x[..., self.eos])
+        if banned is not None:
+            x[banned] = -float("inf")
+        token = self._pick(xp, x, total, target, bounds)
+        if bounds is not None:
+            token = xp.where(last, self.eos, token)
+        if forced is not None:
+            token = xp.where(forced >= 0, forced, token)
+        return token, _at(x, token) - total
+
+    def _scores(self, xp, logits: List):
+        """Logits of the average, (B, n, V), and their log-sum-exp, (B, n)."""
+        if self.temperature != 1:
+            logits = [x / self.temperature for x in logits]
+        if len(logits) == 1:
+            return logits[0], _logsumexp(xp, logits[0])
+        mean = sum(xp.exp(x - _logsumexp(xp, x)[..., None]) for x in logits) / len(logits)
+        return xp.log(mean), xp.zeros_like(mean[..., 0])
+
+    def _pick(self, xp, x, total, target, bounds: Optional[Bounds]):
+        if not self.sampling:
+            return x.argmax(-1)
+        if self.topp > 0 or self.topk > 0:
+            ranked = xp.sort(x, -1)
+            ranked = getattr(ranked, "values", ranked)  # torch gives indices too
+            if self.topp > 0:
+                mass = xp.exp(ranked - total[..., None]).cumsum(-1)
+                above = mass[..., -1:] - mass  # probability of what ranks higher
+                lowest = xp.amin(xp.where(above < self.topp, ranked, float("inf")), -1)
+            else:
+                lowest = ranked[..., -min(self.topk, ranked.shape[-1])]
+            x = xp.where(x < lowest[..., None], -float("inf"), x)
+        return (x - xp.log(self._exponential(xp, x, target, bounds.key))).argmax(-1)
+
+    def _exponential(self, xp, x, target, key):
+        """Exponential noise, (B, n, V); minus its logarithm is Gumbel noise."""
+        slot = _hash(_hash(_hash(key) + self.seed)[:, None] + target)[..., None]
+        piece = _count(x[0, 0]) * 0x9E3779B1  # spread: neighbours must not be near in what is hashed
+        uniform = (xp.asarray(_hash(slot + piece), dtype=xp.float32) + 0.5) * 2.0**-32
+        return -xp.log1p(-uniform)
+
+
+def _at(x, token):
+    """x (B, n, V) at token (B, n)."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[_count(token.reshape(-1)), token.reshape(-1)].reshape(token.shape)
+
+
+def _count(x):
+    """0, 1, 2 ... along the last dimension of x, in kind."""
+    return (x == x).cumsum(-1) - 1
+
+
+def _logsumexp(xp, x):
+    most = xp.amax(x, -1)
+    return xp.log(xp.exp(x - most[..., None]).sum(-1)) + most
+
+
+_LOW = (1 << 32) - 1
+
+
+def _hash(x):
+    """Mixes integers below 2 ** 32 into others of that range (Wellons' lowbias32); int64 in, int64 out."""
+    x = x & _LOW
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _LOW
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _LOW
+    return x ^ (x >> 16)
