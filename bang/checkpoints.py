@@ -1,4 +1,4 @@
-"""Checkpoints: safe to load, old names accepted, pretrained starts adapted."""
+"""Checkpoints: what may be loaded, and whether it fits."""
 
 import argparse
 import collections
@@ -12,10 +12,6 @@ import omegaconf
 import torch
 from fairseq.logging import meters
 from torch import Tensor
-
-POSITIONS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
-SLOT = "decoder.ngram_input_embed.weight"
-X_SEP, SEP = 2, 102  # rows of [X_SEP] and [SEP] in the published vocabulary
 
 _SIZE_OPTIONS = {
     "embed_positions.weight": "--max-{side}-positions",
@@ -87,45 +83,6 @@ def check(path: str) -> dict:
     if "model" not in state or not (state.get("args") or state.get("cfg")):
         raise ValueError(f"checkpoint {path}: no fairseq checkpoint, it lacks 'model' or the training options")
     return state
-
-
-def read_pretrained(path: str) -> Dict[str, Tensor]:
-    """The weights of a fairseq checkpoint or of a bare state dict."""
-    state = read(path)
-    weights = state.get("model", state)
-    if not isinstance(weights, dict) or SLOT not in weights:
-        raise ValueError(f"--load-from-pretrained-model {path}: no BANG checkpoint, it lacks {SLOT}")
-    return dict(weights)
-
-
-def adapt(weights: Dict[str, Tensor], own: Dict[str, Tensor], load_sep: bool) -> Dict[str, Tensor]:
-    """Fits pretrained weights to the model that starts from them.
-
-    Args:
-        weights: the pretrained weights, by name.
-        own: the model's own, whose position tables give the lengths.
-        load_sep: copy the embedding of [SEP] over that of [X_SEP].
-    Returns:
-        A new dict; position tables cut or extended, one slot vector.
-    """
-    weights = dict(weights)
-    for name in POSITIONS:
-        if name in weights:
-            weights[name] = _fit_positions(weights[name], len(own[name]))
-    if len(weights[SLOT]) == 2:
-        weights[SLOT] = weights[SLOT][1:]
-    if load_sep:
-        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
-            table = weights[name].clone()
-            table[X_SEP] = table[SEP]
-            weights[name] = table
-    return weights
-
-
-def _fit_positions(table: Tensor, length: int) -> Tensor:
-    """Cuts (L, D) to `length` rows, or extends it by its rows with columns rotated left by 1, 2, ..."""
-    parts = [table.roll(-turn, dims=1) for turn in range(-(-length // len(table)))]
-    return torch.cat(parts)[:length]
 
 
 def check_fits(weights: Dict[str, Tensor], own: Dict[str, Tensor], source: str) -> None:

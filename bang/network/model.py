@@ -7,7 +7,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, reg
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
-from .. import checkpoints, visibility
+from .. import checkpoints, starts, visibility
 from ..command_line import settle_options
 from .config import ARCHITECTURES, BangConfig, with_defaults
 from .decoder import BangDecoder
@@ -48,12 +48,12 @@ class BangModel(FairseqEncoderDecoderModel):
         return cls(cfg, encoder, decoder)
 
     def load_pretrained(self, path: str, load_sep: bool = False) -> None:
-        """Starts from a pretrained checkpoint (`checkpoints.adapt` says what is adapted).
+        """Starts from a pretrained checkpoint (`starts.adapt` says what is adapted).
 
         Raises:
             ValueError: the file cannot be read or does not fit; one line.
         """
-        weights = checkpoints.adapt(checkpoints.read_pretrained(path), self.state_dict(), load_sep)
+        weights = starts.adapt(starts.read_pretrained(path), self.state_dict(), load_sep)
         self.upgrade_state_dict(weights)
         checkpoints.check_fits(weights, self.state_dict(), f"--load-from-pretrained-model {path}")
         self.load_state_dict(weights, strict=True)
