@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bang.text.cleanup import clean_up
+from bang.text.cleanup import clean_up, to_text
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,9 +32,10 @@ def test_all_golden_files_are_there():
 @pytest.mark.parametrize("hypotheses, cleaned", PAIRS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_golden(hypotheses, cleaned, tmp_path):
     assert [clean_up(line) for line in lines(hypotheses)] == lines(cleaned)
-    result = run(hypotheses, tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out").read_bytes() == cleaned.read_bytes()
+    for options in ([], ["--published"]):
+        result = run(hypotheses, tmp_path / "out", *options)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "out").read_bytes() == cleaned.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,40 @@ def test_golden(hypotheses, cleaned, tmp_path):
 )
 def test_clean_up(line, text):
     assert clean_up(line) == text
+
+
+def test_kept_repeats():
+    assert clean_up("[SEP] c + + the the cat ##s ##s [SEP] x", keep_repeats=True) == "c + + the the catss"
+
+
+@pytest.mark.parametrize(
+    "line, text, text_with_repeats",
+    [
+        ("c + + lib ##rary library for the the test : : deep . . .", "c++ library for the test::deep...",
+         "c++ library library for the the test::deep..."),
+        ("perl ##s ##s , , and and [SEP] more", "perls, and", "perlss,, and and"),
+        ("c + + + + + tools", "c++ tools", None),  # no mark without an end
+        ("[CLS] [SEP] [SEP]", "", ""),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_text_for_people(line, text, text_with_repeats):
+    assert to_text(line) == text
+    if text_with_repeats is not None:
+        assert to_text(line, keep_repeats=True) == text_with_repeats
+
+
+def test_command_for_people(tmp_path):
+    hypotheses = tmp_path / "hypo"
+    hypotheses.write_text("the the node . js ( http ) [SEP] x\n\ndon ' t\n")
+    assert run(hypotheses, tmp_path / "out", "--detokenize").returncode == 0
+    assert (tmp_path / "out").read_text() == "the node.js (http)\n\ndon't\n"
+    assert run(hypotheses, tmp_path / "out", "--detokenize", "--keep-repeats").returncode == 0
+    assert (tmp_path / "out").read_text() == "the the node.js (http)\n\ndon't\n"
+    assert run(hypotheses, tmp_path / "out", "--keep-repeats").returncode == 0
+    assert (tmp_path / "out").read_text() == "the the node . js ( http )\n\ndon ' t\n"
+    refused = run(hypotheses, tmp_path / "out", "--published", "--keep-repeats")
+    assert refused.returncode == 2 and "give one or the others" in refused.stderr
 
 
 def test_one_line_out_for_each_line_in(tmp_path):

@@ -1,30 +1,72 @@
-"""Clean-up of hypotheses: from the word pieces of a non-autoregressive model to text.
+"""Clean-up of hypotheses: from the word pieces that a model wrote to text.
 
-Standard library only: `post_processed_nar.py` loads this file by its path.
+Standard library only.
 """
 
 import re
 
+from .detokenize import detokenize
+
 _SEP = re.compile(r" ?\[SEP\] ?")
 
+# How often a mark may follow itself before it is the model that repeats: "c++", "test::deep", "wait ..."
+_LONGEST_RUN = {mark: 2 for mark in "+:-/_=&|<>()[]{}'`\"\\#!?*"} | {".": 3}
 
-def clean_up(line: str) -> str:
-    """Turns one hypothesis, word pieces joined by blanks, into words without immediate repeats.
+
+def clean_up(line: str, keep_repeats: bool = False) -> str:
+    """Turns one hypothesis, word pieces joined by blanks, into words: the published clean-up.
 
     The steps, in this order: cut at the first `[SEP]` that follows a kept piece; drop `[SEP]` and `[CLS]`;
     drop a piece equal to the one before it; join the pieces of a word; drop a word equal to the one
     before it.
 
+    Args:
+        line: the hypothesis.
+        keep_repeats: leave out the two steps that drop something equal.
+
     >>> clean_up("[CLS] the the cat ##s ##s sat [SEP] on")
     'the cats sat'
     """
+    pieces = _kept_pieces(line)
+    if keep_repeats:
+        return _join(pieces)
+    return " ".join(_without_repeats(_join(_without_repeats(pieces)).split(" ")))
+
+
+def to_text(line: str, keep_repeats: bool = False) -> str:
+    """Turns one hypothesis, word pieces joined by blanks, into text for people, with blanks where they write them.
+
+    Args:
+        line: the hypothesis; it ends as for `clean_up`.
+        keep_repeats: keep what an autoregressive model wrote twice. Else repeats are taken for the habit of
+            non-autoregressive models that they are, but for the marks in `c++`, `::` or `...`.
+
+    >>> to_text("the the c + + bin ##ding ##ding [SEP] on")
+    'the c++ binding'
+    """
+    pieces = _kept_pieces(line)
+    if not keep_repeats:
+        pieces = _without_repeats(_join(_without_repeats(pieces, _LONGEST_RUN)).split(" "), _LONGEST_RUN)
+    return detokenize(" ".join(pieces))
+
+
+def _kept_pieces(line: str) -> list[str]:
     for part in _SEP.split(line.strip()):
         pieces = [piece for piece in part.split(" ") if piece != "[CLS]"]
         if any(pieces):
             break
-    words = " ".join(_without_repeats(pieces)).replace(" ##", "")
-    return " ".join(_without_repeats(words.split(" ")))
+    return pieces
 
 
-def _without_repeats(tokens: list[str]) -> list[str]:
-    return [token for before, token in zip([None] + tokens, tokens) if token != before]
+def _join(pieces: list[str]) -> str:
+    return " ".join(pieces).replace(" ##", "")
+
+
+def _without_repeats(tokens: list[str], longest_run: dict[str, int] | None = None) -> list[str]:
+    """Cuts each run of equal tokens to one, or to what `longest_run` allows."""
+    kept, run = [], 0
+    for before, token in zip([None] + tokens, tokens):
+        run = run + 1 if token == before else 1
+        if run <= (longest_run or {}).get(token, 1):
+            kept.append(token)
+    return kept
