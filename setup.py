@@ -18,6 +18,7 @@ setup(
         "ve-fairseq>=0.12.3",
         "tensorboardX",
         "transformers",
+        "safetensors",
         "numpy",
     ],
     extras_require={"test": ["pytest", "rouge-score"], "eval": ["rouge-score", "sacrebleu"]},

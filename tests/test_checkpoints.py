@@ -36,13 +36,13 @@ def test_without_load_sep_the_row_stays(make_model):
     model.load_pretrained(str(ADAPT))
     table = model.state_dict()["encoder.embed_tokens.weight"]
     assert not torch.equal(table[2], table[102])
-    assert torch.equal(table, starts.read_pretrained(str(ADAPT))["encoder.embed_tokens.weight"])
+    assert torch.equal(table, starts.read(str(ADAPT)).weights["encoder.embed_tokens.weight"])
 
 
 def test_long_position_tables_are_cut(make_model):
     model = make_model(max_source_positions=64, max_target_positions=32)
     model.load_pretrained(str(ADAPT))
-    pretrained = starts.read_pretrained(str(ADAPT))
+    pretrained = starts.read(str(ADAPT)).weights
     for side, rows in (("encoder", 65), ("decoder", 34)):
         name = f"{side}.embed_positions.weight"
         assert torch.equal(model.state_dict()[name], pretrained[name][:rows])
@@ -146,7 +146,7 @@ def test_foreign_files(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         checkpoints.check(str(path))
     with pytest.raises(ValueError, match="--load-from-pretrained-model|holds a list"):
-        starts.read_pretrained(str(path))
+        starts.read(str(path))
 
 
 def test_missing_files(tmp_path):

@@ -55,7 +55,20 @@ class BangConfig(FairseqDataclass):
     )
     load_from_pretrained_model: Optional[str] = field(
         default=None,
-        metadata={"help": "checkpoint to start from; its position tables are cut or extended to fit"},
+        metadata={
+            "help": "weights to start from: a checkpoint, or the folder of a BERT or ProphetNet (Hugging Face layout); "
+            "their position tables are cut or extended to fit; `bang starts` prints the sizes that they need"
+        },
+    )
+    pretrained_encoder_layers: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "with --load-from-pretrained-model: its layers that start the encoder's, numbers from 0 with commas "
+            "between them (default: as many as needed, evenly spread)"
+        },
+    )
+    pretrained_decoder_layers: Optional[str] = field(
+        default=None, metadata={"help": "the same for the decoder; both of a BERT's start from its encoder"}
     )
     load_sep: bool = field(
         default=False,

@@ -48,16 +48,21 @@ class BangModel(FairseqEncoderDecoderModel):
         return cls(cfg, encoder, decoder)
 
     def load_pretrained(self, path: str, load_sep: bool = False) -> None:
-        """Starts from a pretrained checkpoint (`starts.adapt` says what is adapted).
+        """Starts from pretrained weights: BANG's, BERT's or ProphetNet's (see `starts`).
 
         Raises:
             ValueError: the file cannot be read or does not fit; one line.
         """
-        weights = starts.adapt(starts.read_pretrained(path), self.state_dict(), load_sep)
+        self.load_start(starts.read(path), load_sep)
+
+    def load_start(self, start: starts.Start, load_sep: bool = False) -> None:
+        """As `load_pretrained`, of a start that has been read."""
+        pieces = {side: getattr(self, side).dictionary.symbols for side in ("encoder", "decoder")}
+        weights = starts.weights_for(start, self.cfg, self.state_dict(), pieces, load_sep)
         self.upgrade_state_dict(weights)
-        checkpoints.check_fits(weights, self.state_dict(), f"--load-from-pretrained-model {path}")
+        checkpoints.check_fits(weights, self.state_dict(), f"{starts.OPTION} {start.path}")
         self.load_state_dict(weights, strict=True)
-        logger.info("started from the pretrained model %s", path)
+        logger.info("started from the pretrained model %s (%s)", start.path, start.family)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """As fairseq's; says in one line which option does not match the checkpoint."""

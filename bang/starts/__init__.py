@@ -1,5 +1,10 @@
-"""Weights from elsewhere that a new model starts from."""
+"""Weights from elsewhere that a new model starts from: `--load-from-pretrained-model`.
 
-from .adapt import adapt, read_pretrained
+`files` reads them and tells the families apart, `bert` and `prophetnet` give them our names, `adapt` fits them to the
+model's layers, lengths and vocabulary. What has no counterpart in a start is said where it is made.
+"""
 
-__all__ = ["adapt", "read_pretrained"]
+from .adapt import weights_for
+from .files import OPTION, Start, read
+
+__all__ = ["OPTION", "Start", "read", "weights_for"]

@@ -1,49 +1,129 @@
-"""Our own pretrained checkpoints, fitted to the model that starts from them."""
+"""Fits a start to the model: its layers, lengths and vocabulary."""
 
+import logging
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checkpoints
+from .files import OPTION, SLOT, Start
 
-POSITIONS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
-SLOT = "decoder.ngram_input_embed.weight"
+logger = logging.getLogger(__name__)
+
+SIDES = ("encoder", "decoder")
 X_SEP, SEP = 2, 102  # rows of [X_SEP] and [SEP] in the published vocabulary
 
 
-def read_pretrained(path: str) -> dict[str, Tensor]:
-    """The weights of a fairseq checkpoint or of a bare state dict."""
-    state = checkpoints.read(path)
-    weights = state.get("model", state)
-    if not isinstance(weights, dict) or SLOT not in weights:
-        raise ValueError(f"--load-from-pretrained-model {path}: no BANG checkpoint, it lacks {SLOT}")
-    return dict(weights)
-
-
-def adapt(weights: dict[str, Tensor], own: dict[str, Tensor], load_sep: bool) -> dict[str, Tensor]:
-    """Fits pretrained weights to the model that starts from them.
+def weights_for(
+    start: Start, cfg, own: dict[str, Tensor], pieces: dict[str, list[str]], load_sep: bool = False
+) -> dict[str, Tensor]:
+    """The start's weights as the model's own: load them strictly, after `upgrade_state_dict` for old names.
 
     Args:
-        weights: the pretrained weights, by name.
-        own: the model's own, whose position tables give the lengths.
+        start: what was read.
+        cfg: the model's options.
+        own: the model's own weights, whose position tables give the lengths.
+        pieces: word pieces of the encoder's and the decoder's dictionary.
         load_sep: copy the embedding of [SEP] over that of [X_SEP].
-    Returns:
-        A new dict; position tables cut or extended, one slot vector.
+    Raises:
+        ValueError: a size, the vocabulary or an option does not agree; one line that names the option to set.
     """
-    weights = dict(weights)
-    for name in POSITIONS:
+    _check_sizes(start, cfg)
+    _check_pieces(start, pieces)
+    weights = dict(start.weights)
+    for side in SIDES:
+        weights = _choose_layers(weights, side, _layers_to_take(start, cfg, side))
+        name = f"{side}.embed_positions.weight"
         if name in weights:
-            weights[name] = _fit_positions(weights[name], len(own[name]))
-    if len(weights[SLOT]) == 2:
-        weights[SLOT] = weights[SLOT][1:]
+            # the published rule turns every row; what never had an embedding for pads keeps row 0 out of it
+            first = 0 if start.family == "bang" else 1
+            weights[name] = torch.cat([weights[name][:first], _fit(weights[name][first:], len(own[name]) - first)])
+    weights[SLOT] = weights[SLOT][-1:]  # with two vectors, ProphetNet's, stream 0's is the last
+    if start.family != "bang":
+        _fill_in(weights, own)
     if load_sep:
-        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
-            table = weights[name].clone()
+        for side in SIDES:
+            table = weights[f"{side}.embed_tokens.weight"].clone()
             table[X_SEP] = table[SEP]
-            weights[name] = table
+            weights[f"{side}.embed_tokens.weight"] = table
     return weights
 
 
-def _fit_positions(table: Tensor, length: int) -> Tensor:
+def spread(wanted: int, available: int) -> list[int]:
+    """`wanted` layers of `available`, evenly spread, the first and the last among them."""
+    return np.linspace(0, available - 1, wanted).round().astype(int).tolist()
+
+
+def _fit(table: Tensor, length: int) -> Tensor:
     """Cuts (L, D) to `length` rows, or extends it by its rows with columns rotated left by 1, 2, ..."""
     parts = [table.roll(-turn, dims=1) for turn in range(-(-length // len(table)))]
     return torch.cat(parts)[:length]
+
+
+def _layers_to_take(start: Start, cfg, side: str) -> list[int]:
+    wanted, available = getattr(cfg, f"{side}_layers"), start.layers[side]
+    option, named = f"--pretrained-{side}-layers", getattr(cfg, f"pretrained_{side}_layers", None)
+    if named:
+        try:
+            layers = [int(number) for number in named.split(",")]
+        except ValueError:
+            raise ValueError(f"{option} {named}: give numbers with commas between them, from 0") from None
+        if len(layers) != wanted or not all(0 <= layer < available for layer in layers):
+            raise ValueError(
+                f"{option} {named}: name {wanted} layers (--{side}-layers) of {start.path}, which has 0 to {available - 1}"
+            )
+        return layers
+    if wanted > available:
+        raise ValueError(
+            f"{OPTION} {start.path}: has {available} {side} layers for this model's {wanted}; "
+            f"set --{side}-layers {available} or fewer, or name layers, also twice, with {option}"
+        )
+    layers = spread(wanted, available)
+    if wanted < available:
+        logger.info("the %s starts from layers %s of %d", side, ", ".join(map(str, layers)), available)
+    return layers
+
+
+def _choose_layers(weights: dict[str, Tensor], side: str, layers: list[int]) -> dict[str, Tensor]:
+    prefix = f"{side}.layers."
+    chosen = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+    for new, old in enumerate(layers):
+        for name, value in weights.items():
+            if name.startswith(f"{prefix}{old}."):
+                chosen[f"{prefix}{new}." + name.removeprefix(f"{prefix}{old}.")] = value
+    return chosen
+
+
+def _fill_in(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """What weights of another family lack by nature: the relative term is zero, the output the embedding."""
+    for name in own.keys() - weights.keys():
+        if name.endswith(".version"):
+            weights[name] = own[name]
+        elif "relative_linear" in name:
+            weights[name] = torch.zeros_like(own[name])
+        elif name == "decoder.embed_out":
+            weights[name] = weights["decoder.embed_tokens.weight"]
+
+
+def _check_sizes(start: Start, cfg) -> None:
+    differing = [name for name, size in start.sizes.items() if size != getattr(cfg, name)]
+    if differing:
+        needed = " ".join(f"--{name.replace('_', '-')} {start.sizes[name]}" for name in differing)
+        here = ", ".join(str(getattr(cfg, name)) for name in differing)
+        raise ValueError(f"{OPTION} {start.path}: needs {needed} (here {here})")
+
+
+def _check_pieces(start: Start, pieces: dict[str, list[str]]) -> None:
+    remedy = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
+    for side in SIDES:
+        table = start.weights.get(f"{side}.embed_tokens.weight")
+        if table is not None and len(table) != len(pieces[side]):
+            raise ValueError(
+                f"{OPTION} {start.path}: has {len(table)} word pieces, the {side}'s dictionary {len(pieces[side])}; {remedy}"
+            )
+        for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
+            if theirs != ours and number != X_SEP:
+                raise ValueError(
+                    f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
+                    f"dictionary; {remedy}"
+                )

@@ -1,0 +1,151 @@
+"""Reads a start: our checkpoint, or BERT's or ProphetNet's weights in the Hugging Face layout."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .. import checkpoints
+from . import bert, prophetnet
+
+OPTION = "--load-from-pretrained-model"
+SLOT = "decoder.ngram_input_embed.weight"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VOCABULARY_FILES = ("vocab.txt", "prophetnet.tokenizer")
+FAMILIES = {"bert": bert, "prophetnet": prophetnet}
+
+
+class Start(NamedTuple):
+    """Weights from elsewhere, under our names and at their own sizes."""
+
+    path: str
+    family: str  # bang (and ProphetNet's fairseq files, which have the same names), bert, prophetnet
+    weights: dict[str, Tensor]
+    sizes: dict[str, Any]  # by the option that has to agree, as far as the files tell: {"encoder_embed_dim": 384, …}
+    layers: dict[str, int]  # how many there are to choose from: {"encoder": 6, "decoder": 6}
+    pieces: list[str] | None  # the vocabulary, where the files have it
+
+
+def read(path: str, **choices: str) -> Start:
+    """Reads a start, weights only.
+
+    Args:
+        path: a fairseq checkpoint, a bare state dict, a `.safetensors` file, or a folder with `config.json` and
+            `model.safetensors` or a `pytorch_model.bin`. A `config.json` beside a `.safetensors` file counts too.
+        choices: for a start from BERT, see `bert.translate`.
+    Raises:
+        ValueError: missing, truncated, of another kind, or more than data. One line.
+    """
+    folder, file = _locate(path)
+    config = _read_config(folder)
+    if file.endswith(".safetensors"):
+        saved, settings = _read_safetensors(file), {}
+    else:
+        state = checkpoints.read(file)
+        saved, settings = state.get("model", state), _settings(state)
+    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise ValueError(f"{OPTION} {path}: no weights by name in it")
+    if SLOT in saved:
+        family, weights = "bang", dict(saved)
+        settings = {name: settings[name] for name in _CHECKED if settings.get(name) is not None}
+    else:
+        family = _family(path, saved, config)
+        weights = FAMILIES[family].translate(saved, path, **choices)
+        settings = FAMILIES[family].settings(config, path) if config else {}
+    return Start(path, family, weights, {**_sizes(weights), **settings}, _layers(weights), _read_pieces(folder))
+
+
+_CHECKED = (
+    "encoder_attention_heads", "decoder_attention_heads", "activation_fn", "num_buckets", "relative_max_distance",
+)  # fmt: skip
+"""Options that change what weights mean and not their shapes."""
+
+
+def _locate(path: str) -> tuple[str | None, str]:
+    """The folder whose `config.json` and vocabulary count, if any, and the file of weights."""
+    if not os.path.isdir(path):
+        beside = path.endswith(".safetensors") or os.path.basename(path) in WEIGHT_FILES
+        if not os.path.isfile(path):
+            raise ValueError(f"{OPTION} {path}: no such file or folder")
+        return (os.path.dirname(path) or "." if beside else None), path
+    for name in ("config.json", WEIGHT_FILES):
+        names = (name,) if isinstance(name, str) else name
+        if not any(os.path.isfile(os.path.join(path, name)) for name in names):
+            raise ValueError(
+                f"{OPTION} {path}: no {' or '.join(names)} in this folder; "
+                "give a checkpoint file, or a folder of the Hugging Face layout"
+            )
+    return path, next(file for name in WEIGHT_FILES if os.path.isfile(file := os.path.join(path, name)))
+
+
+def _read_safetensors(file: str) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{OPTION} {file}: cannot be read; truncated, or no safetensors file ({reason})") from None
+
+
+def _read_config(folder: str | None) -> dict:
+    file = os.path.join(folder or "", "config.json")
+    if folder is None or not os.path.isfile(file):
+        return {}
+    try:
+        with open(file, encoding="utf-8") as lines:
+            config = json.load(lines)
+    except ValueError as error:  # JSON's and UTF-8's
+        raise ValueError(f"{OPTION} {file}: no JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{OPTION} {file}: holds no settings by name")
+    return config
+
+
+def _family(path: str, saved: dict, config: dict) -> str:
+    family = next((name for name, module in FAMILIES.items() if module.recognises(saved)), None)
+    kind = config.get("model_type", family)
+    if family is None or kind != family:
+        found = f"its config.json says model_type {kind}" if kind != family else f"it lacks {SLOT}"
+        raise ValueError(
+            f"{OPTION} {path}: neither a BANG or ProphetNet checkpoint nor a BERT: {found}; "
+            "starts are fairseq checkpoints of BANG and ProphetNet, and weights of model_type bert or prophetnet"
+        )
+    return family
+
+
+def _settings(state: dict) -> dict:
+    """The options that a fairseq checkpoint was trained with; {} in a bare state dict."""
+    cfg, args = state.get("cfg"), state.get("args")
+    if cfg:
+        return {name: value for name, value in dict(cfg["model"]).items()}
+    return dict(vars(args)) if args and hasattr(args, "__dict__") else {}
+
+
+def _layers(weights: dict[str, Tensor]) -> dict[str, int]:
+    names = [name.split(".") for name in weights]
+    return {
+        side: 1 + max((int(part[2]) for part in names if part[:2] == [side, "layers"]), default=-1)
+        for side in ("encoder", "decoder")
+    }
+
+
+def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
+    """The widths that shapes tell."""
+    sizes = {}
+    for side in ("encoder", "decoder"):
+        for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
+            table = weights.get(f"{side}.{name}.weight")
+            if table is not None and table.dim() == 2:
+                sizes[f"{side}_{option}"] = table.size(axis)
+    return sizes
+
+
+def _read_pieces(folder: str | None) -> list[str] | None:
+    for name in VOCABULARY_FILES if folder else ():
+        file = os.path.join(folder, name)
+        if os.path.isfile(file):
+            with open(file, encoding="utf-8", newline="\n") as lines:
+                return [line.rstrip("\r\n") for line in lines]
+    return None

@@ -1,0 +1,274 @@
+"""Public starts: BERT's and ProphetNet's weights compute what they computed there; what does not fit is refused."""
+
+import json
+import logging
+
+import pytest
+import torch
+from bang import starts, visibility
+from bang.starts.adapt import spread
+from conftest import VOCAB_SMALL
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+PAD, SEP, MASK = 0, 102, 103
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return [line.rsplit(" ", 1)[0] for line in VOCAB_SMALL.read_text(encoding="utf-8").splitlines()]
+
+
+def randomize(module):
+    """Weights that make every path count: BERT's initial ones are small, its biases zero."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            scale = 0.5 if "embeddings" in name else 0.15
+            value.copy_(torch.randn_like(value) * scale + (1.0 if "norm.weight" in name.lower() else 0.0))
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def bert(pieces):
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
+        layer_norm_eps=1e-5, attn_implementation="eager",
+    )  # fmt: skip
+    return randomize(BertModel(config))
+
+
+@pytest.fixture
+def bert_folder(bert, pieces, tmp_path):
+    bert.save_pretrained(tmp_path / "bert")
+    vocabulary = ["[unused1]" if number == 2 else piece for number, piece in enumerate(pieces)]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return tmp_path / "bert"
+
+
+@pytest.fixture
+def make_gelu_model(make_model):
+    return lambda **options: make_model(**{"activation_fn": "gelu", "encoder_layers": 3, **options})
+
+
+def source():
+    """Two sentences, one of them padded: (2, 9)."""
+    torch.manual_seed(5)
+    tokens = torch.randint(200, 1000, (2, 9))
+    tokens[1, 6:] = PAD
+    return tokens
+
+
+def encode(model, tokens):
+    with torch.no_grad():
+        return model.encoder(tokens, src_lengths=(tokens != PAD).sum(1))["encoder_out"][0].transpose(0, 1)
+
+
+def bert_output(bert, tokens):
+    positions = torch.arange(1, tokens.size(1) + 1)[None].expand_as(tokens)  # our source has no [CLS] at position 0
+    with torch.no_grad():
+        return bert(tokens, attention_mask=(tokens != PAD).long(), position_ids=positions).last_hidden_state
+
+
+def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):
+    model = make_gelu_model()
+    model.load_pretrained(str(bert_folder))
+    tokens = source()
+    ours, theirs = encode(model, tokens), bert_output(bert, tokens)
+    real = tokens != PAD
+    assert (ours - theirs)[real].abs().max() < 2e-5
+    assert theirs[real].std() > 0.5  # the comparison says something
+
+
+@pytest.mark.parametrize("form", ["prefix, old names, heads", "bin", "bare file", "half precision"])
+def test_every_form_of_a_bert_is_the_same_start(form, bert, bert_folder, make_gelu_model, tmp_path):
+    expected = make_gelu_model()
+    expected.load_pretrained(str(bert_folder))
+    weights_file = bert_folder / "model.safetensors"
+    weights, path = load_file(weights_file), bert_folder
+    if form == "prefix, old names, heads":
+        weights = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+                   for name, value in weights.items()}  # fmt: skip
+        weights["cls.predictions.bias"] = torch.zeros(7)
+        weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
+        save_file(weights, weights_file)
+    elif form == "bin":
+        weights_file.unlink()
+        torch.save(weights, bert_folder / "pytorch_model.bin")
+    elif form == "bare file":
+        path = tmp_path / "alone.safetensors"
+        weights_file.rename(path)
+    else:
+        save_file({name: value.half() for name, value in weights.items()}, weights_file)
+    model = make_gelu_model()
+    model.load_pretrained(str(path))
+    tolerance = 2e-3 if form == "half precision" else 0
+    for name, value in expected.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], value, atol=tolerance, rtol=0), name
+
+
+def test_what_a_masked_language_model_saves_is_a_start(bert, make_gelu_model, tmp_path):
+    whole = BertForMaskedLM(bert.config)
+    whole.bert.load_state_dict({name: value for name, value in bert.state_dict().items() if "pooler" not in name})
+    whole.save_pretrained(tmp_path)
+    model = make_gelu_model()
+    model.load_pretrained(str(tmp_path))
+    tokens = source()[:1]
+    assert (encode(model, tokens) - bert_output(bert, tokens)).abs().max() < 2e-5
+
+
+def test_the_decoder_starts_from_bert_too(bert, bert_folder, make_gelu_model):
+    model = make_gelu_model(decoder_layers=3)
+    model.load_pretrained(str(bert_folder))
+    ours, theirs = model.state_dict(), bert.state_dict()
+    assert torch.equal(ours["decoder.embed_tokens.weight"], theirs["embeddings.word_embeddings.weight"])
+    assert torch.equal(ours["decoder.ngram_input_embed.weight"][0], theirs["embeddings.word_embeddings.weight"][MASK])
+    types = theirs["embeddings.token_type_embeddings.weight"][0]
+    for row in (1, 2, 512):
+        expected = theirs["embeddings.position_embeddings.weight"][row - 1] + types
+        assert torch.equal(ours["decoder.embed_positions.weight"][row], expected)
+    for layer in range(3):
+        parts = [theirs[f"encoder.layer.{layer}.attention.self.{part}.weight"] for part in ("query", "key", "value")]
+        assert torch.equal(ours[f"decoder.layers.{layer}.ngram_self_attn.in_proj_weight"], torch.cat(parts))
+        for part, value in zip("qkv", parts):
+            assert torch.equal(ours[f"decoder.layers.{layer}.encoder_attn.{part}_proj.weight"], value)
+        assert not ours[f"decoder.layers.{layer}.ngram_self_attn.relative_linear.weight"].any()
+
+
+class NoSource(torch.nn.Module):
+    def forward(self, query, **unused):
+        return torch.zeros_like(query), None
+
+
+def test_a_slot_sees_what_bert_sees_at_mask(bert, bert_folder, make_gelu_model):
+    """Without its attention on the source, the decoder's first NAR slot is BERT's [MASK] at position 1."""
+    model = make_gelu_model(decoder_layers=3)
+    model.load_pretrained(str(bert_folder))
+    for layer in model.decoder.layers:  # what BERT lacks is taken out: x + 0, no second norm
+        layer.encoder_attn, layer.encoder_attn_layer_norm = NoSource(), torch.nn.Identity()
+    tokens = source()[:1]
+    with torch.no_grad():
+        encoder_out = model.encoder(tokens, src_lengths=torch.tensor([9]))
+        features, _ = model.decoder.extract_features(tokens[:, :1], encoder_out, None, visibility.non_autoregressive(1))
+        theirs = bert(torch.tensor([[MASK]]), position_ids=torch.tensor([[1]])).last_hidden_state
+    assert (features - theirs).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("choice", ["copy", "xavier", "zero"])
+def test_choices_for_the_attention_on_the_source(choice, bert_folder):
+    weights = starts.read(str(bert_folder), cross_attention=choice).weights
+    copy = starts.read(str(bert_folder)).weights
+    prefix = "decoder.layers.1.encoder_attn"
+    assert torch.equal(weights[f"{prefix}_layer_norm.weight"], copy[f"{prefix}_layer_norm.weight"])
+    assert torch.equal(weights[f"{prefix}.q_proj.weight"], copy[f"{prefix}.q_proj.weight"]) == (choice != "xavier")
+    if choice == "xavier":
+        assert weights[f"{prefix}.q_proj.weight"].abs().max() <= (6 / 96) ** 0.5 and not weights[f"{prefix}.q_proj.bias"].any()
+    assert bool(weights[f"{prefix}.out_proj.weight"].any()) == (choice != "zero")
+    assert torch.equal(weights["decoder.layers.1.fc1.weight"], copy["decoder.layers.1.fc1.weight"])
+
+
+def test_fewer_layers_are_evenly_spread_or_named(bert_folder, make_gelu_model, caplog):
+    whole = starts.read(str(bert_folder)).weights
+    model = make_gelu_model(encoder_layers=2, decoder_layers=1, pretrained_decoder_layers="2")
+    with caplog.at_level(logging.INFO):
+        model.load_pretrained(str(bert_folder))
+    assert "the encoder starts from layers 0, 2 of 3" in caplog.text
+    own = model.state_dict()
+    for ours, theirs in (("encoder.layers.1", "encoder.layers.2"), ("decoder.layers.0", "decoder.layers.2")):
+        assert torch.equal(own[f"{ours}.fc1.weight"], whole[f"{theirs}.fc1.weight"])
+
+
+def test_spread():
+    assert spread(6, 6) == list(range(6))
+    assert spread(3, 6) == [0, 2, 5] and spread(6, 12) == [0, 2, 4, 7, 9, 11] and spread(1, 12) == [0]
+
+
+def test_long_position_tables_never_take_from_the_pad_row(bert_folder, make_gelu_model):
+    model = make_gelu_model(max_source_positions=1100, max_target_positions=600)
+    model.load_pretrained(str(bert_folder))
+    table = model.state_dict()["encoder.embed_positions.weight"]
+    assert len(table) == 1101 and not table[0].any()
+    assert table[1:].any(1).all() and torch.equal(table[512], table[1].roll(-1))
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"encoder_embed_dim": 64, "decoder_embed_dim": 64}, "needs --encoder-embed-dim 48 --decoder-embed-dim 48 (here 64, 64)"),
+        ({"encoder_ffn_embed_dim": 64}, "needs --encoder-ffn-embed-dim 96 (here 64)"),
+        ({"decoder_attention_heads": 2}, "needs --decoder-attention-heads 4 (here 2)"),
+        ({"activation_fn": "relu"}, "needs --activation-fn gelu (here relu)"),
+        ({"encoder_layers": 4}, "set --encoder-layers 3 or fewer"),
+        ({"pretrained_encoder_layers": "0,1"}, "--pretrained-encoder-layers 0,1: name 3 layers"),
+        ({"pretrained_encoder_layers": "0,1,3"}, "which has 0 to 2"),
+        ({"pretrained_decoder_layers": "first"}, "--pretrained-decoder-layers first: give numbers"),
+    ],
+)
+def test_sizes_that_do_not_match_name_the_option(options, message, bert_folder, make_gelu_model):
+    with pytest.raises(ValueError) as error:
+        make_gelu_model(**options).load_pretrained(str(bert_folder))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def edit_config(folder, **settings):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def edit_weights(folder, drop=None, **new):
+    file = folder / "model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if name != drop} | new, file)
+
+
+@pytest.mark.parametrize(
+    "spoil,message",
+    [
+        (lambda f: edit_config(f, model_type="roberta"), "config.json says model_type roberta"),
+        (lambda f: edit_config(f, position_embedding_type="relative_key"), "its positions are relative_key"),
+        (lambda f: edit_config(f, hidden_act="mish"), "activation function mish"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: no JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "holds no settings"),
+        (lambda f: (f / "config.json").unlink(), "no config.json in this folder"),
+        (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors or pytorch_model.bin in this folder"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]), "cannot be read; truncated"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "cannot be read; truncated"),
+        (lambda f: edit_weights(f, drop="encoder.layer.1.output.dense.bias"), "lacks encoder.layer.1.output.dense.bias"),
+        (lambda f: edit_weights(f, drop="embeddings.token_type_embeddings.weight"), "lacks embeddings.token_type"),
+        (lambda f: edit_weights(f, **{"encoder.layer.0.crossattention.self.key.bias": torch.zeros(48)}),
+         "unknown weight encoder.layer.0.crossattention"),
+        (lambda f: save_file({"w": torch.zeros(2)}, f / "model.safetensors"), "neither a BANG"),
+        (lambda f: (f / "vocab.txt").write_text((f / "vocab.txt").read_text().replace("[CLS]", "<s>")), "word piece 101 is '<s>' there"),
+    ],
+)  # fmt: skip
+def test_what_is_no_start_is_refused_in_one_line(spoil, message, bert_folder, make_gelu_model):
+    spoil(bert_folder)
+    model = make_gelu_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError) as error:
+        model.load_pretrained(str(bert_folder))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_another_vocabulary_is_refused(bert, make_gelu_model, tmp_path):
+    table = {name: value for name, value in bert.state_dict().items()}
+    table["embeddings.word_embeddings.weight"] = torch.zeros(1000, 48)
+    save_file(table, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has 1000 word pieces, the encoder's dictionary .*--srcdict vocab.txt"):
+        make_gelu_model().load_pretrained(str(tmp_path / "model.safetensors"))
+
+
+class Harm:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(bert_folder, make_gelu_model, tmp_path):
+    (bert_folder / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Harm(tmp_path / "ran")}, bert_folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="refused, it holds .*exec") as error:
+        make_gelu_model().load_pretrained(str(bert_folder))
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
