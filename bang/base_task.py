@@ -11,9 +11,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
-from . import checkpoints
+from . import checkpoints, training_run
 from .command_line import add_min_lr
 from .dictionary import BertDictionary
+from .trained_modes import trained_modes
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class BangTaskConfig(FairseqDataclass):
 
 class BangTask(FairseqTask):
     """What BANG's tasks share: its dictionary, pretrained starts, checkpoints checked before use."""
+
+    _saves: Optional[training_run.EpochSaves] = None
 
     @classmethod
     def add_args(cls, parser) -> None:
@@ -57,9 +60,14 @@ class BangTask(FairseqTask):
         """Builds the model; a new one may start from --load-from-pretrained-model.
 
         Once loaded the option is cleared, so that the checkpoints of this run never ask for the file;
-        nor does a run that resumes.
+        nor does a run that resumes. `model.trained_modes` says what the options, of this run or of
+        the checkpoint, train.
         """
         model = super().build_model(cfg, from_checkpoint)
+        run = training_run.whole(cfg)
+        model.trained_modes = trained_modes(run) if run else {}
+        if run and not from_checkpoint and hasattr(model, "decodes"):
+            training_run.check_modes(run, model.decodes)
         restore = None if from_checkpoint else self._restore_file()
         if getattr(cfg, "load_from_pretrained_model", None):
             if not from_checkpoint and restore is None:
@@ -72,6 +80,25 @@ class BangTask(FairseqTask):
             model.upgrade_state_dict(weights)
             checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {restore}")
         return model
+
+    def get_batch_iterator(self, dataset, *args, **kwargs):
+        """As fairseq's; the number of training batches tells how long a run will be."""
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        run = training_run.whole(self.cfg)
+        if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
+            self._train_batches = len(iterator)
+        return iterator
+
+    def begin_epoch(self, epoch: int, model) -> None:
+        """fairseq's hook before a training epoch: what depends on the length of the run is seen to here."""
+        super().begin_epoch(epoch, model)
+        run = training_run.whole(self.cfg)
+        if run is None:
+            return
+        if self._saves is None:  # the first epoch of this process
+            self._saves = training_run.EpochSaves(run)
+            training_run.warn_of_long_warmup(run, training_run.count_updates(run, [self._train_batches]))
+        self._saves.begin_epoch(epoch)
 
     def _restore_file(self) -> Optional[str]:
         """The checkpoint that fairseq's trainer will go on from, if there is one."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from . import visibility
 from .network.attention import layout_tensors
+from .trained_modes import split_shares
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +182,7 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         if block_size < 1:
             raise ValueError(f"--block-size {block_size}: a block holds at least 1 token")
         self.block_size = block_size
-        shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
-        self.shares = {mode: share for mode, share in shares.items() if share > 1e-9}  # but for rounding
+        self.shares = split_shares(nar_ratio, semi_nar_ratio)
         if self.ngram > 1 and "ar" not in self.shares:
             logger.warning("--ngram %d has no effect: no update trains AR (--nar-ratio, --semi-nar-ratio)", ngram)
         if block_size != visibility.BLOCK_SIZE and "semi-nar" not in self.shares:

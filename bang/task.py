@@ -18,6 +18,7 @@ from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
 from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation.parallel import ParallelGenerator
+from .trained_modes import MODES
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 raise ValueError(
                     f"--decoding {decoding}: this checkpoint's model decodes {' or '.join(model.decodes)} alone"
                 )
+        self._warn_untrained(models)
         self._warn_no_effect(args)
         if getattr(args, "score_reference", False):
             return ReferenceScorer(self.target_dictionary, self._scored_layout(), bool(args.print_alignment))
@@ -142,6 +144,17 @@ class BangTranslationTask(BangTask, TranslationTask):
             "semi-nar": lambda length: visibility.semi_autoregressive(length, self.cfg.block_size),
             "nar": visibility.non_autoregressive,
         }[self.cfg.decoding]
+
+    def _warn_untrained(self, models) -> None:
+        """Says so where a checkpoint was not trained for the decoding mode."""
+        for model in models:
+            trained = getattr(model, "trained_modes", None)
+            if trained and self.cfg.decoding in MODES and self.cfg.decoding not in trained:
+                logger.warning(
+                    "--decoding %s: this checkpoint was trained for %s alone, expect poor texts; decode in a mode that "
+                    "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
+                    self.cfg.decoding, " and ".join(trained),
+                )  # fmt: skip
 
     def _warn_no_effect(self, args) -> None:
         """Says which options the decoding mode passes over."""

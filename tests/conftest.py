@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
+from fairseq import checkpoint_utils, options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq_cli.train import main as fairseq_train
+from fairseq_cli.train import should_stop_early
+from omegaconf import OmegaConf
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.dictionary import BertDictionary
@@ -138,6 +141,28 @@ def data_bin(run, tmp_path_factory):
         "--workers", "2",
     )  # fmt: skip
     return folder / "bin"
+
+
+TRAINING = (
+    "--task translation_bang --arch bang_ar_nar_mixed --criterion ngram_language_loss_NAR_mixed --optimizer adam --lr 0.004 "
+    "--lr-scheduler inverse_sqrt --warmup-updates 2 --batch-size 16 --max-source-positions 512 --max-target-positions 512 "
+    "--num-workers 0 --disable-validation --cpu"
+).split()
+
+
+@pytest.fixture
+def train_here(data_bin, tmp_path):
+    """fairseq-train in this process on the golden pairs, 3 updates an epoch; the folder of its checkpoints."""
+
+    def call(*arguments, data=data_bin):
+        for function in (checkpoint_utils.save_checkpoint, should_stop_early):  # what an earlier run left
+            vars(function).clear()
+        command = [data, *TRAINING, *TINY, "--save-dir", tmp_path / "checkpoints", *arguments]
+        arguments = options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
+        fairseq_train(convert_namespace_to_omegaconf(arguments))
+        return tmp_path / "checkpoints"
+
+    return call
 
 
 @pytest.fixture

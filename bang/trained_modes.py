@@ -1,0 +1,62 @@
+"""Which modes a checkpoint was trained for, by the options that it stores. Needs neither torch nor fairseq."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any, Dict, Union
+
+MODES = ("ar", "semi-nar", "nar")
+_DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss")
+
+
+def split_shares(nar_ratio: float, semi_nar_ratio: float) -> Dict[str, float]:
+    """Shares of the updates by mode; AR has what --nar-ratio and --semi-nar-ratio leave."""
+    shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
+    return {mode: share for mode, share in shares.items() if share > 1e-9}  # but for rounding
+
+
+def update_shares(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
+    """The share of a run's updates that is spent on each mode; they add up to 1.
+
+    Args:
+        cfg: a checkpoint's `cfg`, groups of options; or its `args`, as fairseq 0.9 stored them.
+    Returns:
+        {mode: share}, empty where the options do not say.
+    """
+    options = _options(cfg)
+    criterion, model = options.get("criterion"), str(options.get("model"))
+    if criterion == "ngram_language_loss":
+        return {"ar": 1.0}
+    if criterion == "ngram_language_loss_NAR_mixed":
+        return split_shares(options.get("nar_ratio", 0.0), options.get("semi_nar_ratio", 0.0))
+    if criterion and model.startswith("bang_"):  # a loss of fairseq's, on what a plain forward pass gives
+        return {"nar" if model.startswith("bang_nar") else "ar": 1.0}
+    return {}
+
+
+def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
+    """The share of a checkpoint's updates that trained each mode.
+
+    With several predicting streams an AR update trains semi-NAR too: stream i sees what slot i of a
+    block sees. So shares may add up to more than 1.
+
+    Args, Returns: as `update_shares`.
+    """
+    shares, options = update_shares(cfg), _options(cfg)
+    ours = str(options.get("criterion")).startswith("ngram_language_loss")
+    if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
+        shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
+    return {mode: shares[mode] for mode in MODES if mode in shares}
+
+
+def _options(cfg: Union[Mapping, Namespace]) -> Dict[str, Any]:
+    """The options that say which mode was trained, and the names of `model` and `criterion`; none that is not set."""
+    if isinstance(cfg, Namespace):
+        options = {**vars(cfg), "model": getattr(cfg, "arch", None)}
+    else:
+        options = {}
+        for kind in ("model", "criterion"):
+            group = cfg.get(kind) or {}
+            group = vars(group) if isinstance(group, Namespace) else group
+            options.update({name: group[name] for name in _DECISIVE if name in group})
+            options[kind] = group.get("_name")
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,75 @@
+"""Which modes a checkpoint was trained for, and the warning when it decodes in another."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+from bang.trained_modes import split_shares, trained_modes, update_shares
+from fairseq.dataclass.configs import GenerationConfig
+
+from conftest import GOLDEN
+
+MIXED = "ngram_language_loss_NAR_mixed"
+
+
+def options(criterion, model="bang_ar_nar_mixed_base", ngram=1, **more):
+    """Groups, as today's fairseq stores them."""
+    return {"model": {"_name": model, "ngram": ngram}, "criterion": {"_name": criterion, "ngram": ngram, **more}}
+
+
+@pytest.mark.parametrize(
+    "cfg, shares, modes",
+    [
+        (options("ngram_language_loss"), {"ar": 1}, {"ar": 1}),
+        (options("ngram_language_loss", ngram=9), {"ar": 1}, {"ar": 1, "semi-nar": 1}),
+        (options("ngram_language_loss", ngram=9, disable_ngram_loss=True), {"ar": 1}, {"ar": 1}),
+        (options(MIXED, nar_ratio=1.0, semi_nar_ratio=0.0), {"nar": 1}, {"nar": 1}),
+        (options(MIXED, nar_ratio=1.0, ngram=9), {"nar": 1}, {"nar": 1}),
+        (options(MIXED, nar_ratio=0.7, semi_nar_ratio=0.3), {"nar": 0.7, "semi-nar": 0.3}, {"semi-nar": 0.3, "nar": 0.7}),
+        (options(MIXED, nar_ratio=0.5, ngram=3), {"nar": 0.5, "ar": 0.5}, {"ar": 0.5, "semi-nar": 0.5, "nar": 0.5}),
+        (options("label_smoothed_cross_entropy", "bang_nar_base"), {"nar": 1}, {"nar": 1}),
+        (options("label_smoothed_cross_entropy", "bang_ar", ngram=9), {"ar": 1}, {"ar": 1}),
+        (options("label_smoothed_cross_entropy", "transformer"), {}, {}),
+        ({"model": Namespace(arch="fconv"), "criterion": None}, {}, {}),
+        (Namespace(criterion=MIXED, arch="bang_ar_nar_mixed", nar_ratio=0.25, ngram=None), {"nar": 0.25, "ar": 0.75}, None),
+        (Namespace(arch="bang_nar", criterion="cross_entropy"), {"nar": 1}, {"nar": 1}),
+        (Namespace(), {}, {}),
+    ],
+)
+def test_shares_and_modes(cfg, shares, modes):
+    assert update_shares(cfg) == pytest.approx(shares)
+    found = trained_modes(cfg)
+    assert found == pytest.approx(shares if modes is None else modes)
+    assert list(found) == [mode for mode in ("ar", "semi-nar", "nar") if mode in found]
+
+
+@pytest.mark.parametrize("name, modes", [("mixed", {"ar": 0.5, "nar": 0.5}), ("nar", {"nar": 1})])
+def test_of_checkpoints_old_and_new(name, modes, golden_states, golden_model):
+    assert trained_modes(torch.load(GOLDEN / name / "checkpoint.pt")["args"]) == modes  # as fairseq 0.9 wrote it
+    assert trained_modes(golden_states[name]["cfg"]) == modes
+    assert golden_model(name).trained_modes == modes
+
+
+def test_rounding_leaves_no_third_share():
+    assert split_shares(0.7, 0.3) == {"nar": 0.7, "semi-nar": 0.3}
+    assert split_shares(0.1, 0.2)["ar"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    "trained, decoding, warns",
+    [
+        ({"nar": 1.0}, "ar", "trained for nar alone"),
+        ({"ar": 0.5, "nar": 0.5}, "semi-nar", "trained for ar and nar alone"),
+        ({"ar": 0.5, "nar": 0.5}, "nar", None),
+        ({"ar": 1.0}, "ar", None),
+        ({}, "nar", None),  # of somebody who did not say
+    ],
+)
+def test_decoding_in_a_mode_that_was_not_trained(trained, decoding, warns, make_task, make_model, caplog):
+    model = make_model()
+    model.trained_modes = trained
+    make_task(decoding=decoding).build_generator([model], GenerationConfig())
+    messages = [record.getMessage() for record in caplog.records if "was trained for" in record.getMessage()]
+    assert len(messages) == (warns is not None)
+    if warns:
+        assert f"--decoding {decoding}" in messages[0] and warns in messages[0]
