@@ -18,6 +18,8 @@ setup(
         "ve-fairseq>=0.12.3",
         "tensorboardX",
         "transformers",
+        "tokenizers",
+        "tqdm",
         "safetensors",
         "numpy",
     ],

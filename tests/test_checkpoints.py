@@ -39,6 +39,18 @@ def test_without_load_sep_the_row_stays(make_model):
     assert torch.equal(table, starts.read(str(ADAPT)).weights["encoder.embed_tokens.weight"])
 
 
+def test_load_sep_goes_by_the_pieces_of_the_dictionary(make_model):
+    model, start = make_model(), starts.read(str(ADAPT))
+    moved = model.encoder.dictionary.symbols[::-1]
+    weights = starts.weights_for(start, model.cfg, model.state_dict(), dict(encoder=moved, decoder=moved), load_sep=True)
+    expected = start.weights["encoder.embed_tokens.weight"].clone()
+    expected[moved.index("[X_SEP]")] = expected[moved.index("[SEP]")]
+    assert torch.equal(weights["encoder.embed_tokens.weight"], expected)
+    without = ["[unused1]" if piece == "[X_SEP]" else piece for piece in moved]
+    with pytest.raises(ValueError, match=r"--load-sep: the dictionary has no \[X_SEP\]"):
+        starts.weights_for(start, model.cfg, model.state_dict(), dict(encoder=without, decoder=without), load_sep=True)
+
+
 def test_long_position_tables_are_cut(make_model):
     model = make_model(max_source_positions=64, max_target_positions=32)
     model.load_pretrained(str(ADAPT))

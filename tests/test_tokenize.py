@@ -43,7 +43,8 @@ def reference():
     from transformers import BertTokenizer
 
     pieces = list(read_vocabulary(VOCAB))
-    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = BertTokenizer(vocab=vocab, additional_special_tokens=["[X_SEP]"])
     return lambda line: " ".join(tokenizer.tokenize(line))
 
 
@@ -64,6 +65,14 @@ def random_lines(count: int) -> list[str]:
 def run(*arguments, **options):
     command = [sys.executable, "-m", "bang", "tokenize", *arguments]
     return subprocess.run(command, capture_output=True, cwd=ROOT, **options)
+
+
+def test_separator_of_passages_is_one_piece_where_the_vocabulary_has_it(tmp_path):
+    line = "One passage [X_SEP] another[X_SEP]third [x_sep]"
+    assert load_word_pieces()(line) == "one passage [X_SEP] another [X_SEP] third [ x _ sep ]"
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("[PAD] 1\n[UNK] 2\n[CLS] 2\n[SEP] 2\n[MASK] 1\n[ 1\nx 1\n_ 1\nsep 1\n] 1\n")
+    assert load_word_pieces(vocab)("x[X_SEP]") == "x [ x _ sep ]"
 
 
 @pytest.mark.parametrize("lines", [NASTY, random_lines(4000)], ids=["nasty", "random"])

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..text.vocabulary import PASSAGE_SEPARATOR
 from .files import OPTION, SLOT, Start
 
 logger = logging.getLogger(__name__)
 
 SIDES = ("encoder", "decoder")
-X_SEP, SEP = 2, 102  # rows of [X_SEP] and [SEP] in the published vocabulary
 
 
 def weights_for(
@@ -44,7 +44,9 @@ def weights_for(
     if load_sep:
         for side in SIDES:
             table = weights[f"{side}.embed_tokens.weight"].clone()
-            table[X_SEP] = table[SEP]
+            if PASSAGE_SEPARATOR not in pieces[side]:
+                raise ValueError(f"--load-sep: the dictionary has no {PASSAGE_SEPARATOR}; binarize with --srcdict vocab.txt")
+            table[pieces[side].index(PASSAGE_SEPARATOR)] = table[pieces[side].index("[SEP]")]
             weights[f"{side}.embed_tokens.weight"] = table
     return weights
 

@@ -12,6 +12,8 @@ from .files import StrPath, decode_line
 
 VOCAB = Path(__file__).resolve().parent / "vocab.txt"
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PASSAGE_SEPARATOR = "[X_SEP]"
+"""Stands between the passages of a source; one piece where the vocabulary has it, as the published one does."""
 
 _REMEDY = "binarize with --task translation_bang --srcdict vocab.txt --tgtdict vocab.txt"
 # Nothing is stripped: a piece may be, or end in, a blank that only Unicode knows (U+00A0, U+2028 …).

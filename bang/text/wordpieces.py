@@ -6,11 +6,13 @@ from functools import lru_cache
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from .files import StrPath
-from .vocabulary import SPECIAL_PIECES, VOCAB, read_vocabulary
+from .vocabulary import PASSAGE_SEPARATOR, SPECIAL_PIECES, VOCAB, read_vocabulary
 
 
 class WordPieces:
     """Splits a line into lower-cased BERT word pieces, joined by blanks, as `BertTokenizer` does.
+
+    `[X_SEP]` stays one piece, like BERT's own special pieces, where the vocabulary has it.
 
     BERT never looks beyond a blank, so a line's pieces are those of its words one after another, and
     most words of a text have been met before: looking them up is several times as fast as splitting them.
@@ -26,7 +28,7 @@ class WordPieces:
         self._tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._tokenizer.add_special_tokens(list(SPECIAL_PIECES))
+        self._tokenizer.add_special_tokens([piece for piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) if piece in vocab])
         self._split_known = lru_cache(maxsize=1 << 17)(self._split)
 
     def __call__(self, line: str) -> str:
