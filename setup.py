@@ -23,5 +23,5 @@ setup(
         "safetensors",
         "numpy",
     ],
-    extras_require={"test": ["pytest", "rouge-score"], "eval": ["rouge-score", "sacrebleu"]},
+    extras_require={"test": ["pytest", "rouge-score", "sacrebleu", "nltk"], "eval": ["rouge-score", "sacrebleu", "nltk"]},
 )

@@ -1,17 +1,14 @@
-"""ROUGE-1, -2 and -L of hypotheses against references: F1 x 100, the mean over the lines.
+"""ROUGE-1, -2 and -L of hypotheses against references on one line: F1 x 100, the mean over the texts.
 
     python scripts/rouge.py hypo reference
 
-The package rouge_score, with its Porter stemmer. It lower-cases and keeps letters and digits alone.
+`bang evaluate` has these and more, with how they were computed.
 """
 
 import argparse
 import sys
-from pathlib import Path
 
-from rouge_score.rouge_scorer import RougeScorer
-
-METRICS = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
+from bang.text.evaluate import evaluate, read_texts
 
 
 def rouge(hypothesis: str, reference: str) -> dict[str, float]:
@@ -20,20 +17,7 @@ def rouge(hypothesis: str, reference: str) -> dict[str, float]:
     Raises:
         ValueError: the files differ in their number of lines, or have none.
     """
-    hypotheses, references = (Path(path).read_text(encoding="utf-8").split("\n") for path in (hypothesis, reference))
-    for lines in (hypotheses, references):
-        if lines[-1] == "":
-            lines.pop()  # what follows the last line feed
-    if len(hypotheses) != len(references) or not references:
-        raise ValueError(
-            f"{hypothesis} has {len(hypotheses)} lines, {reference} {len(references)}: "
-            "give one hypothesis for each reference, and at least one"
-        )
-    scorer = RougeScorer(list(METRICS.values()), use_stemmer=True)
-    scores = [scorer.score(expected, found) for found, expected in zip(hypotheses, references)]
-    return {
-        name: 100 * sum(score[metric].fmeasure for score in scores) / len(scores) for name, metric in METRICS.items()
-    }
+    return evaluate({hypothesis: read_texts(hypothesis)}, read_texts(reference), ["rouge"])["systems"][hypothesis]
 
 
 def main() -> None:
@@ -43,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         scores = rouge(args.hypothesis, args.reference)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
     print("  ".join(f"{name} {score:.2f}" for name, score in scores.items()))
 

@@ -20,7 +20,7 @@ def test_rouge_by_hand(tmp_path):
     assert scores["ROUGE-1"] == scores["ROUGE-L"] == pytest.approx(100 * (2 * 2 / 7) / 2)
     assert scores["ROUGE-2"] == pytest.approx(100 * (2 * 1 / 5) / 2)
     (tmp_path / "ref").write_text("one line\n")
-    with pytest.raises(ValueError, match="has 2 lines, .* 1: give one hypothesis for each reference"):
+    with pytest.raises(ValueError, match="has 2 lines, .* 1: give one text for each reference"):
         rouge(tmp_path / "hypo", tmp_path / "ref")
 
 
