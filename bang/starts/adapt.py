@@ -124,7 +124,7 @@ def _check_pieces(start: Start, pieces: dict[str, list[str]]) -> None:
                 f"{OPTION} {start.path}: has {len(table)} word pieces, the {side}'s dictionary {len(pieces[side])}; {remedy}"
             )
         for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
-            if theirs != ours and number != X_SEP:
+            if theirs != ours and ours != PASSAGE_SEPARATOR:
                 raise ValueError(
                     f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
                     f"dictionary; {remedy}"
