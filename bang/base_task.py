@@ -97,7 +97,7 @@ class BangTask(FairseqTask):
             return
         if self._saves is None:  # the first epoch of this process
             self._saves = training_run.EpochSaves(run)
-            training_run.warn_of_long_warmup(run, training_run.count_updates(run, [self._train_batches]))
+            training_run.warn_of_long_warmup(run, self._train_batches)
         self._saves.begin_epoch(epoch)
 
     def _restore_file(self) -> Optional[str]:

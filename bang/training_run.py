@@ -6,7 +6,7 @@ fairseq hands a task parts of one configuration, which know the whole they belon
 import logging
 import math
 from itertools import cycle
-from typing import Iterable, Optional
+from typing import Iterable, List, Optional
 
 from omegaconf import DictConfig
 
@@ -36,30 +36,36 @@ def check_modes(run: DictConfig, decodes: Iterable[str]) -> None:
         )
 
 
-def count_updates(run: DictConfig, batches: Iterable[int]) -> float:
-    """Updates until --max-epoch or --max-update ends the run; infinite where neither does.
+def updates_by_epoch(run: DictConfig, batches: Iterable[int]) -> Optional[List[int]]:
+    """Updates in each epoch until --max-epoch or --max-update ends the run; None where neither does.
 
     Args:
         batches: batches of a worker in an epoch; of several shards in turn.
     """
     last_epoch, last_update = (limit or math.inf for limit in (run.optimization.max_epoch, run.optimization.max_update))
     if min(last_epoch, last_update) == math.inf:
-        return math.inf
-    frequency, total = run.optimization.update_freq, 0
+        return None
+    frequency, updates = run.optimization.update_freq, []
     for epoch, count in enumerate(cycle(batches)):
-        if epoch >= last_epoch or total >= last_update:
-            return min(total, last_update)
-        total += math.ceil(count / frequency[min(epoch, len(frequency) - 1)])
+        left = last_update - sum(updates)
+        if epoch >= last_epoch or left <= 0:
+            return updates
+        updates.append(min(math.ceil(count / frequency[min(epoch, len(frequency) - 1)]), left))
 
 
-def warn_of_long_warmup(run: DictConfig, updates: float) -> None:
-    """Says so when the learning rate would still rise as the run ends."""
-    warmup = run.lr_scheduler.get("warmup_updates") or 0
-    if warmup > updates:
+def warn_of_long_warmup(run: DictConfig, batches: int) -> None:
+    """Says so when the learning rate would still rise as the run ends; `batches` as above."""
+    warmup, updates = run.lr_scheduler.get("warmup_updates") or 0, updates_by_epoch(run, [batches])
+    if updates is not None and warmup > sum(updates):
         logger.warning(
             "--warmup-updates %d is more than the %d updates of this run: the learning rate never gets to --lr; "
-            "try --warmup-updates %d", warmup, updates, -(-updates // 10),
+            "try --warmup-updates %d", warmup, sum(updates), fitting_warmup(sum(updates), most=warmup),
         )  # fmt: skip
+
+
+def fitting_warmup(updates: int, most: int) -> int:
+    """A tenth of the updates, at least 1 and at most `most`."""
+    return max(1, min(most, updates // 10))
 
 
 class EpochSaves:

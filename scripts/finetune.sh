@@ -19,7 +19,8 @@ Fine-tunes BANG with the published recipe, from --load-from-pretrained-model FIL
   SAVE_DIR         folder for the checkpoints
   OPTION           any option of fairseq-train; it takes the place of the recipe's, as --max-epoch 5
 
-ar and nar are the published ones; the other three modes are ours.
+ar and nar are the published ones; the other three modes are ours. --warmup-updates is the published
+1000, or a tenth of the updates where that is less.
 
 END
     launch_help
@@ -42,10 +43,17 @@ case $mode in
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed or n-stream" >&2; exit 2 ;;
 esac
 find_gpus
-launch "$data" --save-dir "$save_dir" \
-    --task translation_bang --truncate-source --max-source-positions 512 --max-target-positions 512 \
-    --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1 \
-    --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode_options[@]}" \
-    --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 \
-    --lr 0.0001 --lr-scheduler inverse_sqrt --min-lr 1e-09 --warmup-init-lr 1e-07 --warmup-updates 1000 \
+options=(
+    "$data" --save-dir "$save_dir"
+    --task translation_bang --truncate-source --max-source-positions 512 --max-target-positions 512
+    --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1
+    --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode_options[@]}"
+    --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1
+    --lr 0.0001 --lr-scheduler inverse_sqrt --min-lr 1e-09 --warmup-init-lr 1e-07
     --max-tokens 3072 --update-freq 1 --num-workers 8 --ddp-backend no_c10d "$@"
+)
+if [[ " $* " != *" --warmup-updates"[=\ ]* ]]; then
+    expect 1000 "${options[@]}"
+    options+=(--warmup-updates "$warmup")
+fi
+launch "${options[@]}"

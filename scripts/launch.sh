@@ -28,6 +28,15 @@ find_gpus() {
     world=$((gpus > 0 ? gpus * nodes : 1))
 }
 
+# expect MOST OPTION...: states the updates of the run and sets `warmup` to a tenth of them, MOST at the most.
+# Needs find_gpus before it.
+expect() {
+    local expected
+    expected=$(python "$repository/scripts/expected_run.py" --world "$world" --warmup "$@")
+    if ((${NODE_RANK:-0} == 0)); then printf '%s\n' "$expected"; fi
+    warmup=${expected##*warm-up: }
+}
+
 # launch OPTION...: fairseq-train with these options; needs find_gpus before it.
 launch() {
     # without the number of processes fairseq goes by this node's GPUs, and on one GPU past torchrun

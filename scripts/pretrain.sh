@@ -14,7 +14,8 @@ hidden, 9 streams, 35 epochs. States what it will cost before it starts.
   OPTION    any option of fairseq-train; it takes the place of the recipe's, as --max-epoch 5
 
 The optimizer is the published one of fine-tuning. Not published, and so ours: --lr 0.0003,
---warmup-updates 10000, --save-interval-updates 1000 and the two numbers of blocks below.
+--warmup-updates 10000 or a tenth of the updates where that is less, --save-interval-updates 1000 and
+the two numbers of blocks below.
 
   BLOCKS (1024)              blocks of an update, over all GPUs
   BLOCKS_AT_ONCE (8)         blocks of a GPU at a time; what is missing to BLOCKS comes from --update-freq
@@ -38,12 +39,11 @@ options=(
     --arch bang_ar_nar_mixed_base --max-source-positions 512 --max-target-positions 512
     --criterion ngram_language_loss --ngram 9
     --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1
-    --lr 0.0003 --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates 10000
+    --lr 0.0003 --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07
     --batch-size "$at_once" --update-freq $((update_freq > 0 ? update_freq : 1)) --max-epoch 35
     --num-workers 2 --ddp-backend no_c10d
     --save-interval-updates 1000 --keep-interval-updates 1 --keep-last-epochs 5 "$@"
 )
-if ((${NODE_RANK:-0} == 0)); then
-    python "$repository/scripts/pretraining_cost.py" --world "$world" "${options[@]}"
-fi
+expect 10000 "${options[@]}"
+if [[ " $* " != *" --warmup-updates"[=\ ]* ]]; then options+=(--warmup-updates "$warmup"); fi
 launch "${options[@]}"

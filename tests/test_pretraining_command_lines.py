@@ -56,7 +56,7 @@ def test_pretraining_states_its_updates_and_learns(pretrained):
     found = losses(log)
     expected = re.search(r"expected: (\d+) updates of \d+ blocks, 16 epochs of a shard, 2 shard\(s\)", log)
     assert int(expected[1]) == found[-1][0] == len(found)
-    assert "cost: up to" in log
+    assert "cost: up to" in log and "warm-up: " in log
     first, last = (sum(float(loss) for _, loss in part) / 10 for part in (found[:10], found[-10:]))
     assert last < first - 0.5
     state = torch.load(folder / "checkpoint_last.pt")
@@ -108,16 +108,29 @@ def test_finetuning_in_every_mode_from_the_pretrained_model(mode, pretrained, ru
     assert cfg["model"]["ngram"] == (9 if mode == "n-stream" else 1)
 
 
-def test_several_nodes_run_under_torchrun(run, tmp_path):
+def test_the_warmup_of_a_recipe_fits_the_run(run, data_bin, tmp_path):
+    """A fairseq-train that only shows its arguments stands in."""
+    (tmp_path / "fairseq-train").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "fairseq-train").chmod(0o755)
+    path = {**CPU, "PATH": f"{tmp_path}:{CPU['PATH']}"}
+    # 48 pairs, 16 an update, 50 epochs
+    line = run(ROOT / "scripts" / "finetune.sh", "--mode", "nar", data_bin, "save", "--batch-size", "16", env=path)
+    assert line.startswith("expected: 150 updates, 50 epochs of 48 pairs\nwarm-up: 15\n") and "--warmup-updates 15 " in line
+    command = [ROOT / "scripts" / "finetune.sh", "--mode", "nar", tmp_path / "none", "save"]
+    assert last_line(run(*command, env=path, fails=True)).startswith("expected_run.py: error: ")
+    assert "--warmup-updates=7 " in run(*command, "--warmup-updates=7", env=path)  # nothing to count
+
+
+def test_several_nodes_run_under_torchrun(run, shards, data_bin, tmp_path):
     """A torchrun that only shows its arguments stands in for the GPUs."""
     (tmp_path / "torchrun").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "torchrun").chmod(0o755)
     nodes = {"GPUS": "4", "NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "PATH": f"{tmp_path}:{CPU['PATH']}"}
-    for command in (["pretrain.sh", "a:b"], ["finetune.sh", "--mode", "nar", "a"]):
-        line = run(ROOT / "scripts" / command[0], *command[1:], "save", "--max-update", "7", env=nodes)
+    for command in (["pretrain.sh", shards], ["finetune.sh", "--mode", "nar", data_bin]):
+        line = run(ROOT / "scripts" / command[0], *command[1:], "save", "--max-update", "37", env=nodes)
         launcher, options = line.split(" -m fairseq_cli.train ")
         assert launcher == "--nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500"
-        assert options.startswith("--fp16 ") and options.endswith("--max-update 7 --distributed-world-size 8\n")
+        assert options.startswith("--fp16 ") and options.endswith("--max-update 37 --warmup-updates 3 --distributed-world-size 8\n")
         if command[0] == "pretrain.sh":
             assert "--batch-size 8 --update-freq 16 " in options  # 1024 blocks an update
 
@@ -129,7 +142,7 @@ def test_precision_and_device(run, tmp_path):
     path = f"{tmp_path}:{CPU['PATH']}"
 
     def first_option(gpus, *options):
-        command = [ROOT / "scripts" / "finetune.sh", "--mode", "ar", "data", "save", *options]
+        command = [ROOT / "scripts" / "finetune.sh", "--mode", "ar", "data", "save", "--warmup-updates", "9", *options]
         return run(*command, env={"GPUS": gpus, "PATH": path}).split()[0]
 
     assert first_option("1") == "--fp16" and first_option("0") == "--cpu"

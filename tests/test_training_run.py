@@ -1,7 +1,5 @@
 """What fairseq-train does with a run of ours: what it saves, refuses and warns of."""
 
-import math
-
 import pytest
 import torch
 from bang import training_run
@@ -89,14 +87,19 @@ def test_a_warmup_longer_than_the_run(options, numbers, train_here, caplog):
 @pytest.mark.parametrize(
     "max_epoch, max_update, batches, update_freq, expected",
     [
-        (3, 0, [10], [4], 9),
-        (3, 7, [10], [4], 7),
-        (0, 7, [10], [4], 7),
-        (5, 0, [10, 4], [1], 38),  # two shards in turn
-        (3, 0, [10], [4, 10], 5),  # 3 in the first epoch, then 1 each
-        (0, 0, [10], [1], math.inf),
+        (3, 0, [10], [4], [3, 3, 3]),
+        (3, 7, [10], [4], [3, 3, 1]),
+        (0, 6, [10], [4], [3, 3]),
+        (5, 0, [10, 4], [1], [10, 4, 10, 4, 10]),  # two shards in turn
+        (3, 0, [10], [4, 10], [3, 1, 1]),
+        (0, 0, [10], [1], None),
     ],
 )
 def test_updates_of_a_run(max_epoch, max_update, batches, update_freq, expected):
     run = OmegaConf.create({"optimization": {"max_epoch": max_epoch, "max_update": max_update, "update_freq": update_freq}})
-    assert training_run.count_updates(run, batches) == expected
+    assert training_run.updates_by_epoch(run, batches) == expected
+
+
+@pytest.mark.parametrize("updates, expected", [(3, 1), (19, 1), (500, 50), (10_000, 1000), (10**6, 1000)])
+def test_a_warmup_that_fits(updates, expected):
+    assert training_run.fitting_warmup(updates, most=1000) == expected
