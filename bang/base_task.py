@@ -68,6 +68,8 @@ class BangTask(FairseqTask):
         model.trained_modes = trained_modes(run) if run else {}
         if run and not from_checkpoint and hasattr(model, "decodes"):
             training_run.check_modes(run, model.decodes)
+        if from_checkpoint:
+            self._keep_to(model.max_positions())
         restore = None if from_checkpoint else self._restore_file()
         if getattr(cfg, "load_from_pretrained_model", None):
             if not from_checkpoint and restore is None:
@@ -81,12 +83,18 @@ class BangTask(FairseqTask):
             checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {restore}")
         return model
 
-    def get_batch_iterator(self, dataset, *args, **kwargs):
-        """As fairseq's; the number of training batches tells how long a run will be."""
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+    def _keep_to(self, limits) -> None:
+        """Lowers the task's limits to those of a trained model: sources are cut to what it has positions for."""
+        for name, limit in zip(("max_source_positions", "max_target_positions"), limits):
+            setattr(self.cfg, name, min(getattr(self.cfg, name), limit))
+
+    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, *args, **kwargs):
+        """As fairseq's; a sentence over --max-tokens is over a limit too, not a failed assertion."""
+        limits = utils.resolve_max_positions(max_positions, max_tokens)
+        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
         run = training_run.whole(self.cfg)
         if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
-            self._train_batches = len(iterator)
+            self._train_batches = len(iterator)  # it tells how long a run will be
         return iterator
 
     def begin_epoch(self, epoch: int, model) -> None:
@@ -126,17 +134,22 @@ class BangTask(FairseqTask):
         return hashlib.sha256(pieces.encode()).hexdigest()
 
     def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
-        """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them."""
+        """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them.
+
+        Of lines that are typed in the others are still answered.
+        """
         kept, too_long = dataset.filter_indices_by_size(indices, max_positions)
         if len(too_long):
-            sizes = tuple(int(size) for size in dataset.size(too_long[0]))
-            what = f"{len(too_long)} of {len(indices)} sentences of {self.cfg.data} are over the limit {max_positions}"
-            what += f"; the first is sentence {too_long[0]} of size {sizes} (source, target)"
-            if not self.cfg.skip_invalid_size_inputs_valid_test:
-                raise ValueError(
-                    f"{what}; cut sources with --truncate-source, raise --max-source-positions, "
-                    "--max-target-positions or --max-tokens, or leave such sentences out with "
-                    "--skip-invalid-size-inputs-valid-test"
-                )
-            logger.warning("%s; left out", what)
+            sizes, typed = tuple(int(size) for size in dataset.size(too_long[0])), getattr(dataset, "typed", False)
+            what = f"{len(too_long)} of {len(indices)} sentences of {'this buffer' if typed else self.cfg.data} are over "
+            what += f"the limit {max_positions}; the first is sentence {too_long[0]} of size {sizes} (source, target)"
+            mend = (
+                "cut sources with --truncate-source, raise --max-source-positions, --max-target-positions or --max-tokens"
+            )
+            if typed:
+                logger.warning("%s; left out: %s", what, mend)
+            elif self.cfg.skip_invalid_size_inputs_valid_test:
+                logger.warning("%s; left out", what)
+            else:
+                raise ValueError(f"{what}; {mend}, or leave such sentences out with --skip-invalid-size-inputs-valid-test")
         return kept

@@ -36,6 +36,8 @@ class EveryBatch:
 class PairDataset(EveryBatch, LanguagePairDataset):
     """Pairs of source and target; refuses ids that its dictionaries do not have."""
 
+    typed = False  # lines of fairseq-interactive
+
     @classmethod
     def of(cls, dataset: LanguagePairDataset) -> "PairDataset":
         """The same data, as fairseq loaded it, under this class."""

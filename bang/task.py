@@ -99,9 +99,11 @@ class BangTranslationTask(BangTask, TranslationTask):
                 for tokens in src_tokens
             ]
             src_lengths = [len(tokens) for tokens in src_tokens]
-        return PairDataset(
+        data = PairDataset(
             src_tokens, src_lengths, self.source_dictionary, tgt_dict=self.target_dictionary, constraints=constraints
         )
+        data.typed = bool(self.cfg.checkpoint_paths)  # not from fairseq's hub interface, which counts the answers
+        return data
 
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None

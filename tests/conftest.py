@@ -1,5 +1,6 @@
 """What the tests share: the golden files, models built from them, and the real command lines."""
 
+import importlib
 import json
 import math
 import os
@@ -161,6 +162,21 @@ def train_here(data_bin, tmp_path):
         arguments = options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
         fairseq_train(convert_namespace_to_omegaconf(arguments))
         return tmp_path / "checkpoints"
+
+    return call
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command line of fairseq in this process, with --user-dir; what it prints to stdout."""
+
+    def call(program, *arguments):
+        main = importlib.import_module("fairseq_cli." + program.removeprefix("fairseq-")).cli_main
+        command = [program, *arguments, "--user-dir", ROOT / "bang"]
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        capsys.readouterr()
+        main()
+        return capsys.readouterr().out
 
     return call
 
