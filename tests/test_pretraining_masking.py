@@ -59,19 +59,41 @@ def test_every_number_of_a_block():
 @pytest.mark.parametrize(
     "length, spans",
     [
-        (1, [1]), (7, [1]), (8, [2]),  # shorter than a span: 9/64 of it, rounded up
-        (9, [9]), (63, [9]), (64, [9]),
-        (72, [9]), (73, [9, 9]), (128, [9, 9]),  # a last chunk has a span from 9 pieces on
-        (512, [9] * 8),
+        (1, [{1}]), (2, [{1}]), (7, [{1}]),  # at least one piece
+        (8, [{1, 2}]), (9, [{1, 2}]), (31, [{4, 5}]), (63, [{8, 9}]), (64, [{9}]),
+        (65, [{9}, {0, 1}]), (72, [{9}, {1, 2}]), (128, [{9}, {9}]), (160, [{9}, {9}, {4, 5}]),
+        (512, [{9}] * 8),
     ],
 )  # fmt: skip
 def test_spans_of_a_length(length, spans):
-    for index in range(50):
+    seen = [set() for _ in spans]
+    for index in range(200):
         hidden = hide_spans(random_block(length), recipe(), block_generator(1, 1, index))
-        found = runs(hidden.positions.tolist())
-        assert [last - first + 1 for first, last in found] == spans
-        for chunk, (first, last) in enumerate(found):
-            assert 64 * chunk < first and last <= min(64 * chunk + 64, length)
+        sizes = [0] * len(spans)
+        for first, last in runs(hidden.positions.tolist()):
+            chunk = (first - 1) // 64
+            assert sizes[chunk] == 0 and last <= 64 * chunk + 64, "one span a chunk, within it"
+            sizes[chunk] = last - first + 1
+        for chunk, size in enumerate(sizes):
+            seen[chunk].add(size)
+    assert seen == spans
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_block": 20, "mask_length": 3}, {"mask_length": 64}])
+def test_the_share_is_the_same_at_every_length(options):
+    """On average of many blocks, within four standard errors; below one piece a block it is one piece."""
+    masking, trials = recipe(**options), 400
+    for length in range(2, 201):
+        counts = [
+            choose_spans(length, masking, block_generator(3, 1, 1000 * length + i))[1].sum() for i in range(trials)
+        ]
+        expected = length * masking.mask_length / masking.mask_block
+        assert max(counts) - min(counts) <= 1
+        if expected < 1:
+            assert set(counts) == {1}
+        else:
+            part = expected % 1
+            assert abs(np.mean(counts) - expected) <= 4 * (part * (1 - part) / trials) ** 0.5 + 1e-9, length
 
 
 def chi_square(counts):
@@ -106,12 +128,14 @@ def test_statistics_over_ten_thousand_blocks():
     assert chi_square(drawn) < 5
 
 
-def test_starts_of_a_last_chunk_are_uniform_too():
-    counts = np.zeros(20 - 9 + 1)
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_starts_of_a_short_chunk_are_uniform_too(chunks):
+    """20 pieces: a span of 2 or 3, so 19 or 18 starts."""
+    counts = {2: np.zeros(19), 3: np.zeros(18)}
     for index in range(6_000):
-        starts, size = choose_spans(64 + 20, recipe(), block_generator(1, 1, index))
-        counts[starts[1] - 64] += 1
-    assert size == 9 and chi_square(counts) < 5
+        starts, sizes = choose_spans(64 * chunks + 20, recipe(), block_generator(1, 1, index))
+        counts[sizes[-1]][starts[-1] - 64 * chunks] += 1
+    assert all(count.sum() > 1000 and chi_square(count) < 5 for count in counts.values())
 
 
 def test_shares_of_nothing_and_of_everything():

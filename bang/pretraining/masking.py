@@ -1,7 +1,8 @@
 """What pretraining hides in a block of text, and what the encoder reads instead.
 
 In every consecutive `mask_block` (64) pieces one span of `mask_length` (9)
-pieces is hidden, 15 % in round numbers. Below, with chunks of 8 and spans of 3:
+pieces is hidden, 15 % in round numbers, and of what is shorter the same share.
+Below, with chunks of 8 and spans of 3:
 
     block      a b c d e f g h | i j k l m n o p        1-based: a is 1, p is 16
     hidden         c d e           i j k
@@ -15,8 +16,7 @@ Everything here is a function of its arguments and of the random generator it
 is given; `block_generator` makes that one out of numbers alone, so that a mask
 never depends on a batch, a worker or a rank.
 
-Shapes: `L` pieces in the block, `N` hidden spans, `M` hidden pieces (N times
-the span's length).
+Shapes: `L` pieces in the block, `N` hidden spans, `M` hidden pieces.
 """
 
 from dataclasses import dataclass
@@ -82,27 +82,27 @@ def block_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-def choose_spans(length: int, masking: SpanMasking, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Where the hidden spans of a block begin: one a chunk, each start that fits as likely.
+def choose_spans(length: int, masking: SpanMasking, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Where the hidden spans of a block begin and how long they are: one a chunk, each start that fits as likely.
 
-    A last chunk of fewer than `mask_block` pieces has a span if it is at least
-    `mask_length` long. A block shorter than one span has nothing but such a
-    chunk: the same share of it is hidden, rounded up, so that every block
-    teaches something and no hidden piece lacks a text around it, unless the
-    block is a single piece.
+    Of a last chunk of fewer than `mask_block` pieces the same share is hidden, and so of a short document:
+    a span of `mask_length / mask_block` of it, by chance rounded up or down, so that on average the share
+    is exact. A span of no pieces is left out, but every block teaches at least one piece.
 
     Args:
         length: pieces of the block, at least 1.
 
     Returns:
-        The 0-based starts (N,), and the pieces of each span.
+        The 0-based starts (N,), and the pieces of each span (N,).
     """
-    size = masking.mask_length
-    if length < size:
-        size = -(-length * masking.mask_length // masking.mask_block)
-    chunks = np.arange(0, length - size + 1, masking.mask_block)
-    room = np.minimum(masking.mask_block, length - chunks) - size + 1
-    return chunks + rng.integers(room), size
+    chunks = np.arange(0, length, masking.mask_block)
+    room = np.minimum(masking.mask_block, length - chunks)
+    sizes = np.full(len(chunks), masking.mask_length)
+    if room[-1] < masking.mask_block:
+        size = int(room[-1] * masking.mask_length / masking.mask_block + rng.random())
+        sizes[-1] = size if len(chunks) > 1 else max(size, 1)
+    some = sizes > 0
+    return chunks[some] + rng.integers(room[some] - sizes[some] + 1), sizes[some]
 
 
 def corrupt(target: np.ndarray, masking: SpanMasking, rng: np.random.Generator) -> np.ndarray:
@@ -115,8 +115,9 @@ def corrupt(target: np.ndarray, masking: SpanMasking, rng: np.random.Generator) 
 
 def hide_spans(block: np.ndarray, masking: SpanMasking, rng: np.random.Generator) -> HiddenBlock:
     """Hides spans of `block` (L,), int64, which is left as it is."""
-    starts, size = choose_spans(len(block), masking, rng)
-    hidden = (starts[:, None] + np.arange(size)).ravel()
+    starts, sizes = choose_spans(len(block), masking, rng)
+    target_idx = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    hidden = np.repeat(starts, sizes) + target_idx
     target = block[hidden]
     source = block.copy()
     source[hidden] = corrupt(target, masking, rng)
@@ -126,5 +127,5 @@ def hide_spans(block: np.ndarray, masking: SpanMasking, rng: np.random.Generator
         # block[-1] stands in for the first piece's predecessor until `where` replaces it
         prev_output_tokens=np.where(hidden > 0, block[hidden - 1], masking.eos),
         positions=hidden + 1,
-        target_idx=np.tile(np.arange(size), len(starts)),
+        target_idx=target_idx,
     )

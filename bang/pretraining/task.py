@@ -45,7 +45,7 @@ class PretrainingConfig(BangTaskConfig):
     mask_block: int = field(
         default=64, metadata={"help": "hide one span in every consecutive MASK_BLOCK word pieces"}
     )
-    mask_length: int = field(default=9, metadata={"help": "word pieces of a hidden span"})
+    mask_length: int = field(default=9, metadata={"help": "word pieces of a hidden span; of shorter text the same share"})
     mask_share: float = field(
         default=0.8, metadata={"help": "share of the hidden word pieces that the encoder reads as [MASK]"}
     )
