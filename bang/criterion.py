@@ -6,7 +6,7 @@ Shapes: B batch, T target length, G blocks of K slots, n slots that count, V voc
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Dict, List
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import visibility
+from .loss import linear_nll
 from .network.attention import layout_tensors
 from .trained_modes import split_shares
 
@@ -35,6 +35,9 @@ class NgramLossConfig(FairseqDataclass):
     disable_ngram_loss: bool = field(
         default=False, metadata={"help": "count the loss of the first predicting stream alone, plain AR"}
     )
+    stream_decay: float = field(
+        default=1.0, metadata={"help": "with --ngram: weight of predicting stream i in the loss is this to the power of i"}
+    )
     ngram: int = II("model.ngram")
     sentence_avg: bool = II("optimization.sentence_avg")
     seed: int = II("common.seed")
@@ -48,6 +51,19 @@ class MixedLossConfig(NgramLossConfig):
     )
     block_size: int = field(
         default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"}
+    )
+    random_block_offset: bool = field(
+        default=False,
+        metadata={
+            "help": "half of the semi-NAR updates begin their blocks at a random token, so that in decoding blocks may "
+            "hang on any token (--decoding speculative, --commit-threshold), as with --ngram at less cost"
+        },
+    )
+    joint_modes: bool = field(
+        default=False,
+        metadata={
+            "help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"
+        },
     )
 
 
@@ -64,29 +80,36 @@ def draw_mode(shares: Dict[str, float], seed: int, update: int) -> str:
     return list(shares)[min(np.searchsorted(edges, point, side="right"), len(shares) - 1)]
 
 
-def smoothed_nll(logits: Tensor, target: Tensor, epsilon: float):
-    """Sums of `(1 - eps) * nll + eps / V * sum_v -log p_v` and of nll, in float32.
+class Slots(NamedTuple):
+    """The slots of a batch whose loss counts in one mode.
 
-    Args:
-        logits: (n, V). target: (n).
+    Attributes:
+        layout: all slots of the mode.
+        index: those that count, in the flattened (B, G*K), (n).
+        target: what they have to predict, (n).
+        weight: of each in the loss, (n).
+        size: sum of the weights, known without asking the device.
     """
-    log_probs = utils.log_softmax(logits, dim=-1)
-    nll = F.nll_loss(log_probs, target, reduction="sum")
-    if not epsilon:
-        return nll, nll
-    return (1 - epsilon) * nll - epsilon / logits.size(-1) * log_probs.sum(), nll
+
+    layout: visibility.Layout
+    index: Tensor
+    target: Tensor
+    weight: Tensor
+    size: float
 
 
 @register_criterion("ngram_language_loss", dataclass=NgramLossConfig)
 class NgramLanguageLoss(FairseqCriterion):
     """AR loss over the predicting streams of `--ngram`."""
 
-    def __init__(self, task, label_smoothing, disable_ngram_loss, ngram, sentence_avg, seed):
+    def __init__(self, task, label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed):
         super().__init__(task)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"--label-smoothing {label_smoothing}: must be at least 0 and below 1")
         if not 1 <= ngram <= MAX_NGRAM:
             raise ValueError(f"--ngram {ngram}: must be between 1 and {MAX_NGRAM}")
+        if not 0 < stream_decay <= 1:
+            raise ValueError(f"--stream-decay {stream_decay}: must be above 0 and at most 1")
         span = getattr(task.cfg, "mask_length", None)
         if span is not None and ngram > span:
             raise ValueError(f"--ngram {ngram} is larger than the span of --mask-length {span}: those streams never count")
@@ -94,56 +117,85 @@ class NgramLanguageLoss(FairseqCriterion):
             logger.warning("--ngram %d has no effect with --disable-ngram-loss: stream 0 alone is trained", ngram)
         self.epsilon = label_smoothing
         self.ngram = 1 if disable_ngram_loss else ngram
+        self.stream_decay = stream_decay
         self.sentence_avg = sentence_avg
         self.seed = seed
         self.shares = {"ar": 1.0}
+        self.joint = False
 
     def forward(self, model, sample, reduce=True):
         """Loss of one batch.
 
-        Training draws one mode by seed and update number; validation measures every mode that
-        training uses and weighs them by their shares.
+        Training draws one mode by seed and update number, or with --joint-modes takes all; validation
+        measures every mode that training uses. Several modes are weighted by their shares, each loss
+        per target first; they share one pass of the encoder.
 
         Returns:
             The summed loss, its sample size, and what to log.
         """
         shares = self.shares
-        if model.training:
+        if model.training and not self.joint:
             shares = {draw_mode(shares, self.seed, model.num_updates): 1.0}
-        log = {"ntokens": sample["ntokens"], "nsentences": sample["target"].size(0)}
-        totals = {"loss": 0.0, "nll_loss": 0.0}
-        for mode, share in shares.items():
-            loss, nll, sample_size = self.mode_loss(model, sample, mode)
-            log[f"{mode}_loss"], log[f"{mode}_sample_size"] = loss.detach(), sample_size
-            # with several modes each is brought to the scale of the target tokens
-            weight = share * sample["ntokens"] / sample_size if len(shares) > 1 else share
-            totals = {"loss": totals["loss"] + weight * loss, "nll_loss": totals["nll_loss"] + weight * nll.detach()}
+        start = self._block_offset(model.num_updates) if model.training else 0
+        slots = {mode: self.slots(mode, sample, start) for mode in shares}
+        features = model(
+            **sample["net_input"], layout=[s.layout for s in slots.values()], select=[s.index for s in slots.values()]
+        )
         if len(shares) > 1:
-            sample_size = sample["ntokens"]
-        log.update(loss=totals["loss"].detach(), nll_loss=totals["nll_loss"], sample_size=sample_size)
-        return totals["loss"], sample_size, log
+            scales = {mode: share * sample["ntokens"] / slots[mode].size for mode, share in shares.items()}
+            sample_size = nll_tokens = sample["ntokens"]
+        else:
+            (mode,), scales = shares, dict.fromkeys(shares, 1.0)
+            nll_tokens = slots[mode].size
+            per_sentence = self.sentence_avg and mode != "ar"
+            sample_size = sample["target"].size(0) if per_sentence else nll_tokens
+        weight = torch.cat([scales[mode] * s.weight for mode, s in slots.items()])
+        target = torch.cat([s.target for s in slots.values()])
+        loss, losses, nll = linear_nll(
+            torch.cat(features), model.decoder.output_weight, target, weight, self.epsilon
+        )
+        log = {
+            "loss": loss.detach(),
+            "nll_loss": (nll * weight).sum(),
+            "nll_tokens": nll_tokens,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+        }
+        for (mode, s), of_mode in zip(slots.items(), losses.split([len(s.index) for s in slots.values()])):
+            log[f"{mode}_loss"], log[f"{mode}_sample_size"] = (of_mode * s.weight).sum(), s.size
+        return loss, sample_size, log
 
-    def layout(self, mode: str, length: int) -> visibility.Layout:
-        """The slots that a mode trains."""
+    def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
+        """The slots that a mode trains; semi-NAR's blocks begin at target `start`."""
         assert mode == "ar"
         return visibility.streams(length, self.ngram)
 
-    def mode_loss(self, model, sample, mode: str):
-        """Summed loss, summed nll and sample size of a batch in one mode."""
+    def _block_offset(self, update: int) -> int:
+        return 0
+
+    def slots(self, mode: str, sample: dict, start: int) -> Slots:
+        """The slots of a batch that count in one mode."""
         target = sample["target"]
-        layout = self.layout(mode, target.size(1))
-        index, _ = layout_tensors(layout, target.device)
-        slot_target = _at(target, index, fill=self.padding_idx)
-        counts = slot_target.ne(self.padding_idx)
+        start = min(start, target.size(1) - 1)
+        layout = self.layout(mode, target.size(1), start)
+        slot_target = torch.as_tensor(layout.target, device=target.device)
+        expected = _at(target, slot_target, fill=self.padding_idx)  # (B, G, K)
+        counts = expected.ne(self.padding_idx)
         if mode == "ar" and "target_idx" in sample:
             # stream i counts from index i of a span on: its block hangs on a token of the span
-            counts &= _at(sample["target_idx"], index, fill=-1) >= torch.arange(self.ngram, device=target.device)
-        select = counts.flatten(1)
-        logits, _ = model(**sample["net_input"], layout=layout, select=select)
-        loss, nll = smoothed_nll(logits, slot_target.flatten(1)[select], self.epsilon)
-        if mode == "ar":
-            return loss, nll, int(select.sum())
-        return loss, nll, target.size(0) if self.sentence_avg else sample["ntokens"]
+            counts &= _at(sample["target_idx"], slot_target, fill=-1) >= torch.arange(self.ngram, device=target.device)
+        # how many there are follows from how many targets stand at each index of their span
+        at_least = sample["targets_from"] + [0] * MAX_NGRAM
+        numbers = at_least[: self.ngram] if mode == "ar" else [at_least[start if mode == "semi-nar" else 0]]
+        weights = [self.stream_decay**i for i in range(len(numbers))]
+        # the slots that count come first; a stable sort of a known number asks the device nothing
+        index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
+        weight = torch.ones(len(index), device=target.device)
+        if self.stream_decay != 1 and mode == "ar":
+            weight = torch.tensor(weights, device=target.device)[index % self.ngram]
+        size = sum(number * w for number, w in zip(numbers, weights))
+        return Slots(layout, index, expected.flatten()[index], weight, size)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[dict]) -> None:
@@ -152,9 +204,9 @@ class NgramLanguageLoss(FairseqCriterion):
         def total(key):
             return sum(log.get(key, 0) for log in logging_outputs)
 
-        sample_size = total("sample_size")
+        sample_size, nll_tokens = total("sample_size"), total("nll_tokens")
         metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
-        metrics.log_scalar("nll_loss", total("nll_loss") / sample_size / math.log(2), sample_size, round=3)
+        metrics.log_scalar("nll_loss", total("nll_loss") / nll_tokens / math.log(2), nll_tokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         for mode in ("ar", "semi-nar", "nar"):
             size = total(f"{mode}_sample_size")
@@ -168,12 +220,24 @@ class NgramLanguageLoss(FairseqCriterion):
 
 @register_criterion("ngram_language_loss_NAR_mixed", dataclass=MixedLossConfig)
 class NgramLanguageLossNarMixed(NgramLanguageLoss):
-    """AR, semi-NAR and NAR updates in given shares."""
+    """AR, semi-NAR and NAR in given shares."""
 
     def __init__(
-        self, task, label_smoothing, disable_ngram_loss, ngram, sentence_avg, seed, nar_ratio, semi_nar_ratio, block_size
+        self,
+        task,
+        label_smoothing,
+        disable_ngram_loss,
+        stream_decay,
+        ngram,
+        sentence_avg,
+        seed,
+        nar_ratio,
+        semi_nar_ratio,
+        block_size,
+        random_block_offset,
+        joint_modes,
     ):
-        super().__init__(task, label_smoothing, disable_ngram_loss, ngram, sentence_avg, seed)
+        super().__init__(task, label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed)
         for option, value in (("--nar-ratio", nar_ratio), ("--semi-nar-ratio", semi_nar_ratio)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{option} {value}: a share of the updates lies between 0 and 1")
@@ -188,12 +252,25 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         if block_size != visibility.BLOCK_SIZE and "semi-nar" not in self.shares:
             logger.warning("--block-size %d has no effect in training without --semi-nar-ratio", block_size)
 
-    def layout(self, mode: str, length: int) -> visibility.Layout:
+        self.random_block_offset, self.joint = random_block_offset, joint_modes
+        if random_block_offset and "semi-nar" not in self.shares:
+            logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
+        if joint_modes and len(self.shares) == 1:
+            logger.warning("--joint-modes has no effect: all updates train %s", *self.shares)
+
+    def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
         if mode == "nar":
             return visibility.non_autoregressive(length)
         if mode == "semi-nar":
-            return visibility.semi_autoregressive(length, self.block_size)
-        return super().layout(mode, length)
+            return visibility.semi_autoregressive(length, self.block_size, start)
+        return super().layout(mode, length, start)
+
+    def _block_offset(self, update: int) -> int:
+        """Where the semi-NAR blocks of an update begin."""
+        if not self.random_block_offset:
+            return 0
+        random = np.random.default_rng([self.seed, update, 1])  # apart from the draw of the mode
+        return int(random.integers(self.block_size)) if random.random() < 0.5 else 0
 
 
 def _at(values: Tensor, index: Tensor, fill: int) -> Tensor:

@@ -1,9 +1,21 @@
 """Datasets whose batches hold every sentence."""
 
-from typing import List
+from typing import List, Sequence
 
 import numpy as np
 from fairseq.data import LanguagePairDataset
+
+
+def targets_from(indices: Sequence[np.ndarray]) -> List[int]:
+    """How many targets of a batch stand at index i of their span or later, for each i.
+
+    Plain numbers, so that the criterion knows how many slots count without waiting for a GPU.
+
+    Args:
+        indices: of each sentence, the index of each target in its span (T,); a sentence is one span.
+    """
+    at = np.bincount(np.concatenate(indices))
+    return at[::-1].cumsum()[::-1].tolist()
 
 
 class EveryBatch:
@@ -44,6 +56,13 @@ class PairDataset(EveryBatch, LanguagePairDataset):
         pairs = cls.__new__(cls)
         pairs.__dict__.update(dataset.__dict__)
         return pairs
+
+    def collater(self, samples, pad_to_length=None) -> dict:
+        """As fairseq's; with `targets_from` (see there)."""
+        batch = super().collater(samples, pad_to_length)
+        if batch and batch.get("target") is not None:
+            batch["targets_from"] = targets_from([np.arange(len(sample["target"])) for sample in samples])
+        return batch
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)

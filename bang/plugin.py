@@ -1,7 +1,8 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
-from . import checkpoints, criterion, task  # noqa: F401  (importing registers)
+from . import checkpoints, criterion, optimizer, task  # noqa: F401  (importing registers)
 from .network import model  # noqa: F401
 from .pretraining import task as pretraining_task  # noqa: F401
 
 checkpoints.allow_fairseq_classes()
+optimizer.use_fused_adam()

@@ -91,15 +91,15 @@ def streams(length: int, ngram: int) -> Layout:
     return Layout(length, ngram, 0, 1, length)
 
 
-def semi_autoregressive(length: int, block_size: int) -> Layout:
-    """Semi-NAR: blocks of `block_size` side by side, (ceil(T / K), K).
+def semi_autoregressive(length: int, block_size: int, start: int = 0) -> Layout:
+    """Semi-NAR: blocks of `block_size` side by side from target `start` on, (ceil((T - start) / K), K).
 
     Raises:
         ValueError: `block_size` is below 1.
     """
     if block_size < 1:
         raise ValueError(f"--block-size is {block_size}: a block holds at least 1 token")
-    return Layout(-(-length // block_size), block_size, 0, block_size, length)
+    return Layout(-(-(length - start) // block_size), block_size, start, block_size, length)
 
 
 def autoregressive(length: int) -> Layout:

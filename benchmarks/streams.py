@@ -25,9 +25,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from bang import visibility  # noqa: E402
 from bang.network.config import ARCHITECTURES, with_defaults  # noqa: E402
-from bang.criterion import smoothed_nll  # noqa: E402
 from bang.network.decoder import BangDecoder  # noqa: E402
 from bang.dictionary import BertDictionary  # noqa: E402
+from bang.loss import linear_nll  # noqa: E402
 from bang.network.encoder import BangEncoder  # noqa: E402
 
 GIB = 2**30
@@ -52,13 +52,15 @@ def update(decoder: BangDecoder, batch: int, targets: int, source: int, ngram: i
     encoder_out = {"encoder_out": [torch.randn(source, batch, width, device=device)], "encoder_padding_mask": []}
     index = torch.arange(targets, device=device)
     positions = (index // SPAN * 64 + index % SPAN + 1).expand(batch, -1)
-    layout = visibility.streams(targets, ngram).to(device)
+    layout = visibility.streams(targets, ngram)
+    slot_target = torch.as_tensor(layout.target, device=device)
     # stream i counts from index i of its span on, as in the criterion
-    counts = (layout.target < targets) & (layout.target % SPAN >= torch.arange(ngram, device=device))
-    select = counts.flatten().expand(batch, -1)
-    logits, _ = decoder(tokens, encoder_out, layout=layout, positions=positions, select=select)
-    target = tokens[:, layout.target.clamp(max=targets - 1)].flatten(1)[select]
-    loss, _ = smoothed_nll(logits, target, 0.0)
+    counts = (slot_target < targets) & (slot_target % SPAN >= torch.arange(ngram, device=device))
+    index = counts.flatten().expand(batch, -1).flatten().nonzero().flatten()
+    target = tokens[:, slot_target.clamp(max=targets - 1)].flatten()[index]
+    features, _ = decoder.extract_features(tokens, encoder_out, None, layout=layout, positions=positions)
+    ones = torch.ones(len(index), device=device)
+    loss, _, _ = linear_nll(features.flatten(0, 1)[index], decoder.output_weight, target, ones, 0.0)
     loss.backward()
     decoder.zero_grad(set_to_none=False)
 

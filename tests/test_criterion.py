@@ -3,10 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from bang import visibility
-from bang.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode, smoothed_nll
+from bang.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode
+from bang.data import targets_from
+from bang import loss as loss_module
+from bang.loss import linear_nll
 from fairseq.logging import metrics
 
 from conftest import GOLDEN
@@ -14,12 +18,14 @@ from conftest import GOLDEN
 
 @pytest.fixture
 def make_criterion(make_task):
-    def make(label_smoothing=0.0, ngram=1, disable_ngram_loss=True, sentence_avg=False, seed=1, **mixed):
-        common = (make_task(), label_smoothing, disable_ngram_loss, ngram, sentence_avg, seed)
+    def make(
+        label_smoothing=0.0, ngram=1, disable_ngram_loss=True, stream_decay=1.0, sentence_avg=False, seed=1, **mixed
+    ):
+        common = (make_task(), label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed)
         if not mixed:
             return NgramLanguageLoss(*common)
-        settings = {"nar_ratio": 0.0, "semi_nar_ratio": 0.0, "block_size": 4, **mixed}
-        return NgramLanguageLossNarMixed(*common, **settings)
+        settings = {"nar_ratio": 0.0, "semi_nar_ratio": 0.0, "block_size": 4, "random_block_offset": False}
+        return NgramLanguageLossNarMixed(*common, **{**settings, "joint_modes": False, **mixed})
 
     return make
 
@@ -29,6 +35,7 @@ def sample_of(arrays):
         "net_input": {key: arrays[key] for key in ("src_tokens", "src_lengths", "prev_output_tokens")},
         "target": arrays["target"],
         "ntokens": int(arrays["target"].ne(0).sum()),
+        "targets_from": targets_from([np.arange(n) for n in arrays["target"].ne(0).sum(1).tolist()]),
     }
 
 
@@ -54,16 +61,37 @@ def test_losses_and_gradients_are_the_reference(name, mode, epsilon, golden_mode
         assert norms[key] == pytest.approx(value or 0.0, rel=1e-3, abs=1e-5), key
 
 
-def test_smoothed_nll_by_hand():
+@pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_the_fused_loss_is_pytorchs(epsilon, rows, monkeypatch):
+    """Losses and gradients of linear_nll, in pieces and in one, against F.linear and F.cross_entropy."""
+    monkeypatch.setitem(loss_module.ROWS, "cpu", rows)
     torch.manual_seed(0)
-    logits, target, epsilon = torch.randn(4, 7), torch.tensor([1, 0, 6, 3]), 0.3
-    log_probs = logits.log_softmax(1)
-    nll = -sum(log_probs[row, piece] for row, piece in enumerate(target))
-    expected = (1 - epsilon) * nll - epsilon / 7 * log_probs.sum()
-    loss, plain = smoothed_nll(logits, target, epsilon)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(plain, nll)
-    assert smoothed_nll(logits.bfloat16(), target, epsilon)[0].dtype == torch.float32
+    features, weight = torch.randn(10, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
+    target, row_weight = torch.randint(7, (10,)), torch.rand(10)
+    logits = features @ weight.t()
+    expected = torch.nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=epsilon)
+    gradients = torch.autograd.grad(2 * (expected * row_weight).sum(), (features, weight))
+    total, losses, nll = linear_nll(features, weight, target, row_weight, epsilon)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(nll, torch.nn.functional.cross_entropy(logits, target, reduction="none"))
+    torch.testing.assert_close(total, (expected * row_weight).sum())
+    torch.testing.assert_close(torch.autograd.grad(2 * total, (features, weight)), gradients)
+    assert linear_nll(features.bfloat16(), weight.bfloat16(), target, row_weight, epsilon)[1].dtype == torch.float32
+
+
+def test_the_fused_loss_under_autocast():
+    torch.manual_seed(0)
+    features, weight = torch.randn(10, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
+    target, ones = torch.randint(7, (10,)), torch.ones(10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, losses, _ = linear_nll(features, weight, target, ones, 0.1)
+        logits = features @ weight.t()
+    assert logits.dtype == torch.bfloat16
+    expected = torch.nn.functional.cross_entropy(logits.float(), target, reduction="none", label_smoothing=0.1)
+    torch.testing.assert_close(losses, expected)
+    total.backward()
+    assert features.grad.dtype == weight.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("ngram", [1, 3, 9])
@@ -95,6 +123,7 @@ def test_streams_count_from_their_index_in_the_span(golden_model, forward_arrays
     sample["net_input"]["positions"] = torch.tensor([[3, 4, 5, 40, 41, 42]])
     sample["target"] = sample["target"][:, :length]
     sample["target_idx"] = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    sample["targets_from"] = targets_from([np.array([0, 1, 2, 0, 1, 2])])
     loss, sample_size, _ = make_criterion(ngram=3, disable_ngram_loss=False)(model, sample)
     assert sample_size == 2 * (1 + 2 + 3)
     layout = visibility.streams(length, 3)
@@ -120,6 +149,20 @@ def test_sentence_avg(golden_model, forward_arrays, make_criterion):
     model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
     assert make_criterion(sentence_avg=True, nar_ratio=1.0)(model, sample)[1] == 5
     assert make_criterion(sentence_avg=True, nar_ratio=0.0)(model, sample)[1] == 61
+    per_token = log_of(make_criterion(nar_ratio=1.0), model, sample)
+    values = log_of(make_criterion(sentence_avg=True, nar_ratio=1.0), model, sample)
+    # as in fairseq's criterions: the loss per sentence, nll and perplexity per token
+    assert values["loss"] == pytest.approx(per_token["loss"] * 61 / 5, abs=0.0005 * 61 / 5)  # logged to three places
+    assert values["nll_loss"] == per_token["nll_loss"] and values["ppl"] == per_token["ppl"] < 1e6
+    # several modes are brought to one scale, whatever each alone is divided by
+    mixed = {key: make_criterion(nar_ratio=0.25, sentence_avg=key)(model, sample) for key in (False, True)}
+    assert mixed[True][0].item() == mixed[False][0].item() and mixed[True][1] == 61
+
+
+def log_of(criterion, model, sample):
+    with metrics.aggregate(new_root=True) as aggregate:
+        criterion.reduce_metrics([criterion(model, sample)[2]])
+    return aggregate.get_smoothed_values()
 
 
 def test_semi_nar_loss_by_hand(golden_model, forward_arrays, make_criterion):
@@ -166,10 +209,73 @@ def test_training_draws_and_validation_measures_all(golden_model, forward_arrays
     assert set(drawn) == {"ar", "nar"}
 
 
+def test_joint_modes_train_all_of_them_at_once(golden_model, forward_arrays, make_criterion):
+    """Loss and gradients of an update are the weighted sums of the modes', per target."""
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    model.train()  # the golden models have no dropout
+    model.set_num_updates(3)
+    shares = {"nar": 0.25, "semi-nar": 0.35, "ar": 0.4}
+    options = dict(ngram=3, disable_ngram_loss=False, stream_decay=0.5, label_smoothing=0.1)
+    joint = make_criterion(**options, nar_ratio=0.25, semi_nar_ratio=0.35, joint_modes=True)
+    parameters = list(model.parameters())
+    loss, sample_size, log = joint(model, sample)
+    gradients = torch.autograd.grad(loss, parameters)
+    total, sums = 0.0, [torch.zeros_like(p) for p in parameters]
+    for mode, share in shares.items():
+        alone = make_criterion(**options, nar_ratio=float(mode == "nar"), semi_nar_ratio=float(mode == "semi-nar"))
+        of_mode, size, _ = alone(model, sample)
+        assert float(log[f"{mode}_loss"]) == pytest.approx(of_mode.item(), rel=1e-5)
+        assert log[f"{mode}_sample_size"] == pytest.approx(size)
+        scaled = share * 61 / size * of_mode
+        total += scaled.item()
+        for so_far, gradient in zip(sums, torch.autograd.grad(scaled, parameters)):
+            so_far += gradient
+    assert sample_size == 61 and loss.item() == pytest.approx(total, rel=1e-5)
+    for gradient, expected in zip(gradients, sums):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_streams_weigh_less_the_further_they_look(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    sizes, losses = [], []
+    for ngram in (1, 2, 3):
+        loss, size, _ = make_criterion(ngram=ngram, disable_ngram_loss=False)(model, sample)
+        losses.append(loss.item())
+        sizes.append(size)
+    streams = [losses[0], losses[1] - losses[0], losses[2] - losses[1]]
+    numbers = [sizes[0], sizes[1] - sizes[0], sizes[2] - sizes[1]]
+    loss, size, _ = make_criterion(ngram=3, disable_ngram_loss=False, stream_decay=0.5)(model, sample)
+    assert loss.item() == pytest.approx(streams[0] + streams[1] / 2 + streams[2] / 4, rel=1e-4)
+    assert size == pytest.approx(numbers[0] + numbers[1] / 2 + numbers[2] / 4)
+
+
+def test_semi_nar_blocks_begin_anywhere(golden_model, forward_arrays, make_criterion):
+    model, sample = golden_model("mixed"), sample_of(forward_arrays["mixed"])
+    criterion = make_criterion(semi_nar_ratio=1.0, block_size=4, random_block_offset=True, seed=2)
+    assert criterion(model, sample)[1] == 61  # validation begins at the first token
+    model.train()
+    seen = set()
+    real = sample["target"].ne(0)
+    for update in range(40):
+        model.set_num_updates(update)
+        start = criterion._block_offset(update)
+        seen.add(start)
+        loss, size, _ = criterion(model, sample)
+        with torch.no_grad():
+            layout = visibility.semi_autoregressive(19, 4, start)
+            logits = model(**sample["net_input"], layout=layout)[0][:, : 19 - start]
+        counted = real[:, start:]
+        expected = torch.nn.functional.cross_entropy(
+            logits[counted], sample["target"][:, start:][counted], reduction="sum"
+        )
+        assert size == counted.sum() and loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert seen == {0, 1, 2, 3}
+
+
 def test_metrics_are_in_base_2():
     logs = [
-        {"loss": 8.0, "nll_loss": 4.0, "sample_size": 4, "ar_loss": 8.0, "ar_sample_size": 4},
-        {"loss": 2.0, "nll_loss": 2.0, "sample_size": 1, "nar_loss": 2.0, "nar_sample_size": 1},
+        {"loss": 8.0, "nll_loss": 4.0, "sample_size": 4, "nll_tokens": 4, "ar_loss": 8.0, "ar_sample_size": 4},
+        {"loss": 2.0, "nll_loss": 2.0, "sample_size": 1, "nll_tokens": 1, "nar_loss": 2.0, "nar_sample_size": 1},
     ]
     with metrics.aggregate(new_root=True) as aggregate:
         NgramLanguageLossNarMixed.reduce_metrics(logs)
@@ -192,6 +298,7 @@ def test_metrics_are_in_base_2():
         ({"ngram": 0}, "--ngram 0"),
         ({"ngram": 33}, "--ngram 33"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
+        ({"stream_decay": 0.0}, "--stream-decay 0.0"),
     ],
 )
 def test_impossible_options(make_criterion, options, message):
@@ -226,4 +333,4 @@ def test_every_weight_has_a_gradient_in_every_mode(make_criterion, make_model, f
 def test_streams_beyond_the_span_are_refused(make_task):
     task = make_task(mask_length=9)
     with pytest.raises(ValueError, match="--ngram 10 is larger than the span of --mask-length 9"):
-        NgramLanguageLoss(task, 0.0, False, 10, False, 1)
+        NgramLanguageLoss(task, 0.0, False, 1.0, 10, False, 1)

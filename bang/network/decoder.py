@@ -190,9 +190,14 @@ class BangDecoder(FairseqIncrementalDecoder):
             x = x + 0 * self.embed_tokens.weight[0].sum()
         return self.dropout_module(self.emb_layer_norm(x))
 
+    @property
+    def output_weight(self) -> Tensor:
+        """(V, D)"""
+        return self.embed_tokens.weight if self.embed_out is None else self.embed_out
+
     def output_layer(self, features: Tensor) -> Tensor:
         """(..., D) to (..., V)"""
-        return F.linear(features, self.embed_tokens.weight if self.embed_out is None else self.embed_out)
+        return F.linear(features, self.output_weight)
 
     def max_positions(self) -> int:
         return self.max_target_positions

@@ -1,7 +1,7 @@
 """The models: one network; the names differ in the mode that a plain forward pass runs."""
 
 import logging
-from typing import Optional
+from typing import List, Optional, Union
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, register_model
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
@@ -76,13 +76,24 @@ class BangModel(FairseqEncoderDecoderModel):
         src_tokens: Tensor,
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
-        layout: Optional[Layout] = None,
+        layout: Union[Layout, List[Layout], None] = None,
         positions: Optional[Tensor] = None,
-        select: Optional[Tensor] = None,
+        select: Union[Tensor, List[Tensor], None] = None,
         **unused,
     ):
-        """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`."""
+        """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`.
+
+        A list of layouts is decoded on one encoder pass. `select` then holds, for each, the slots that
+        are wanted, as indices (n) into its flattened (B, G*K), and what comes back is a list of their
+        features (n, D), for `loss.linear_nll`: training has no use for all logits at once.
+        """
         encoder_out = self.encoder(src_tokens, src_lengths=src_lengths)
+        if isinstance(layout, list):
+            passes = (
+                self.decoder.extract_features(prev_output_tokens, encoder_out, None, layout=one, positions=positions)[0]
+                for one in layout
+            )
+            return [features.flatten(0, 1)[index] for features, index in zip(passes, select)]
         return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions, select=select)
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -108,7 +119,7 @@ class BangArModel(BangModel):
     decodes = ("ar",)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
-        if layout is not None and not layout.main_length:
+        if any(not one.main_length for one in _layouts(layout)):
             raise ValueError("--arch bang_ar runs AR alone: set --nar-ratio 0, or use --arch bang_ar_nar_mixed")
         return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
 
@@ -120,12 +131,16 @@ class BangNarModel(BangModel):
     decodes = ("nar",)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
-        if layout is not None and layout.main_length:
+        if any(one.main_length for one in _layouts(layout)):
             raise ValueError(
                 "--arch bang_nar runs NAR alone: train it with --criterion label_smoothed_cross_entropy, "
                 "or use --arch bang_ar_nar_mixed"
             )
         return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
+
+
+def _layouts(layout: Union[Layout, List[Layout], None]) -> List[Layout]:
+    return layout if isinstance(layout, list) else [] if layout is None else [layout]
 
 
 def _embedding(dictionary, dim: int) -> nn.Embedding:

@@ -24,7 +24,7 @@ import torch
 from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
-from ..data import EveryBatch
+from ..data import EveryBatch, targets_from
 from ..dictionary import BertDictionary
 from .masking import SpanMasking, block_generator, hide_spans
 
@@ -181,7 +181,7 @@ class SpanDataset(EveryBatch, FairseqDataset):
             `id` (B,), `nsentences`, `ntokens` (hidden pieces), `net_input` with
             `src_tokens` (B, S), `src_lengths` (B,), `prev_output_tokens` and
             `positions` (B, T), `target` (B, T), `target_idx` (B, T; -1 where
-            the rest is padded). An empty dict for no samples: fairseq gives
+            the rest is padded), `targets_from` (see there). An empty dict for no samples: fairseq gives
             such a batch to the ranks that have run out of text.
         """
         if not samples:
@@ -202,6 +202,7 @@ class SpanDataset(EveryBatch, FairseqDataset):
             },
             "target": stack("target"),
             "target_idx": stack("target_idx", pad=-1),
+            "targets_from": targets_from([sample["target_idx"].numpy() for sample in samples]),
         }
 
     def num_tokens(self, index: int) -> int:

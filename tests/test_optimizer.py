@@ -1,0 +1,42 @@
+"""The fused Adam against fairseq's."""
+
+import copy
+import inspect
+
+import torch
+from bang.optimizer import fused_step, plain_step
+from fairseq.optim.adam import Adam
+
+
+def test_the_same_updates_and_state_as_fairseqs():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(5)), torch.nn.Parameter(torch.randn(2))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    options = dict(lr=0.01, betas=(0.9, 0.98), eps=1e-3, weight_decay=0.1)  # a large eps shows where it is added
+    fused, reference = Adam(ours, **options), Adam(theirs, **options)
+    for update in range(5):
+        for group in (*fused.param_groups, *reference.param_groups):
+            group["lr"] = 0.01 / (update + 1)
+        for p, q in zip(ours, theirs):
+            q.grad = torch.randn_like(q) if p is not ours[2] or update > 2 else None  # one joins late
+            p.grad = None if q.grad is None else q.grad.clone()
+        fused_step(fused)
+        plain_step(reference)
+        for p, q in zip(ours, theirs):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        if update == 1:  # what one saved, the other resumes from
+            states = copy.deepcopy(fused.state_dict()), copy.deepcopy(reference.state_dict())
+            assert states[0]["state"][0].keys() == states[1]["state"][0].keys()
+            fused.load_state_dict(states[1])
+            reference.load_state_dict(states[0])
+
+
+def test_other_precisions_take_fairseqs_way():
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    fused_step(Adam([p], lr=0.5))
+    assert torch.allclose(p.float(), torch.full((3,), 0.5))
+
+
+def test_fairseq_steps_so():
+    assert inspect.unwrap(Adam.step) is fused_step  # torch wraps it at the first use
