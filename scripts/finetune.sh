@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/finetune.sh --mode {ar,nar,semi-nar,mixed,n-stream} DATA SAVE_DIR [OPTION of fairseq-train ...]
+usage: scripts/finetune.sh --mode {ar,nar,semi-nar,mixed,n-stream,all} DATA SAVE_DIR [OPTION of fairseq-train ...]
 
 Fine-tunes BANG with the published recipe, from --load-from-pretrained-model FILE where it is given.
 
@@ -15,11 +15,14 @@ Fine-tunes BANG with the published recipe, from --load-from-pretrained-model FIL
                    epochs as nar. The checkpoint serves every --decoding
          n-stream  9 streams (--ngram), as in pretraining; epochs as ar. The checkpoint serves --decoding ar,
                    and semi-nar with blocks of up to 9
+         all       ar, semi-nar with blocks of 6 that hang on any token, and nar, all in every update
+                   (--joint-modes); epochs as nar. The checkpoint serves every --decoding: drafts of
+                   --decoding speculative and the dial --commit-threshold too
   DATA             folder that fairseq-preprocess wrote
   SAVE_DIR         folder for the checkpoints
   OPTION           any option of fairseq-train; it takes the place of the recipe's, as --max-epoch 5
 
-ar and nar are the published ones; the other three modes are ours. --warmup-updates is the published
+ar and nar are the published ones; the other modes are ours. --warmup-updates is the published
 1000, or a tenth of the updates where that is less.
 
 END
@@ -39,8 +42,11 @@ case $mode in
     nar) mode_options=(--nar-ratio 1 --ngram 1 --disable-ngram-loss "${many_epochs[@]}") ;;
     semi-nar) mode_options=(--semi-nar-ratio 1 --ngram 1 "${many_epochs[@]}") ;;
     mixed) mode_options=(--nar-ratio 0.333 --semi-nar-ratio 0.333 --ngram 1 "${many_epochs[@]}") ;;
+    all)
+        mode_options=(--nar-ratio 0.4 --semi-nar-ratio 0.2 --block-size 6 --random-block-offset --joint-modes --ngram 1
+            "${many_epochs[@]}") ;;
     n-stream) mode_options=(--nar-ratio 0 --ngram 9 "${few_epochs[@]}") ;;
-    *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed or n-stream" >&2; exit 2 ;;
+    *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed, n-stream or all" >&2; exit 2 ;;
 esac
 find_gpus
 options=(

@@ -2,9 +2,9 @@
 
 launch_help() {
     cat <<'END'
-Runs on the CPU where there is no GPU, else on all visible GPUs of this node, with --fp16; more than one
-GPU or node run under torchrun. A run that was stopped goes on from SAVE_DIR/checkpoint_last.pt when the
-command is given again.
+Runs on the CPU where there is no GPU, else on all visible GPUs of this node; more than one GPU or node
+run under torchrun. Precision: --fp16 on GPUs, on a CPU --bf16 where that is faster than float32. A run
+that was stopped goes on from SAVE_DIR/checkpoint_last.pt when the command is given again.
 
 environment (defaults)
   GPUS (those visible)       GPUs of this node
@@ -41,11 +41,13 @@ expect() {
 launch() {
     # without the number of processes fairseq goes by this node's GPUs, and on one GPU past torchrun
     local options=(--user-dir "$repository/bang" "$@" --distributed-world-size "$world")
-    if ((gpus == 0)); then
-        options=(--cpu "${options[@]}")
-    elif [[ ! " $* " =~ " --"(fp16|bf16|memory-efficient-fp16|memory-efficient-bf16|amp|cpu)" " ]]; then
-        options=(--fp16 "${options[@]}") # unless another precision is asked for
+    local precision
+    if [[ ! " $* " =~ " --"(fp16|bf16|memory-efficient-fp16|memory-efficient-bf16|amp|cpu)" " ]]; then
+        precision=--fp16 # unless another one is asked for
+        if ((gpus == 0)); then precision=$(python -m bang.precision); fi
+        options=(${precision:+"$precision"} "${options[@]}")
     fi
+    if ((gpus == 0)); then options=(--cpu "${options[@]}"); fi
     if ((world == 1)); then exec fairseq-train "${options[@]}"; fi
     exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --node_rank "${NODE_RANK:-0}" \
         --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \

@@ -91,6 +91,7 @@ MODES = {
     "semi-nar": {"semi-nar_loss"},
     "mixed": {"ar_loss", "nar_loss", "semi-nar_loss"},
     "n-stream": {"ar_loss"},
+    "all": {"ar_loss", "nar_loss", "semi-nar_loss"},
 }
 
 
@@ -174,4 +175,4 @@ def test_bad_input_gets_one_line(run, shards, tmp_path):
 
 def test_an_unknown_mode_gets_one_line(run):
     output = run(ROOT / "scripts" / "finetune.sh", "--mode", "art", "data", "save", env=CPU, fails=True)
-    assert output == "finetune.sh: error: --mode art: choose ar, nar, semi-nar, mixed or n-stream\n"
+    assert output == "finetune.sh: error: --mode art: choose ar, nar, semi-nar, mixed, n-stream or all\n"
