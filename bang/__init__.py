@@ -1,10 +1,23 @@
 """BANG: one encoder-decoder that generates autoregressively, in blocks, or in a single pass.
 
+    from bang import Bang
+    Bang.load("model").generate(["some text"], mode="nar")
+
 `import bang` is light: neither torch nor fairseq is loaded. Where fairseq is there already, as it is
 when `--user-dir` brings it here, BANG registers with it; elsewhere `import bang.plugin` does.
 """
 
 import sys
 
+__all__ = ["Bang"]
+
 if "fairseq" in sys.modules:
     from . import plugin  # noqa: F401
+
+
+def __getattr__(name: str):
+    if name == "Bang":  # the API's own imports wait until somebody asks for it
+        from .api import Bang
+
+        return Bang
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

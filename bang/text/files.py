@@ -6,6 +6,7 @@ because `import bang` waits seconds for torch and fairseq.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -76,3 +77,28 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: StrPath) -> Iterator[Path]:
+    """Makes a folder that appears under its name once it is filled without an error, and else not at all.
+
+    Yields:
+        Where to write its files.
+
+    Raises:
+        ValueError: something is there already, and it is not an empty folder.
+        FileNotFoundError: the folder that it goes into does not exist.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{path}: is there already; choose another name, or remove it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder that it goes into does not exist: make it first")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, target)  # takes the place of an empty folder
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

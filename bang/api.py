@@ -1,0 +1,294 @@
+"""Load once, call with raw text: `Bang.load(model).generate(texts, mode="nar")`.
+
+Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` imports with the model. This module
+makes ids of raw text, batches of ids, and text of what the engine generates.
+"""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from . import model_folder
+from .text.cleanup import to_text
+from .text.files import StrPath
+from .text.wordpieces import WordPieces
+
+logger = logging.getLogger(__name__)
+
+BATCH_TOKENS = 2048
+"""Padded source tokens of a batch, by default: enough to fill two CPU cores; a GPU takes more."""
+
+READ_AHEAD = 1024
+"""Texts of an iterator that are read ahead of the first one's answer, to batch texts of like lengths."""
+
+_LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
+_REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
+_TRAINED_AS = {"speculative": "ar"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to generate. Lengths are in word pieces.
+
+    Attributes:
+        mode: one of the engine's `modes`.
+        beam: hypotheses of AR's beam search; 1: greedy. Other modes take the most probable token.
+        block_size: tokens that semi-NAR predicts at once.
+        draft_length: tokens that speculative decoding drafts at once.
+        max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.
+        min_len: a text's least length; a limit wins over it.
+        len_penalty: a hypothesis' score is its log-probability over its length to this power.
+        no_repeat_ngram_size: no n-gram of this size twice in a text, in AR; 0: it may be.
+    """
+
+    mode: str = "ar"
+    beam: int = 4
+    block_size: int = 4
+    draft_length: int = 4
+    max_len: int = 200
+    max_len_a: float = 0.0
+    min_len: int = 1
+    len_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+    def __post_init__(self):
+        for name, least in (("beam", 1), ("block_size", 1), ("draft_length", 1), ("max_len", 0), ("max_len_a", 0),
+                            ("min_len", 0), ("no_repeat_ngram_size", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
+                raise ValueError(f"{name}={value!r}: give a number, {least} or more")
+        if not self.max_len and not self.max_len_a:
+            raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
+
+
+class Hypothesis(NamedTuple):
+    """What an engine generates of one source.
+
+    Attributes:
+        tokens: ids, without the eos that ends the text.
+        score: log-probability, normalised by length.
+        positional_scores: log-probability of each token, and of the eos after them.
+        passes: the decoder's pass that gave each token, counted from 0.
+    """
+
+    tokens: list[int]
+    score: float
+    positional_scores: list[float]
+    passes: list[int]
+
+
+class Engine(Protocol):
+    """A loaded network.
+
+    Attributes:
+        modes: names of the modes that it can run.
+        shares: how much of the training each mode had, {mode: share}; None where nobody knows.
+        max_source_positions: longest source that it takes, eos included.
+    """
+
+    modes: Sequence[str]
+    shares: dict[str, float] | None
+    max_source_positions: int
+
+    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+        """Generates for a batch; may be called from several threads.
+
+        Args:
+            sources: ids, eos last, int64, each (S,), no longer than `max_source_positions`.
+        Raises:
+            ValueError: an option does not serve.
+        """
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text and what is known of it.
+
+    Attributes:
+        text: for people to read.
+        pieces: the word pieces it was made of, repeats and all.
+        score, piece_scores, passes: as in `Hypothesis`; the score of the end of the text comes last.
+        truncated: whether the source was cut to what the model takes.
+    """
+
+    text: str
+    pieces: list[str]
+    score: float = 0.0
+    piece_scores: list[float] = ()
+    passes: list[int] = ()
+    truncated: bool = False
+
+
+class _Source(NamedTuple):
+    ids: np.ndarray
+    truncated: bool
+
+
+class Bang:
+    """A model that is ready to generate; `Bang.load` makes one.
+
+    Several threads may call it at once.
+
+    Args:
+        engine: runs the network.
+        pieces: the vocabulary, in the order of its ids.
+        defaults: options where the caller gives none.
+    """
+
+    def __init__(self, engine: Engine, pieces: Sequence[str], defaults: Options | None = None):
+        self.engine = engine
+        self.pieces = list(pieces)
+        self.defaults = defaults or Options(mode=_best_trained(engine))
+        self._ids = {piece: index for index, piece in enumerate(self.pieces)}
+        self._word_pieces = WordPieces(self.pieces)
+        self._warned: set[str] = set()
+
+    @classmethod
+    def load(
+        cls,
+        model: StrPath,
+        *,
+        vocab: StrPath | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+        threads: int | None = None,
+    ) -> "Bang":
+        """Loads a model.
+
+        Args:
+            model: a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train.
+            vocab: a checkpoint's vocabulary; default: dict.*.txt beside it, or the published vocab.txt.
+                Folders bring their own.
+            device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one.
+            dtype: "float32", "bfloat16" or "float16".
+            threads: CPU threads of an operation; default: the library's choice.
+
+        Raises:
+            FileNotFoundError, ValueError: what is there is no whole model; one line.
+        """
+        engine, pieces, defaults = model_folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
+        known = {field.name for field in fields(Options)}
+        defaults = {name: value for name, value in defaults.items() if name in known}
+        return cls(engine, pieces, Options(**{"mode": _best_trained(engine), **defaults}))
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that the model can run."""
+        return tuple(self.engine.modes)
+
+    def generate(
+        self,
+        texts: str | Iterable[str],
+        mode: str | None = None,
+        *,
+        details: bool = False,
+        truncate: bool = False,
+        drop_repeats: bool | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        read_ahead: int = READ_AHEAD,
+        **options,
+    ):
+        """Generates a text for each text.
+
+        Args:
+            texts: raw text: one, a sequence, or an iterable, which is read `read_ahead` texts at a time.
+            mode: see `modes`; default: the model's.
+            details: give a `Generation` for each text, with scores and word pieces, in place of its text.
+            truncate: cut sources that are longer than the model takes, and say so; else they are an error.
+            drop_repeats: drop a word that repeats the one before it; default: in NAR and semi-NAR alone.
+            batch_tokens: how many source tokens, padding included, are decoded at once.
+            options: see `Options`.
+
+        Returns:
+            In the order of `texts`: a text for one text, a list for a sequence, an iterator for any other
+            iterable. An empty text gives an empty text.
+
+        Raises:
+            ValueError: a mode or option that the model does not serve, something that is no text, or a
+                text over the limit. From an iterator, when it gets there.
+        """
+        options = self._options(mode, options)
+        if batch_tokens < 1 or read_ahead < 1:
+            raise ValueError(f"batch_tokens={batch_tokens}, read_ahead={read_ahead}: give 1 or more")
+        is_one = isinstance(texts, str)
+        if not is_one and (isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable)):
+            raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
+        if drop_repeats is None:
+            drop_repeats = options.mode in _REPEATS
+        found = self._stream([texts] if is_one else texts, options, truncate, drop_repeats, batch_tokens, read_ahead)
+        if not details:
+            found = (generation.text for generation in found)
+        if is_one:
+            return next(found)
+        return list(found) if isinstance(texts, Sequence) else found
+
+    def _options(self, mode: str | None, given: dict) -> Options:
+        unknown = given.keys() - {field.name for field in fields(Options)}
+        if unknown:
+            raise ValueError(f"{min(unknown)}: no such option; there are {', '.join(f.name for f in fields(Options))}")
+        options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
+        if options.mode not in self.engine.modes:
+            raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
+        shares = self.engine.shares
+        if shares and options.mode not in self._warned and _TRAINED_AS.get(options.mode, options.mode) not in shares:
+            self._warned.add(options.mode)
+            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+            logger.warning("mode %s: this model was not trained for it (%s); its texts will be poor", options.mode, trained)
+        return options
+
+    def _stream(
+        self, texts: Iterable[str], options: Options, truncate: bool, drop_repeats: bool, batch_tokens: int, read_ahead: int
+    ) -> Iterator[Generation]:
+        numbered = enumerate(texts, start=1)
+        while window := list(itertools.islice(numbered, read_ahead)):
+            sources = [self._source(text, number, truncate) for number, text in window]
+            cut = [number for (number, _), source in zip(window, sources) if source.truncated]
+            if cut:
+                limit = self.engine.max_source_positions - 1
+                logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
+            found = [Generation("", [])] * len(sources)
+            for batch in _batches([len(source.ids) for source in sources], batch_tokens):
+                hypotheses = self.engine.generate([sources[index].ids for index in batch], options)
+                for index, hypothesis in zip(batch, hypotheses, strict=True):
+                    found[index] = self._generation(hypothesis, sources[index].truncated, drop_repeats)
+            yield from found
+
+    def _source(self, text: str, number: int, truncate: bool) -> _Source:
+        """The ids of a text, eos last; eos alone: an empty text."""
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is no text but of type {type(text).__name__}: give str")
+        pieces, limit = self._word_pieces(text).split(), self.engine.max_source_positions - 1
+        if len(pieces) > limit and not truncate:
+            raise ValueError(
+                f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
+                "shorten it, or have it cut (truncate=True, --truncate-source)"
+            )
+        ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
+        return _Source(np.array(ids, dtype=np.int64), len(pieces) > limit)
+
+    def _generation(self, hypothesis: Hypothesis, truncated: bool, drop_repeats: bool) -> Generation:
+        pieces = [self.pieces[token] for token in hypothesis.tokens]
+        text = to_text(" ".join(pieces), keep_repeats=not drop_repeats)
+        return Generation(
+            text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated
+        )
+
+
+def _best_trained(engine: Engine) -> str:
+    """The mode with the largest share of the training, AR before others of the same share."""
+    shares = {mode: share for mode, share in (engine.shares or {}).items() if mode in engine.modes}
+    order = sorted(shares, key=lambda mode: (-shares[mode], mode != "ar"))
+    return [*order, *engine.modes][0]
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of sources of like length, longest first, as many as fit; none of an empty source (its eos alone)."""
+    order = sorted((index for index, length in enumerate(lengths) if length > 1), key=lambda index: -lengths[index])
+    while order:
+        rows = max(1, batch_tokens // max(lengths[order[0]], _LEAST_WIDTH))
+        yield order[:rows]
+        order = order[rows:]

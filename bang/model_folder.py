@@ -1,0 +1,92 @@
+"""What a model is made of on disk: the folders of `bang pack` and `bang export`, and fairseq's checkpoints.
+
+Light: says which engine a model wants and leaves the rest to it. A folder's config.json begins with
+`format` and `version`; `pack.py` and `deploy/` write the two kinds.
+"""
+
+import importlib
+import json
+import logging
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .text.files import StrPath
+from .text.vocabulary import read_vocabulary
+
+CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
+MODEL, EXPORT = "bang model", "bang export"
+VERSIONS = {MODEL: 1, EXPORT: 1}
+
+_ENGINES = {MODEL: "bang.torch_engine", EXPORT: "bang.deploy.engine"}
+
+
+def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
+    """Reads config.json and checks that the folder is of one of `formats`, of a version known here, and whole.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: config.json is none of ours, or of another version; one line.
+    """
+    path = Path(folder, CONFIG)
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no {CONFIG} in it, so no model; make one with bang pack or bang export")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    kind = config.get("format") if isinstance(config, dict) else None
+    if kind not in formats:
+        raise ValueError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
+    if config.get("version") != VERSIONS[kind]:
+        raise ValueError(
+            f"{path}: {kind} of version {config.get('version')!r}, and version {VERSIONS[kind]} is wanted; make it again"
+        )
+    for name in config.get("files", ()):
+        if not Path(folder, name).is_file():
+            raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
+    return config
+
+
+def read_pieces(folder: StrPath) -> list[str]:
+    """The vocabulary of a folder, in the order of its ids."""
+    return list(read_vocabulary(Path(folder, VOCABULARY)))
+
+
+def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, list[str], dict[str, Any]]:
+    """Loads a model into the engine it is made for.
+
+    Args:
+        model: a folder, or a checkpoint of fairseq-train.
+        vocab: a checkpoint's vocabulary.
+        options: the engine's: device, dtype, threads.
+    Returns:
+        Engine, vocabulary in the order of its ids, generation defaults.
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    if not os.path.isdir(model):
+        if not os.path.exists(model):
+            raise FileNotFoundError(f"{model}: no such model; give a folder of bang pack or bang export, or a checkpoint")
+        return import_heavy(_ENGINES[MODEL]).load_checkpoint(model, vocab, **options)
+    config = read_config(model, MODEL, EXPORT)
+    if vocab is not None:
+        raise ValueError(f"{model}: brings its own {VOCABULARY}; give no other vocabulary")
+    return import_heavy(_ENGINES[config["format"]]).load(model, config, **options)
+
+
+def import_heavy(name: str) -> ModuleType:
+    """Imports a module that loads torch and fairseq, and leaves logging as it was.
+
+    fairseq's imports send every library's debug messages to stderr.
+    """
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    handlers, level = list(root.handlers), root.level
+    logging.disable(logging.INFO)
+    try:
+        return importlib.import_module(name)
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,103 @@
+"""The engine of `Bang` on torch and fairseq: any mode, beam search, GPUs."""
+
+import threading
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.dataclass.configs import GenerationConfig
+
+from .api import Hypothesis, Options
+from .pack import DTYPES, TrainedModel, read_checkpoint, read_folder
+from .text.files import StrPath
+
+
+class TorchEngine:
+    """Runs the network of a trained model; see `api.Engine`.
+
+    Args:
+        device: "cpu", "cuda" …; None: a GPU if there is one.
+        dtype: one of `pack.DTYPES`.
+        threads: CPU threads of an operation, in the whole process; None: as they are.
+    """
+
+    def __init__(
+        self, model: TrainedModel, device: str | None = None, dtype: str = "float32", threads: int | None = None
+    ):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads={threads}: give 1 or more")
+            torch.set_num_threads(threads)
+        self._device = _device(device)
+        self._model = model
+        self._network = model.build().to(self._device, DTYPES[dtype])
+        self.modes = tuple(self._network.decodes)
+        self.shares = model.shares or None
+        self.max_source_positions = model.sizes["max_source_positions"]
+        self._lock = threading.Lock()  # a generator and the attention's beam size belong to one batch at a time
+        self._generator = lru_cache(maxsize=8)(self._build_generator)
+
+    def _build_generator(self, options: Options):
+        """The task, in the mode, and its generator."""
+        task = self._model.task(
+            decoding=options.mode,
+            **({"block_size": options.block_size} if options.mode == "semi-nar" else {}),
+            **({"draft_length": options.draft_length} if options.mode == "speculative" else {}),
+        )
+        search = {"beam": options.beam, "no_repeat_ngram_size": options.no_repeat_ngram_size} if options.mode == "ar" else {}
+        generation = GenerationConfig(
+            max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
+            **{"beam": 1, **search},
+        )  # fmt: skip
+        return task, task.build_generator([self._network], generation)
+
+    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+        tokens = [torch.from_numpy(ids) for ids in sources]
+        with self._lock, torch.inference_mode():
+            task, generator = self._generator(options)
+            dataset = task.build_dataset_for_inference(tokens, [len(ids) for ids in tokens])
+            batch = dataset.collater([dataset[index] for index in range(len(tokens))])  # longest first
+            order = batch["id"].tolist()
+            batch = utils.move_to_cuda(batch, self._device) if self._device.type == "cuda" else batch
+            found = task.inference_step(generator, [self._network], batch)
+            best = {index: hypotheses[0] for index, hypotheses in zip(order, found)}
+            eos = self._model.dictionary.eos()
+            return [_hypothesis(best[index], eos) for index in range(len(tokens))]
+
+
+def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
+    tokens, scores = found["tokens"].tolist(), found["positional_scores"].tolist()
+    passes = found.get("passes")
+    passes = list(range(len(tokens))) if passes is None else passes.tolist()  # AR: one pass a token
+    if tokens and tokens[-1] == eos:
+        tokens = tokens[:-1]
+    return Hypothesis(tokens, float(found["score"]), scores, passes[: len(tokens)])
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r}: not to be had here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def load(folder: StrPath, config: dict[str, Any], **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+    """See `model_folder.load`."""
+    return _ready(read_folder(folder), options)
+
+
+def load_checkpoint(path: StrPath, vocab: StrPath | None, **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+    """See `model_folder.load`."""
+    return _ready(read_checkpoint(path, vocab), options)
+
+
+def _ready(model: TrainedModel, options: dict[str, Any]) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+    return TorchEngine(model, **options), model.dictionary.symbols, model.generation

@@ -1,0 +1,226 @@
+"""`Bang`: raw text in, text out; the texts are those of the plugin's generators."""
+
+import itertools
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from fairseq.dataclass.configs import GenerationConfig
+
+from bang import Bang, api
+from bang.api import Generation, Hypothesis, Options
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+
+CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
+MODES = ("ar", "semi-nar", "nar")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:30]
+
+
+@pytest.mark.parametrize("log, options", [
+    ("ar_beam1", dict(beam=1)), ("ar_beam4_lenpen1.2", dict(beam=4, len_penalty=1.2)), ("nar", dict(mode="nar")),
+])  # fmt: skip
+def test_engine_gives_what_the_reference_gave(log, options, model, dictionary):
+    """Scores too; the reference's NAR canvas was the batch's padded source, so of NAR the shorter texts are compared."""
+    lines = (GOLDEN / "data" / "tokenized_test.src").read_text().splitlines()
+    sources = [np.array([dictionary.index(piece) for piece in line.split()] + [dictionary.eos()]) for line in lines]
+    found = model.engine.generate(sources, Options(**options))
+    expected = hypotheses((GOLDEN / "mixed" / f"generate_test_{log}.txt").read_text(), base=np.e)
+    assert len(expected) == len(found) == 24
+    for sentence, (score, text) in expected.items():
+        tokens, ours = " ".join(dictionary[token] for token in found[sentence].tokens), found[sentence]
+        if "nar" not in log:
+            assert tokens == text and ours.score == pytest.approx(score, abs=2e-6)
+        else:
+            text = text.split(" [SEP]")[0] if not text.startswith("[SEP]") else tokens
+            assert tokens.startswith(text)
+        assert len(ours.positional_scores) == len(ours.tokens) + 1 and len(ours.passes) == len(ours.tokens)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_texts_are_those_of_the_plugin(mode, model, texts, make_task, golden_model, dictionary):
+    """Each alone, through the task's own generator."""
+    network, task = golden_model("mixed"), make_task(decoding=mode, block_size=3)
+    generator = task.build_generator([network], GenerationConfig(beam=2 if mode == "ar" else 1))
+    found = model.generate(texts, mode, block_size=3, beam=2, details=True)
+    for text, ours in zip(texts, found):
+        tokens = dictionary.encode_line(model._word_pieces(text), add_if_not_exist=False).long()
+        dataset = task.build_dataset_for_inference([tokens], [len(tokens)])
+        ((best, *_),) = task.inference_step(generator, [network], dataset.collater([dataset[0]]))
+        assert " ".join(ours.pieces) == dictionary.string(best["tokens"])
+        assert ours.piece_scores == pytest.approx(best["positional_scores"].tolist(), abs=1e-5)
+        assert ours.score == pytest.approx(float(best["score"]), abs=1e-5)
+
+
+def test_text_for_people():
+    class Engine:
+        modes, shares, max_source_positions = ("ar", "nar"), None, 9
+
+        def generate(self, sources, options):
+            return [Hypothesis([104, 104, 105, 106], -1.0, [-1.0] * 5, [0, 1, 2, 3])] * len(sources)
+
+    pieces = [f"[unused{index}]" for index in range(100)] + ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "c", "+", ".", "[PAD]", "a"]
+    model = Bang(Engine(), pieces)
+    assert model.generate("a", "ar") == "c c+."  # an autoregressive model means what it says twice
+    assert model.generate("a", "nar") == "c+."
+    assert model.generate("a", "nar", drop_repeats=False) == "c c+."
+    assert model.generate("a", "nar", details=True).pieces == ["c", "c", "+", "."]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_order_and_batches_change_nothing(mode, model, texts):
+    expected = model.generate(texts, mode)
+    assert len(set(expected)) > 15
+    assert model.generate(texts[::-1], mode) == expected[::-1]
+    assert model.generate(texts, mode, batch_tokens=1) == expected
+    assert model.generate(texts, mode, batch_tokens=200, read_ahead=7) == expected
+    assert [model.generate(text, mode) for text in texts[:5]] == expected[:5]
+
+
+def test_iterator_in_iterator_out_a_few_texts_ahead(model, texts):
+    taken = 0
+
+    def forever():
+        nonlocal taken
+        for text in itertools.cycle(texts):
+            taken += 1
+            yield text
+
+    found = model.generate(forever(), "nar", read_ahead=4)
+    assert list(itertools.islice(found, 10)) == model.generate(texts[:10], "nar") and taken == 12
+    assert list(model.generate(iter([]))) == [] == model.generate([])
+
+
+def test_empty_text_gives_empty_text(model, texts):
+    found = model.generate(["", texts[0], "  \t\u200b", texts[1]], "nar")
+    assert found == ["", model.generate(texts[0], "nar"), "", model.generate(texts[1], "nar")]
+    assert model.generate("", details=True) == Generation("", [])
+
+
+def test_several_threads_get_the_texts_of_one(model, texts):
+    calls = [(mode, beam, part) for mode, beam in (("ar", 1), ("ar", 3), ("nar", 1), ("semi-nar", 1)) for part in (0, 10, 20)]
+
+    def call(arguments):
+        mode, beam, part = arguments
+        return model.generate(texts[part : part + 10], mode, beam=beam, batch_tokens=100)
+
+    expected = [call(arguments) for arguments in calls]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(2):
+            assert list(pool.map(call, calls)) == expected
+
+
+def test_limits(model, texts):
+    short = model.generate(texts, "nar", max_len=3, details=True)
+    assert max(len(generation.pieces) for generation in short) == 3
+    by_source = model.generate(texts, "ar", beam=1, max_len=0, max_len_a=0.3, min_len=50, details=True)
+    lengths = [len(model._word_pieces(text).split()) + 1 for text in texts]
+    assert [len(generation.pieces) for generation in by_source] == [min(50, int(0.3 * length)) for length in lengths]
+
+
+def test_too_long_a_text(model, caplog):
+    long = "word " * 600
+    with pytest.raises(ValueError, match=r"^text 2 has \d+ word pieces, over the model's limit of 511: .*truncate=True"):
+        model.generate(["fine", long])
+    found = model.generate(["fine", long], "nar", truncate=True, details=True)
+    assert [generation.truncated for generation in found] == [False, True]
+    assert "1 texts cut to 511 word pieces, the first is text 2" in caplog.text
+    pieces = model._word_pieces(long).split()[:511]
+    assert found[1].text == model.generate(" ".join(pieces).replace(" ##", ""), "nar")
+
+
+@pytest.mark.parametrize("texts, options, message", [
+    (["a", b"b"], {}, "text 2 is no text but of type bytes"),
+    (["a", None], {}, "text 2 is no text but of type NoneType"),
+    (b"bytes", {}, "a bytes is no text"),
+    (7, {}, "a int is no text"),
+    (["a"], dict(mode="nat"), "mode 'nat': this model has ar, semi-nar, nar"),
+    (["a"], dict(beams=4), "beams: no such option; there are mode, beam, "),
+    (["a"], dict(beam=0), "beam=0: give a number, 1 or more"),
+    (["a"], dict(block_size="4"), "block_size='4': give a number"),
+    (["a"], dict(max_len=0), "a text of no word piece"),
+    (["a"], dict(batch_tokens=0), "batch_tokens=0"),
+    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min.len"),
+])  # fmt: skip
+def test_refusals(texts, options, message, model):
+    with pytest.raises(ValueError, match=message) as refusal:
+        model.generate(texts, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_untrained_modes_are_told_once(texts, caplog):
+    model = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
+    for mode in ("ar", "nar", "semi-nar", "semi-nar"):
+        model.generate(texts[:1], mode)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "bang.api"]
+    assert warning.startswith("mode semi-nar: this model was not trained for it (ar 50%, nar 50%)")
+
+
+def test_default_mode_is_the_best_trained():
+    def engine(**shares):
+        return type("Engine", (), {"modes": MODES, "shares": {k.replace("_", "-"): v for k, v in shares.items()} or None})
+
+    assert api._best_trained(engine(nar=0.5, ar=0.5)) == "ar"
+    assert api._best_trained(engine(nar=0.6, ar=0.4)) == "nar"
+    assert api._best_trained(engine(semi_nar=1.0)) == "semi-nar"
+    assert api._best_trained(engine()) == "ar"
+
+
+def test_bf16(texts):
+    model = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL, dtype="bfloat16", device="cpu")
+    assert next(model.engine._network.parameters()).dtype == torch.bfloat16
+    for mode in MODES:
+        assert all(model.generate(texts, mode, max_len=20))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_gpu(dtype, model, texts):
+    found = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL, device="cuda", dtype=dtype)
+    for mode in MODES:
+        ours = found.generate(texts, mode)
+        assert all(ours) and (dtype != "float32" or ours == model.generate(texts, mode))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(model="no-such-model"), "no-such-model: no such model"),
+    (dict(model="{tmp}"), "no config.json in it"),
+    (dict(model="{tmp}/text"), "cannot be read"),
+    (dict(model=CHECKPOINT), r"has \d+ word pieces, not those of .*vocab.txt, 30522; give the vocabulary"),
+    (dict(model=CHECKPOINT, vocab="no-such-vocabulary"), "no-such-vocabulary: no such dictionary"),
+    (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, dtype="int7"), "dtype 'int7': give one of float32"),
+    (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, device="tpu9"), "device 'tpu9'"),
+    (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, threads=0), "threads=0"),
+])  # fmt: skip
+def test_what_cannot_be_loaded(arguments, message, tmp_path):
+    (tmp_path / "text").write_text("no checkpoint\n")
+    arguments = {**arguments, "model": str(arguments["model"]).format(tmp=tmp_path)}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as refusal:
+        Bang.load(**arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_importing_loads_neither_torch_nor_fairseq():
+    code = "import sys; from bang import Bang; assert not {'torch', 'fairseq', 'transformers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_logging_stays_as_it_was(tmp_path):
+    code = (
+        "import logging; from bang import Bang; "
+        f"Bang.load({str(CHECKPOINT)!r}, vocab={str(VOCAB_SMALL)!r}); "
+        "assert (logging.root.handlers, logging.root.level, logging.root.manager.disable) == ([], logging.WARNING, 0)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
