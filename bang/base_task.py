@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from fairseq import utils
@@ -14,6 +14,7 @@ from omegaconf import II
 from . import checkpoints, training_run
 from .command_line import add_min_lr
 from .dictionary import BertDictionary
+from .safety import settings
 from .trained_modes import trained_modes
 
 logger = logging.getLogger(__name__)
@@ -21,13 +22,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class BangTaskConfig(FairseqDataclass):
-    """fairseq's options that the tasks read too; they add none of their own."""
+    """What the tasks' options have in common; most are fairseq's, which the tasks read too."""
 
     checkpoint_paths: Optional[str] = II("common_eval.path")
     restore_file: Optional[str] = II("checkpoint.restore_file")
     save_dir: Optional[str] = II("checkpoint.save_dir")
     # fairseq's command line resolves a flag only under its own name
     skip_invalid_size_inputs_valid_test: bool = II("dataset.skip_invalid_size_inputs_valid_test")
+    other_models: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "comma-separated architectures of fairseq's own, such as transformer, that the checkpoints of --path "
+            "and --lm-path may hold beside BANG's; name only what you expect, from people you trust"
+        },
+    )
 
 
 class BangTask(FairseqTask):
@@ -43,7 +51,12 @@ class BangTask(FairseqTask):
     @staticmethod
     def check_checkpoints(cfg: BangTaskConfig, from_checkpoint: bool = False) -> None:
         """The checkpoints of --path, before fairseq reads them: a bad one gets one clear line."""
-        if cfg.checkpoint_paths and not from_checkpoint:
+        if not cfg.data:  # a checkpoint says nothing of where data is, see `safety.settings`
+            raise ValueError('no data folder with the dictionaries: give arg_overrides={"data": FOLDER} to fairseq\'s loader')
+        if from_checkpoint:
+            return
+        settings.allow(models=filter(None, (cfg.other_models or "").split(",")))
+        if cfg.checkpoint_paths:
             for path in utils.split_paths(cfg.checkpoint_paths):
                 checkpoints.check(path)
 
@@ -63,6 +76,8 @@ class BangTask(FairseqTask):
         nor does a run that resumes. `model.trained_modes` says what the options, of this run or of
         the checkpoint, train.
         """
+        if not from_checkpoint:
+            settings.allow(models=[cfg._name])  # the command line's own, which may be resumed
         model = super().build_model(cfg, from_checkpoint)
         run = training_run.whole(cfg)
         model.trained_modes = trained_modes(run) if run else {}
@@ -82,6 +97,10 @@ class BangTask(FairseqTask):
             model.upgrade_state_dict(weights)
             checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {restore}")
         return model
+
+    def build_criterion(self, cfg, from_checkpoint: bool = False):
+        settings.allow(criterions=[cfg._name])
+        return super().build_criterion(cfg, from_checkpoint)
 
     def _keep_to(self, limits) -> None:
         """Lowers the task's limits to those of a trained model: sources are cut to what it has positions for."""

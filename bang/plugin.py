@@ -1,8 +1,9 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
-from . import checkpoints, criterion, optimizer, task  # noqa: F401  (importing registers)
+from . import criterion, optimizer, task  # noqa: F401  (importing registers)
 from .network import model  # noqa: F401
 from .pretraining import task as pretraining_task  # noqa: F401
+from .safety import hooks
 
-checkpoints.allow_fairseq_classes()
+hooks.install()
 optimizer.use_fused_adam()

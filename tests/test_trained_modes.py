@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 import pytest
-import torch
+from bang import checkpoints
 from bang.trained_modes import split_shares, trained_modes, update_shares
 from fairseq.dataclass.configs import GenerationConfig
 
@@ -45,7 +45,7 @@ def test_shares_and_modes(cfg, shares, modes):
 
 @pytest.mark.parametrize("name, modes", [("mixed", {"ar": 0.5, "nar": 0.5}), ("nar", {"nar": 1})])
 def test_of_checkpoints_old_and_new(name, modes, golden_states, golden_model):
-    assert trained_modes(torch.load(GOLDEN / name / "checkpoint.pt")["args"]) == modes  # as fairseq 0.9 wrote it
+    assert trained_modes(checkpoints.read(str(GOLDEN / name / "checkpoint.pt"))["args"]) == modes  # as fairseq 0.9 wrote it
     assert trained_modes(golden_states[name]["cfg"]) == modes
     assert golden_model(name).trained_modes == modes
 

@@ -50,7 +50,8 @@ class _Mended:
     def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs):
         """As fairseq's, but --max-len-a counts a sentence's own length, not the padded batch's."""
         for model in self.model.models:
-            model.set_beam_size(self.beam_size)
+            if hasattr(model, "set_beam_size"):  # not all of fairseq's own have it
+                model.set_beam_size(self.beam_size)
         src_tokens, src_lengths = (sample["net_input"][name] for name in ("src_tokens", "src_lengths"))
         widths = src_lengths.tolist()
         if not self.max_len_a or set(widths) == {src_tokens.size(1)}:

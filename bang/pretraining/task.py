@@ -124,12 +124,12 @@ class PretrainingTask(BangTask):
 
     @classmethod
     def setup_task(cls, cfg: PretrainingConfig, **kwargs: Any) -> "PretrainingTask":
+        cls.check_checkpoints(cfg, **kwargs)
         path = os.path.join(split_paths(cfg.data)[0], "dict.txt")
         if not os.path.exists(path):
             raise ValueError(
                 f"{path} is missing: give folders that fairseq-preprocess --only-source wrote (without --source-lang)"
             )
-        cls.check_checkpoints(cfg, **kwargs)
         return cls(cfg, cls.load_dictionary(path))
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any):

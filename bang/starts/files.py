@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import checkpoints
+from ..safety.settings import check_start
 from . import bert, prophetnet
 
 OPTION = "--load-from-pretrained-model"
@@ -44,7 +45,8 @@ def read(path: str, **choices: str) -> Start:
     if file.endswith(".safetensors"):
         saved, settings = _read_safetensors(file), {}
     else:
-        state = checkpoints.read(file)
+        state = checkpoints.read(file, mmap=True)
+        check_start(state, f"{OPTION} {path}")
         saved, settings = state.get("model", state), _settings(state)
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise ValueError(f"{OPTION} {path}: no weights by name in it")

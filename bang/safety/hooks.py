@@ -1,0 +1,61 @@
+"""Where fairseq reads checkpoints: one function for every way in, and what workers tell each other.
+
+fairseq-generate, -interactive, -validate, resuming, `--restore-file`, `--finetune-from-model`, the hub and ensembles
+all call `checkpoint_utils.load_checkpoint_to_cpu` before they build anything.
+"""
+
+import argparse
+import tarfile
+from typing import Any, Optional
+
+from fairseq import checkpoint_utils, file_utils
+from fairseq.dataclass.utils import overwrite_args_by_name
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from omegaconf import OmegaConf
+
+from . import files, settings
+
+
+def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load_on_all_ranks: bool = False) -> dict:
+    """fairseq's function of this name, for files of strangers too.
+
+    Raises:
+        ValueError: the file cannot be read, holds more than data, or names what may not be built; one line.
+    """
+    state = settings.check(files.read(PathManager.get_local_path(path)), path)
+    overrides = arg_overrides or {}  # the user's, who may name files
+    try:
+        for name, value in overrides.items() if state.get("args") else ():
+            setattr(state["args"], name, value)
+        if state.get("cfg"):
+            state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+            overwrite_args_by_name(state["cfg"], overrides)
+        return checkpoint_utils._upgrade_state_dict(state)
+    except Exception as error:  # whatever a file lacks or has too much of
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"checkpoint {path}: its settings are none that fairseq can use ({type(error).__name__}: {reason})"
+        ) from None
+
+
+_broadcast_object_slow = distributed_utils._broadcast_object_slow
+
+
+def broadcast_object_slow(*args: Any, **kwargs: Any) -> Any:
+    """fairseq's function of this name, which sends what the first worker read from a checkpoint to the others."""
+    with files.only_plain_data(distributed_utils._TensorPlaceholder):
+        return files.plain(_broadcast_object_slow(*args, **kwargs))
+
+
+class _Archive(tarfile.TarFile):
+    """What fairseq's hub unpacks; a member that would land outside the archive's folder is an error."""
+
+    extraction_filter = staticmethod(tarfile.data_filter)
+
+
+def install() -> None:
+    """Makes fairseq read checkpoints here, and unpack its hub's archives."""
+    file_utils.tarfile = argparse.Namespace(open=_Archive.open)
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    distributed_utils._broadcast_object_slow = broadcast_object_slow

@@ -1,0 +1,209 @@
+"""What a checkpoint may name.
+
+fairseq builds whatever model, task and criterion a checkpoint's settings name, evaluates some of their options as
+Python and opens files that others name. Here a checkpoint may name what this package registers and, where the user
+says so, what the user names; its other settings are kept as data.
+"""
+
+import argparse
+import ast
+import re
+from typing import Any, Iterable, Mapping, MutableMapping
+
+from fairseq import models as fairseq_models
+from fairseq import tasks as fairseq_tasks
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+CLASSES = {
+    "model": fairseq_models.ARCH_MODEL_REGISTRY,
+    "task": fairseq_tasks.TASK_REGISTRY,
+    "criterion": CRITERION_REGISTRY,
+}
+DATACLASSES = {
+    "model": fairseq_models.MODEL_DATACLASS_REGISTRY,
+    "task": fairseq_tasks.TASK_DATACLASS_REGISTRY,
+    "criterion": CRITERION_DATACLASS_REGISTRY,
+}
+LEGACY_NAMES = {"model": "arch", "task": "task", "criterion": "criterion"}
+"""Where fairseq 0.9's flat options hold the three names."""
+
+FILES = {"data", "checkpoint_paths", "restore_file", "save_dir", "load_from_pretrained_model"}
+"""Options that are read as paths even where they look like a plain word."""
+
+_FAIRSEQ_CRITERIONS = {"label_smoothed_cross_entropy", "cross_entropy"}  # bang_nar trains with them; they evaluate nothing
+_FAIRSEQ_TASKS = {"translation", "language_modeling"}  # what other models that write text were trained with
+_allowed: dict[str, set[str]] = {kind: set() for kind in CLASSES}
+
+_WORDS = re.compile(r"[\w.,:+@?~/\\ -]*")  # of no effect even where fairseq evaluates it
+_LITERAL = (
+    ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load,
+    ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Mult,
+)  # fmt: skip
+
+
+def allow(models: Iterable[str] = (), criterions: Iterable[str] = ()) -> None:
+    """Lets checkpoints name more than BANG's: fairseq's own models, or ones that the user's code registers.
+
+    Called for what the user's command line names: `--arch`, `--criterion`, `--other-models`. fairseq evaluates
+    options of some of its models (`fconv`, `wav2vec`, ...); here they must be plain literals even so.
+    """
+    _allowed["model"].update(models)
+    _allowed["criterion"].update(criterions)
+
+
+def may_build(kind: str, name: Any) -> bool:
+    """Whether a checkpoint may name this model, task or criterion."""
+    if not isinstance(name, str) or name not in CLASSES[kind]:
+        return False
+    if CLASSES[kind][name].__module__.partition(".")[0] == __package__.partition(".")[0] or name in _allowed[kind]:
+        return True
+    if kind == "task":
+        return name in _FAIRSEQ_TASKS and bool(_allowed["model"])
+    return kind == "criterion" and name in _FAIRSEQ_CRITERIONS
+
+
+def check(state: dict, path: str) -> dict:
+    """A checkpoint as `files.read` gives it, with settings that fairseq may act on.
+
+    Returns:
+        The same, with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals.
+    Raises:
+        ValueError: no fairseq checkpoint, or one that names what may not be built. One line.
+    """
+    weights = state.get("model")
+    if not isinstance(weights, dict) or not (state.get("args") or state.get("cfg")):
+        raise ValueError(f"checkpoint {path}: no fairseq checkpoint, it lacks 'model' or the training options")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
+        raise ValueError(f"checkpoint {path}: no fairseq checkpoint, its 'model' holds more than weights by name")
+    state = dict(state)
+    try:
+        if state.get("args"):
+            state["args"] = _flat(_mapping(state["args"]))
+        if state.get("cfg"):
+            state["cfg"] = _sections(_mapping(state["cfg"]))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: refused, {error}") from None
+    return state
+
+
+def check_start(state: dict, source: str) -> None:
+    """Refuses a pretrained start that names another model than BANG's.
+
+    Only its weights are used, so a name that fairseq does not know, as its authors' own code may have had, is no harm.
+
+    Args:
+        source: what to call it.
+    """
+    try:
+        named = [_mapping(state["args"]).get("arch")] if state.get("args") else []
+        named += [_mapping(_mapping(state["cfg"]).get("model")).get("_name")] if state.get("cfg") else []
+        for name in named:
+            if isinstance(name, str) and name in CLASSES["model"] and not may_build("model", name):
+                raise ValueError(_refusal("model", name))
+    except ValueError as error:
+        raise ValueError(f"{source}: refused, {error}") from None
+
+
+def _refusal(kind: str, name: Any) -> str:
+    hint = "; --other-models names those of fairseq's that may be built too" if kind == "model" else ""
+    return f"its {kind} {str(name)!r:.60} is none of BANG's{hint}"
+
+
+def _mapping(settings: Any) -> MutableMapping:
+    """A Namespace or dict as a new dict."""
+    settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError("its settings are no options by name")
+    return dict(settings)
+
+
+def _names(found: Mapping[str, Any]) -> None:
+    """Refuses a model or task, or a criterion if there is one, that may not be built."""
+    for kind, name in found.items():
+        if not may_build(kind, name) and not (kind == "criterion" and name is None):
+            raise ValueError(_refusal(kind, name))
+
+
+def _flat(args: dict) -> argparse.Namespace:
+    """fairseq 0.9's options. Text stays only where the model, task or criterion has an option of that name."""
+    names = {kind: args.get(option) for kind, option in LEGACY_NAMES.items()}
+    _names(names)
+    known = set().union(*(_fields(kind, name) or args.keys() for kind, name in names.items()))
+    kept = {name: _plain(name, value) if name in known else _no_text(value) for name, value in args.items()}
+    kept = {name: value for name, value in kept.items() if value is not None or args[name] is None}  # fairseq has defaults
+    return argparse.Namespace(**{**kept, "data": "", **{LEGACY_NAMES[kind]: name for kind, name in names.items()}})
+
+
+def _sections(cfg: dict) -> dict:
+    """Today's options. Text stays in the sections of the model, task and criterion, under names that those have."""
+    sections = {kind: _mapping(cfg.get(kind) or {}) for kind in CLASSES}
+    names = {kind: section.get("_name") for kind, section in sections.items()}
+    _names(names)
+    kept = {name: _no_text(section) for name, section in cfg.items() if name not in sections}
+    for kind, section in sections.items():
+        fields = _fields(kind, names[kind]) or section.keys()
+        values = {name: _plain(name, section[name]) for name in section if name in fields}
+        if kind == "task":
+            values["data"] = ""
+        dataclass = DATACLASSES[kind].get(names[kind])
+        if dataclass is not None:
+            _check_types(dataclass, values, kind)
+        kept[kind] = {**values, "_name": names[kind]} if names[kind] else None
+    return kept
+
+
+def _fields(kind: str, name: str) -> set[str]:
+    """The options of a model, task or criterion; none if fairseq keeps them in code."""
+    return set(getattr(DATACLASSES[kind].get(name), "__dataclass_fields__", ()))
+
+
+def _check_types(dataclass: type, values: dict, kind: str) -> None:
+    try:
+        OmegaConf.merge(dataclass(), values)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"its {kind} setting {error.full_key} is {values.get(error.full_key)!r:.60}") from None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as data: what names a file becomes none, text is words or literals."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: _plain(key, part) for key, part in value.items() if isinstance(key, str)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, part) for part in value]
+    if isinstance(value, str):
+        if name in FILES:
+            return None
+        if not _WORDS.fullmatch(value) and not _is_literal(value):
+            raise ValueError(f"its setting {name} is no plain value: {value!r:.60}")
+        return None if "/" in value or "\\" in value else value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise ValueError(f"its setting {name} is a {type(value).__name__}")
+
+
+def _no_text(value: Any) -> Any:
+    """Settings of the sections that no checkpoint decides: numbers stay, text is none."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: _no_text(part) for name, part in value.items() if isinstance(name, str)}
+    if isinstance(value, (list, tuple)):
+        return [_no_text(part) for part in value]
+    return value if isinstance(value, (bool, int, float)) else None
+
+
+def _is_literal(text: str) -> bool:
+    """Whether text is an expression of numbers, text and containers alone, as `{"beam": 4}` or `[(512, 3)] * 20`."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return all(
+        isinstance(node, _LITERAL) or isinstance(node, ast.Name) and node.id in ("true", "false", "null")
+        for node in ast.walk(tree)
+    )
