@@ -1,5 +1,7 @@
 from setuptools import find_packages, setup
 
+EVALUATION = ["rouge-score", "sacrebleu", "nltk"]
+
 setup(
     name="bang",
     version="0.1.0",
@@ -23,5 +25,9 @@ setup(
         "safetensors",
         "numpy",
     ],
-    extras_require={"test": ["pytest", "rouge-score", "sacrebleu", "nltk"], "eval": ["rouge-score", "sacrebleu", "nltk"]},
+    extras_require={
+        "test": ["pytest", *EVALUATION, "matplotlib"],
+        "eval": EVALUATION,
+        "recipes": [*EVALUATION, "matplotlib"],
+    },
 )

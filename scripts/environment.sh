@@ -1,13 +1,13 @@
 # Sourced by the other scripts: activates a virtual environment with bang in it, made on first use.
-# usage: source scripts/environment.sh EXTRA MODULE      (EXTRA: of setup.py; MODULE: one that it brings)
+# usage: source scripts/environment.sh EXTRA MODULE...   (EXTRA: of setup.py; MODULE: some that it brings)
 # An active environment that has all that is needed is used as it is; else BANG_VENV names the folder (default
 # .venv in the checkout) and PYTHON the interpreter (default python3).
 has() { "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "${@:2}"; }
-if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "$2"; }; then
+if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "${@:2}"; }; then
     venv=${BANG_VENV:-$root/.venv}
     [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
     source "$venv/bin/activate"
-    if ! has python fairseq transformers tensorboardX "$2"; then
+    if ! has python fairseq transformers tensorboardX "${@:2}"; then
         echo "installing bang[$1] into $venv (once; some minutes)" >&2
         constraints=$root/requirements.txt
         if ! has python torch; then

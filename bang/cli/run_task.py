@@ -1,0 +1,75 @@
+"""From a folder of text to results: tokenizes, binarizes, fine-tunes, generates and evaluates.
+
+    bang run-task DATA --mode nar --out OUT
+    bang run-task DATA --mode all --start minilm/ --preset xsum --out OUT --train "--max-epoch 20 --lr 0.0003"
+
+DATA is any folder with {train,valid,test}.{src,tgt}, raw text, one a line (GLGE's dev for valid too). OUT gets everything:
+word pieces, fairseq's data, checkpoints, TensorBoard's log, learning curves (curves.png), texts of each decoding
+(nar.txt …) and their scores (scores.txt, scores.json). A step whose inputs and command are what they were is skipped,
+so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint.
+
+    --mode    trained               decoded
+    ar        token by token        ar
+    nar       all tokens at once    nar
+    semi-nar  blocks of tokens      semi-nar
+    n-stream  9 streams             ar, semi-nar
+    all       ar, nar and semi-nar  ar, semi-nar, nar
+
+Hyper-parameters are the published ones, the same for the paper's three tasks; presets add the metrics that papers report:
+squad (question generation: ROUGE, BLEU and METEOR on Penn Treebank tokens), xsum (ROUGE), persona-chat (BLEU-1/2 of corpus
+and sentences, distinct).
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from ..recipes.steps import Plan
+from ..recipes.tasks import MODES, PRESETS, Options, task_plan
+
+HELP = "from a folder of text to scores: tokenize, binarize, fine-tune, generate, evaluate"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder with {train,valid,test}.{src,tgt}, raw text")
+    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to train: {', '.join(MODES)}")
+    parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
+    add_recipe_arguments(parser)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `bang distill` takes as well."""
+    parser.add_argument("--out", required=True, metavar="OUT", help="folder for everything that is made")
+    parser.add_argument("--start", metavar="MODEL", help="what to start from, as --load-from-pretrained-model takes it: "
+                        "our checkpoint, a BERT, a ProphetNet; sizes are read from it (default: new weights, base size)")
+    parser.add_argument("--vocab", default=Options.vocab, metavar="FILE", help="vocabulary (default: the published one)")
+    parser.add_argument("--block-size", type=int, default=Options.block_size, metavar="K", help="tokens that semi-NAR "
+                        "predicts at once (default %(default)s)")
+    parser.add_argument("--beam", type=int, default=Options.beam, help="of AR decoding (default %(default)s)")
+    parser.add_argument("--lenpen", type=float, default=Options.lenpen, help="of AR decoding (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=Options.batch_size, help="of decoding (default %(default)s)")
+    parser.add_argument("--train", default="", metavar='"OPTION …"', help="further options of fairseq-train; they win")
+    parser.add_argument("--generate", default="", metavar='"OPTION …"', help="further options of fairseq-generate")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that tokenize and binarize "
+                        "(default: one for each CPU)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of the steps that would run")
+
+
+def recipe_options(args: argparse.Namespace, **more: str) -> Options:
+    names = ("start", "vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
+    values = {name: getattr(args, name) for name in names}
+    return Options(train=shlex.split(args.train), generate=shlex.split(args.generate), **values, **more)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = recipe_options(args, mode=args.mode, preset=args.preset)
+    run_plan(task_plan(args.data, args.out, options), args)
+
+
+def run_plan(plan: Plan, args: argparse.Namespace) -> None:
+    """Runs or shows the plan, and then the scores."""
+    plan.run(dry=args.dry_run)
+    if not args.dry_run:
+        sys.stdout.write(Path(args.out, "scores.txt").read_text(encoding="utf-8"))

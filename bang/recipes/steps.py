@@ -1,0 +1,222 @@
+"""Steps of a recipe: commands that read files and write files, run again only where what they read has changed.
+
+    plan = Plan(Path("out"))
+    plan.add(Step("words", [Command(["sort", "text"], stdout="out/sorted")], inputs=["text"], outputs=["out/sorted"]))
+    plan.run()
+
+A step is done when all its commands were, and OUT/steps/NAME.json then holds a fingerprint of the commands and of the
+content of their inputs. Whoever stops a recipe and gives its command again goes on with the step that was stopped.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..text.files import StrPath, replacing
+
+_BLOCK = 1 << 20
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, without a shell.
+
+    Attributes:
+        words: the program and its arguments; Python's own interpreter stands as "python".
+        stdout: file that takes what it prints, whole or not at all; None: the terminal.
+        log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
+        environment: variables that it gets beside those that are there.
+    """
+
+    words: Sequence[str]
+    stdout: StrPath | None = None
+    log: StrPath | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *map(str, self.words)])
+        if self.log is not None:
+            shown += f" 2>&1 | tee -a {shlex.quote(str(self.log))}"
+        return shown if self.stdout is None else f"{shown} > {shlex.quote(str(self.stdout))}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some commands, what they read, and what they leave.
+
+    Attributes:
+        name: unique in its plan, a file name.
+        commands: run in turn.
+        inputs: files and folders whose content counts.
+        outputs: files and folders that exist when the step is done.
+        resumable: the commands go on from what an interrupted run left in the outputs, a training run does. What
+            they left from other inputs is then neither gone on with nor removed, but refused.
+        group, at_once: neighbours of the same group need nothing of each other; so many of them run at once.
+    """
+
+    name: str
+    commands: Sequence[Command]
+    inputs: Sequence[StrPath] = field(default=())
+    outputs: Sequence[StrPath] = field(default=())
+    resumable: bool = False
+    group: str | None = None
+    at_once: int = 1
+
+
+class Plan:
+    """Steps in order, whose records stand in `folder`/steps."""
+
+    def __init__(self, folder: StrPath) -> None:
+        self.folder = Path(folder)
+        self.steps: list[Step] = []
+
+    def add(self, step: Step) -> None:
+        assert all(step.name != other.name for other in self.steps), step.name
+        self.steps.append(step)
+
+    def run(self, dry: bool = False) -> None:
+        """Runs the steps that are not done, or with `dry` prints their commands and touches nothing.
+
+        Raises:
+            ValueError: a command failed, an input is missing, or a resumable step began from other inputs.
+        """
+        stale: set[str] = set()  # outputs of steps that a dry run leaves undone: who reads them is undone too
+        numbered = enumerate(self.steps, start=1)
+        for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
+            undone = []
+            for number, step in group:
+                title = f"[{number}/{len(self.steps)}] {step.name}"
+                waits = any(str(path) in stale for path in step.inputs)
+                inputs = "" if waits else fingerprint(step.inputs)
+                if not waits and self._is_done(step, inputs):
+                    print(f"{title}: up to date", file=sys.stderr)
+                elif dry:
+                    stale.update(map(str, step.outputs))
+                    print("\n".join([f"# {title}", *map(str, step.commands)]))
+                else:
+                    undone.append((step, inputs, title))
+            self._run_steps(undone)
+
+    def _run_steps(self, undone: Sequence[tuple[Step, str, str]]) -> None:
+        """Runs the steps of a group at the same time; an error in one lets the others end first."""
+        if not undone:
+            return
+        with ThreadPoolExecutor(max(step.at_once for step, _, _ in undone)) as pool:
+            runs = [pool.submit(self._run_step, *item) for item in undone]
+        for run in runs:
+            run.result()
+
+    def _record(self, step: Step, kind: str) -> Path:
+        return self.folder / "steps" / f"{step.name}.{kind}"
+
+    def _is_done(self, step: Step, inputs: str) -> bool:
+        record = self._record(step, "json")
+        if not record.exists() or not all(map(os.path.exists, step.outputs)):
+            return False
+        return json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == _whole(step, inputs)
+
+    def _run_step(self, step: Step, inputs: str, title: str) -> None:
+        print(title, file=sys.stderr, flush=True)
+        begun, done = self._record(step, "begun"), self._record(step, "json")
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        if step.resumable and begun.exists() and begun.read_text() != inputs and any(map(os.path.exists, step.outputs)):
+            left = " ".join(str(path) for path in step.outputs if os.path.exists(path))
+            raise ValueError(f"{left} was made from other data or another start: give another folder, or remove it")
+        if not step.resumable:
+            for path in filter(os.path.exists, step.outputs):
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        begun.write_text(inputs)
+        start = time.time()
+        for command in step.commands:
+            _execute(command, step.name)
+        for path in step.outputs:
+            if not os.path.exists(path):
+                raise ValueError(f"{step.name} ended without an error, but did not write {path}")
+        with replacing(done) as file:
+            record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1)}
+            file.write(f"{json.dumps(record)}\n".encode())
+
+
+def _execute(command: Command, step: str) -> None:
+    words = [sys.executable if word == "python" else str(word) for word in command.words]
+    for path in (command.stdout, command.log):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # the programs and the package of this interpreter are found wherever the recipe is called from
+    path = _before("PATH", Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _CHECKOUT), **command.environment}
+    last = ""
+    if command.log is not None:
+        with (
+            open(command.log, "ab") as log,
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
+        ):
+            try:
+                for line in process.stdout:
+                    log.write(line)
+                    log.flush()
+                    sys.stderr.write(line.decode("utf-8", "replace"))
+                    sys.stderr.flush()
+                    last = line.decode("utf-8", "replace").strip() or last
+            except BaseException:  # Ctrl-C, a signal: the command must not go on alone
+                process.terminate()
+                raise
+        status = process.returncode
+    elif command.stdout is not None:
+        unfinished = Path(f"{command.stdout}.unfinished")
+        with open(unfinished, "wb") as output:
+            status = subprocess.run(words, stdout=output, env=environment).returncode
+        if status == 0:
+            os.replace(unfinished, command.stdout)
+        else:
+            last = f"what it printed stands in {unfinished}"
+    else:
+        status = subprocess.run(words, env=environment).returncode
+    if status != 0:
+        raise ValueError(f"{step}: {words[0]} ended with status {status}{': ' if last else ''}{last}")
+
+
+def fingerprint(paths: Sequence[StrPath]) -> str:
+    """A hash of the content of files and of all files in folders, and of their names below the folder.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder")
+        for file in _files(path):
+            digest.update(f"{file.relative_to(path)}\0".encode())
+            with open(file, "rb") as content:
+                while block := content.read(_BLOCK):
+                    digest.update(block)
+        digest.update(b"\0\0")
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    else:
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _before(variable: str, folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
+
+
+def _whole(step: Step, inputs: str) -> str:
+    return hashlib.sha256("\n".join([inputs, *map(str, step.commands)]).encode()).hexdigest()

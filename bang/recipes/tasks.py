@@ -1,0 +1,218 @@
+"""From a folder of text to results: tokenize, binarize, fine-tune, generate, evaluate."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..text.files import StrPath, read_lines
+from ..text.vocabulary import VOCAB, read_vocabulary
+from .steps import Command, Plan, Step
+
+PACKAGE = Path(__file__).resolve().parents[1]
+FINETUNE = PACKAGE.parent / "scripts" / "finetune.sh"
+CLEANUP = PACKAGE.parent / "post_processed_nar.py"
+
+SPLITS = ("train", "valid", "test")
+SIDES = ("src", "tgt")
+
+MODES = {  # --mode: the mode of finetune.sh, and the decodings that its checkpoint is for
+    "ar": ("ar", ("ar",)),
+    "nar": ("nar", ("nar",)),
+    "semi-nar": ("semi-nar", ("semi-nar",)),
+    "n-stream": ("n-stream", ("ar", "semi-nar")),
+    "all": ("all", ("ar", "semi-nar", "nar")),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a task of the paper asks for. Training is the same for all: finetune.sh has the published options."""
+
+    metrics: Sequence[str] = ()  # none: all groups
+    tokenizer: str = "13a"
+
+
+PRESETS = {
+    "squad": Preset(["rouge", "bleu", "meteor", "faults"], "ptb"),
+    "xsum": Preset(["rouge", "faults"]),
+    "persona-chat": Preset(["dialogue", "distinct", "faults"], "none"),
+    "none": Preset(),
+}
+"""Question generation on SQuAD 1.1, XSum and PersonaChat with the variants that are published for them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recipe is asked for.
+
+    Attributes:
+        mode: of MODES.
+        start: what `--load-from-pretrained-model` takes; None: new weights.
+        preset: of PRESETS.
+        vocab: the vocabulary, one `piece count` a line.
+        block_size: tokens that semi-NAR predicts at once.
+        beam, lenpen: of AR.
+        batch_size: sentences that are decoded together.
+        train, generate: further options of fairseq-train and fairseq-generate; they win.
+        workers: processes that tokenize and binarize.
+    """
+
+    mode: str = "nar"
+    start: str | None = None
+    preset: str = "none"
+    vocab: StrPath = VOCAB
+    block_size: int = 4
+    beam: int = 4
+    lenpen: float = 1.2
+    batch_size: int = 36
+    train: Sequence[str] = field(default=())
+    generate: Sequence[str] = field(default=())
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("preset", PRESETS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} {getattr(self, name)}: choose {', '.join(known)}")
+
+
+def find_pairs(data: StrPath) -> dict[str, Path]:
+    """Finds a folder's pairs: {"train.src": its path, …}; GLGE's `dev` is `valid`.
+
+    Raises:
+        ValueError: a file is missing or empty, or the two sides of a split differ in their number of lines.
+    """
+    data, found = Path(data), {}
+    for split in SPLITS:
+        for side in SIDES:
+            names = [f"{split}.{side}"] + ([f"dev.{side}"] if split == "valid" else [])
+            path = next((data / name for name in names if (data / name).is_file()), None)
+            if path is None:
+                raise ValueError(
+                    f"{data} has no {' or '.join(names)}: a task is a folder with {{train,valid,test}}.{{src,tgt}}, a text a line"
+                )
+            found[f"{split}.{side}"] = path
+        lines = [sum(1 for _ in read_lines(found[f"{split}.{side}"])) for side in SIDES]
+        if 0 in lines or lines[0] != lines[1]:
+            raise ValueError(
+                f"{found[f'{split}.src']} has {lines[0]} lines, {found[f'{split}.tgt']} {lines[1]}: give one target for each source"
+            )
+    return found
+
+
+def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
+    """The whole way, from raw pairs to scores.
+
+    Args:
+        data: folder with {train,valid,test}.{src,tgt}, raw text.
+        out: folder for everything that is made.
+    """
+    _check_checkout()
+    read_vocabulary(options.vocab)
+    plan, pairs, out = Plan(out), find_pairs(data), Path(out)
+    tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
+    binarized = add_binarization(plan, "binarize", tokenized, out / "data", options)
+    checkpoint = add_training(plan, binarized, out, options, has_separator(pairs["train.src"]))
+    add_results(plan, binarized, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
+    return plan
+
+
+def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: Options) -> dict[str, Path]:
+    """Adds the step that makes word pieces; returns their files, named as the pairs."""
+    raw = list(pairs.values())
+    words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
+    tokenized = {name: folder / path.name for name, path in pairs.items()}
+    command = Command([*words, "--workers", options.workers, *raw])
+    plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
+    return tokenized
+
+
+def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: Options) -> Path:
+    """Adds the step that makes fairseq's data; returns their folder."""
+    words = ["fairseq-preprocess", "--user-dir", PACKAGE, "--task", "translation_bang"]
+    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder, "--workers", options.workers]
+    words += ["--srcdict", options.vocab, "--tgtdict", options.vocab]
+    for split in SPLITS:
+        words += [f"--{split}pref", tokenized[f"{split}.src"].with_suffix("")]
+    log = folder.with_name(f"{folder.name}.log")
+    plan.add(Step(name, [Command(words, stdout=log)], [*tokenized.values(), options.vocab], [folder]))
+    return folder
+
+
+def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separator: bool = False) -> Path:
+    """Adds the fine-tuning; returns its best checkpoint."""
+    inputs, words = [data], ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
+    words += ["--tensorboard-logdir", out / "tensorboard", "--log-format", "json", "--log-interval", "50"]
+    if options.mode == "semi-nar":  # "all" is trained for blocks of many sizes
+        words += ["--block-size", options.block_size]
+    if options.start is not None:
+        inputs.append(Path(options.start))
+        words += ["--load-from-pretrained-model", options.start, *start_options(options.start)]
+        words += ["--load-sep"] if has_separator else []
+    words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
+    plan.add(Step("fine-tune", [Command(words, log=out / "train.log")], inputs, [out / "checkpoints"], resumable=True))
+    log, picture = out / "train.log", out / "curves.png"
+    curves = Command(["python", "-m", "bang", "curves", log, picture])
+    plan.add(Step("curves", [curves], [out / "checkpoints"], [picture]))
+    return out / "checkpoints" / "checkpoint_best.pt"
+
+
+def add_results(
+    plan: Plan, data: Path, tokenized_source: Path, reference: Path, checkpoint: Path, out: Path, options: Options
+) -> None:
+    """Adds generation by each of the mode's decodings, and the evaluation of them all."""
+    texts = []
+    for decoding in MODES[options.mode][1]:
+        log, hypotheses, text = (out / f"{decoding}.{suffix}" for suffix in ("log", "hypo", "txt"))
+        collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
+        cleaned = ["python", CLEANUP, "--detokenize", *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
+        commands = [
+            Command(generate_words(data, "test", checkpoint, decoding, options), stdout=log),
+            Command(collected),
+            Command(cleaned),
+        ]
+        plan.add(Step(f"generate-{decoding}", commands, [data, checkpoint, tokenized_source], [log, text]))
+        texts.append(text)
+    preset = PRESETS[options.preset]
+    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", out / "scores.json"]
+    words += ["--tokenize", preset.tokenizer, *(["--metrics", *preset.metrics] if preset.metrics else [])]
+    words += ["--bootstrap", "1000"] if len(texts) > 1 else []
+    plan.add(Step("evaluate", [Command(words, stdout=out / "scores.txt")], [*texts, reference], [out / "scores.txt"]))
+
+
+def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:
+    """fairseq-generate's command line for one decoding."""
+    words = ["fairseq-generate", data, "--user-dir", PACKAGE, "--task", "translation_bang", "--path", checkpoint]
+    words += ["--gen-subset", split, "--batch-size", options.batch_size, "--truncate-source", "--decoding", decoding]
+    words += ["--beam", options.beam, "--lenpen", options.lenpen] if decoding == "ar" else ["--beam", "1"]
+    words += ["--block-size", options.block_size] if decoding == "semi-nar" else []
+    return [*words, *(["--fp16"] if gpu_count() else []), *options.generate]
+
+
+def has_separator(source: StrPath) -> bool:
+    """Whether a source separates passages with [X_SEP], whose embedding then begins as that of [SEP]."""
+    return any("[X_SEP]" in line for line in read_lines(source))
+
+
+def start_options(start: str) -> list[str]:
+    """fairseq-train's options for the sizes that a start has."""
+    from ..starts import read  # brings torch
+
+    found = read(start)
+    sizes = {f"{side}_layers": count for side, count in found.layers.items() if count} | found.sizes
+    return [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def gpu_count() -> int:
+    """GPUs of this machine, without the seconds that importing torch takes."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return 0
+    return len(done.stdout.splitlines()) if done.returncode == 0 else 0
+
+
+def _check_checkout() -> None:
+    for path in (FINETUNE, CLEANUP):
+        if not path.exists():
+            raise ValueError(f"{path} is not there: recipes run from a checkout of the repository, installed with pip -e")

@@ -1,0 +1,139 @@
+"""From a folder of text to results, with one command."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bang.__main__ import main
+from bang.recipes import tasks
+from bang.recipes.tasks import Options, find_pairs, start_options, task_plan
+from conftest import GOLDEN, ROOT, TINY
+
+LITTLE = " ".join([*TINY[:-1], "--max-update", "4", "--warmup-updates", "2", "--num-workers", "0", "--log-interval", "2"])
+
+
+@pytest.fixture
+def data(tmp_path):
+    """24 real pairs a split, in GLGE's layout."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:24]
+        (folder / path.name.replace("valid", "dev")).write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def words(plan, name):
+    """All words of a step's commands."""
+    (step,) = (step for step in plan.steps if step.name == name)
+    return [str(word) for command in step.commands for word in command.words]
+
+
+def after(command, option):
+    return command[command.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    "mode, decodings", [("ar", "ar"), ("nar", "nar"), ("semi-nar", "semi-nar"), ("n-stream", "ar semi-nar"), ("all", "ar semi-nar nar")]
+)
+def test_steps_of_a_mode(mode, decodings, data, tmp_path):
+    plan = task_plan(data, tmp_path / "out", Options(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
+    assert [step.name for step in plan.steps] == [
+        "tokenize", "binarize", "fine-tune", "curves", *(f"generate-{decoding}" for decoding in decodings.split()), "evaluate",
+    ]  # fmt: skip
+    assert after(words(plan, "binarize"), "--validpref") == str(tmp_path / "out" / "tokenized" / "dev")
+    training = words(plan, "fine-tune")
+    assert after(training, "--mode") == mode and training[-2:] == ["--lr", "1"] and "--tensorboard-logdir" in training
+    assert ("--block-size" in training) == (mode == "semi-nar")
+    for decoding in decodings.split():
+        generation = words(plan, f"generate-{decoding}")
+        assert after(generation, "--decoding") == decoding and "--nbest" in generation
+        assert after(generation, "--beam") == ("4" if decoding == "ar" else "1")
+        assert ("--block-size" in generation) == (decoding == "semi-nar")
+        assert ("--keep-repeats" in generation) == (decoding == "ar")
+    assert ("--bootstrap" in words(plan, "evaluate")) == (len(decodings.split()) > 1)
+
+
+def test_sizes_come_from_the_start(data, tmp_path):
+    checkpoint = GOLDEN / "mixed" / "checkpoint.pt"
+    found = start_options(str(checkpoint))
+    for option, size in {"encoder-layers": 2, "decoder-layers": 2, "encoder-embed-dim": 48, "decoder-ffn-embed-dim": 96,
+                         "decoder-attention-heads": 4}.items():  # fmt: skip
+        assert after(found, f"--{option}") == str(size)
+    (data / "train.src").write_text("a [X_SEP] b\n" * 24)
+    training = words(task_plan(data, tmp_path, Options(start=str(checkpoint), train=["--encoder-layers", "1"])), "fine-tune")
+    assert after(training, "--load-from-pretrained-model") == str(checkpoint) and "--load-sep" in training
+    assert training[-2:] == ["--encoder-layers", "1"]  # what is asked for wins
+    assert "--load-sep" not in words(task_plan(data, tmp_path, Options()), "fine-tune")
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "gpu_count", lambda: gpus)
+    assert ("--fp16" in words(task_plan(data, tmp_path, Options()), "generate-nar")) == bool(gpus)
+
+
+def test_presets(data, tmp_path):
+    evaluation = words(task_plan(data, tmp_path, Options(preset="squad")), "evaluate")
+    assert after(evaluation, "--tokenize") == "ptb" and "meteor" in evaluation
+    assert "dialogue" in words(task_plan(data, tmp_path, Options(preset="persona-chat")), "evaluate")
+
+
+@pytest.mark.parametrize(
+    "change, arguments, message",
+    [
+        (lambda data: (data / "dev.src").unlink(), [], "data has no valid.src or dev.src: a task is a folder with"),
+        (lambda data: (data / "test.tgt").write_text("one\n"), [], "test.src has 24 lines, .*test.tgt 1: give one target"),
+        (lambda data: (data / "train.src").write_text(""), [], "train.src has 0 lines"),
+        (lambda data: None, ["--mode", "rn"], "--mode rn: choose ar, nar, semi-nar, n-stream, all"),
+        (lambda data: None, ["--preset", "cnn"], "--preset cnn: choose squad, xsum, persona-chat, none"),
+        (lambda data: None, ["--start", "gone"], "gone: no such file or folder"),
+        (lambda data: None, ["--vocab", "gone"], "gone"),
+    ],
+)
+def test_refusals(change, arguments, message, data, tmp_path, capsys):
+    change(data)
+    with pytest.raises(SystemExit) as stop:
+        main(["run-task", str(data), "--mode", "nar", "--out", str(tmp_path / "out"), *arguments])
+    assert re.search(f"^bang run-task: error: .*{message}", stop.value.code) and "\n" not in stop.value.code
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_either_layout(data):
+    assert find_pairs(data)["valid.tgt"] == data / "dev.tgt"
+    shutil.copy(data / "dev.tgt", data / "valid.tgt")
+    assert find_pairs(data)["valid.tgt"] == data / "valid.tgt"
+
+
+@pytest.mark.slow
+def test_whole_task_then_only_what_changed(data, tmp_path):
+    """scripts/run_task.sh, with four updates; then again; then decoded with another beam."""
+
+    def run_task(*options):
+        command = ["bash", ROOT / "scripts" / "run_task.sh", data, "--mode", "all", "--out", tmp_path / "out", "--train", LITTLE]
+        environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1",
+                       "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # fmt: skip
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout, re.findall(r"^\[\d/8\] (\S+?)(: up to date)?$", done.stderr, flags=re.M)
+
+    dry, _ = run_task("--generate", "--max-len-b 12", "--dry-run")
+    assert len(re.findall(r"^# \[\d/8\]", dry, flags=re.M)) == 8 and not (tmp_path / "out").exists()
+    printed, steps = run_task("--generate", "--max-len-b 12")
+    assert len(steps) == 8 and not any(done for _, done in steps)
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [os.path.basename(path) for path in scores["systems"]] == ["ar.txt", "semi-nar.txt", "nar.txt"]
+    assert "ROUGE-L" in printed and printed == (tmp_path / "out" / "scores.txt").read_text()
+    for decoding in ("ar", "semi-nar", "nar"):
+        assert len((tmp_path / "out" / f"{decoding}.txt").read_text().splitlines()) == 24
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "out" / "tensorboard").rglob("events.*"))
+    again, steps = run_task("--generate", "--max-len-b 12")
+    assert again == printed and all(done for _, done in steps)
+    _, steps = run_task("--generate", "--max-len-b 12", "--beam", "2")
+    assert [name for name, done in steps if not done] in (["generate-ar"], ["generate-ar", "evaluate"])

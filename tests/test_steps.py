@@ -1,0 +1,135 @@
+"""The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
+
+import json
+
+import pytest
+
+from bang.recipes.steps import Command, Plan, Step, fingerprint
+
+
+def shell(script, **options):
+    return Command(["bash", "-euc", script], **options)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Makes a plan of a -> b -> c, each step also leaving a line in `ran`."""
+
+    def make(option="1", broken=""):
+        plan, ran = Plan(tmp_path / "out"), tmp_path / "ran"
+        plan.add(Step("b", [shell(f"echo b >> {ran}; tr a-z A-Z < {tmp_path}/a", stdout=tmp_path / "b")],
+                      [tmp_path / "a"], [tmp_path / "b"]))
+        plan.add(Step("c", [shell(f"echo c >> {ran}; {broken} cat {tmp_path}/b > {tmp_path}/c; echo {option} >> {tmp_path}/c")],
+                      [tmp_path / "b"], [tmp_path / "c"]))
+        return plan
+
+    (tmp_path / "a").write_text("text\n")
+    (tmp_path / "ran").write_text("")
+    return make
+
+
+def ran(tmp_path):
+    steps = (tmp_path / "ran").read_text().split()
+    (tmp_path / "ran").write_text("")
+    return steps
+
+
+def test_runs_once_and_again_where_inputs_changed(plan, tmp_path, capsys):
+    plan().run()
+    assert ran(tmp_path) == ["b", "c"] and (tmp_path / "c").read_text() == "TEXT\n1\n"
+    plan().run()
+    assert ran(tmp_path) == [] and "[2/2] c: up to date" in capsys.readouterr().err
+    plan("2").run()
+    assert ran(tmp_path) == ["c"] and (tmp_path / "c").read_text() == "TEXT\n2\n"
+    (tmp_path / "a").write_text("TEXT\n")  # another input, the same output: what reads that is still up to date
+    plan("2").run()
+    assert ran(tmp_path) == ["b"]
+    (tmp_path / "c").unlink()
+    plan("2").run()
+    assert ran(tmp_path) == ["c"]
+    assert set(json.loads((tmp_path / "out" / "steps" / "c.json").read_text())) == {"fingerprint", "seconds"}
+
+
+def test_dry_run_touches_nothing(plan, tmp_path, capsys):
+    plan().run(dry=True)
+    assert ran(tmp_path) == [] and not (tmp_path / "out").exists()
+    first, _, second, _ = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("# [1/2] b", "# [2/2] c")
+    plan().run()
+    capsys.readouterr()
+    plan("2").run(dry=True)
+    assert capsys.readouterr().out.startswith("# [2/2] c\nbash -euc ")
+
+
+def test_failed_step_is_not_done(plan, tmp_path):
+    with pytest.raises(ValueError, match="^c: bash ended with status 3$"):
+        plan(broken="exit 3;").run()
+    assert ran(tmp_path) == ["b", "c"]
+    plan().run()
+    assert ran(tmp_path) == ["c"]
+
+
+def test_half_an_output_takes_no_place(tmp_path):
+    plan = Plan(tmp_path)
+    plan.add(Step("half", [shell("echo half; exit 1", stdout=tmp_path / "out")], [], [tmp_path / "out"]))
+    with pytest.raises(ValueError, match="what it printed stands in .*out.unfinished"):
+        plan.run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_step_that_leaves_out_its_output(tmp_path):
+    plan = Plan(tmp_path)
+    plan.add(Step("lazy", [shell("true")], [], [tmp_path / "out"]))
+    with pytest.raises(ValueError, match="lazy ended without an error, but did not write .*out"):
+        plan.run()
+
+
+def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
+    def make(option):
+        plan = Plan(tmp_path / "steps")
+        script = f"mkdir -p {tmp_path}/save; echo {option} >> {tmp_path}/save/ran; echo said; [ {option} != stop ]"
+        command = shell(script, log=tmp_path / "log")
+        plan.add(Step("train", [command], [tmp_path / "data"], [tmp_path / "save"], resumable=True))
+        return plan
+
+    (tmp_path / "data").write_text("1")
+    with pytest.raises(ValueError, match="train: bash ended with status 1: said"):
+        make("stop").run()
+    make("longer").run()  # another option: it goes on
+    assert (tmp_path / "save" / "ran").read_text() == "stop\nlonger\n" and (tmp_path / "log").read_text() == "said\n" * 2
+    (tmp_path / "data").write_text("2")
+    with pytest.raises(ValueError, match="save was made from other data or another start: give another folder, or remove it"):
+        make("longer").run()
+    assert (tmp_path / "save" / "ran").exists()
+
+
+def test_group_runs_at_once_and_ends_together(tmp_path):
+    def make(failing):
+        plan = Plan(tmp_path)
+        for index in range(3):  # each waits for another one's sign; the failing one fails at once
+            partner = (index + 1) % 3
+            script = f"touch {tmp_path}/sign{index}; while [ ! -e {tmp_path}/sign{partner} ]; do sleep 0.01; done"
+            command = shell(f"{'false; ' if index == failing else ''}{script}; echo $NUMBER", stdout=tmp_path / f"out{index}",
+                            environment={"NUMBER": str(index)})
+            plan.add(Step(f"part{index}", [command], [], [tmp_path / f"out{index}"], group="parts", at_once=3))
+        return plan
+
+    (tmp_path / "sign1").touch()
+    with pytest.raises(ValueError, match="part1: bash ended with status 1"):
+        make(failing=1).run()
+    assert (tmp_path / "out0").read_text() == "0\n" and not (tmp_path / "out1").exists()
+    make(failing=None).run()
+    assert [(tmp_path / f"out{index}").read_text() for index in range(3)] == ["0\n", "1\n", "2\n"]
+
+
+def test_fingerprint(tmp_path):
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "sub" / "a").write_text("1")
+    (tmp_path / "file").write_text("1")
+    paths = [tmp_path / "file", tmp_path / "folder"]
+    before = fingerprint(paths)
+    assert before == fingerprint(paths) != fingerprint(paths[::-1])
+    (tmp_path / "folder" / "sub" / "a").rename(tmp_path / "folder" / "a")
+    assert fingerprint(paths) != before
+    with pytest.raises(ValueError, match="gone: no such file or folder"):
+        fingerprint([tmp_path / "gone"])
