@@ -226,7 +226,7 @@ def read_folder(folder: StrPath) -> TrainedModel:
 
 def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     """Writes a checkpoint that fairseq-generate --path, --restore-file and the like take; without optimizer state."""
-    cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=False)
+    cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=True, enum_to_str=True)  # fairseq's own way
     cfg["task"] = {"_name": "translation_bang", "data": "", **{
         name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")
     }}  # fmt: skip

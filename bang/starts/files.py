@@ -30,13 +30,13 @@ class Start(NamedTuple):
     pieces: list[str] | None  # the vocabulary, where the files have it
 
 
-def read(path: str, **choices: str) -> Start:
+def read(path: str, cross_attention: str | None = None) -> Start:
     """Reads a start, weights only.
 
     Args:
         path: a fairseq checkpoint, a bare state dict, a `.safetensors` file, or a folder with `config.json` and
             `model.safetensors` or a `pytorch_model.bin`. A `config.json` beside a `.safetensors` file counts too.
-        choices: for a start from BERT, see `bert.translate`.
+        cross_attention: how a start from BERT attends to the source, see `bert.translate`; None: the default.
     Raises:
         ValueError: missing, truncated, of another kind, or more than data. One line.
     """
@@ -55,8 +55,11 @@ def read(path: str, **choices: str) -> Start:
         settings = {name: settings[name] for name in _CHECKED if settings.get(name) is not None}
     else:
         family = _family(path, saved, config)
+        choices = {} if cross_attention is None or family != "bert" else {"cross_attention": cross_attention}
         weights = FAMILIES[family].translate(saved, path, **choices)
         settings = FAMILIES[family].settings(config, path) if config else {}
+    if cross_attention is not None and family != "bert":
+        raise ValueError(f"{path}: --cross-attention is for a start from BERT; this one has an attention on the source")
     return Start(path, family, weights, {**_sizes(weights), **settings}, _layers(weights), _read_pieces(folder))
 
 
