@@ -49,6 +49,7 @@ class PairDataset(EveryBatch, LanguagePairDataset):
     """Pairs of source and target; refuses ids that its dictionaries do not have."""
 
     typed = False  # lines of fairseq-interactive
+    length_bucket = 1  # --length-bucket
 
     @classmethod
     def of(cls, dataset: LanguagePairDataset) -> "PairDataset":
@@ -56,6 +57,14 @@ class PairDataset(EveryBatch, LanguagePairDataset):
         pairs = cls.__new__(cls)
         pairs.__dict__.update(dataset.__dict__)
         return pairs
+
+    def ordered_indices(self) -> np.ndarray:
+        """As fairseq's, shuffled and by length, but sources of one bucket of lengths count as equally long."""
+        if not self.shuffle or self.length_bucket == 1:
+            return super().ordered_indices()
+        indices = np.random.permutation(len(self))
+        indices = indices[np.argsort(self.tgt_sizes[indices], kind="stable")]
+        return indices[np.argsort(self.src_sizes[indices] // self.length_bucket, kind="stable")]
 
     def collater(self, samples, pad_to_length=None) -> dict:
         """As fairseq's; with `targets_from` (see there)."""

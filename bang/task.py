@@ -41,6 +41,13 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     max_nar_length: int = field(
         default=0, metadata={"help": "limit on the tokens of a NAR or semi-NAR text beside --max-len-a/b (0: none)"}
     )
+    length_bucket: int = field(
+        default=1,
+        metadata={
+            "help": "training batches hold sources whose lengths share a bucket of so many tokens, sorted by target length "
+            "within it: a little more padding of sources, much less of targets (1: by source length first, as fairseq)"
+        },
+    )
 
 
 @dataclass
@@ -59,6 +66,8 @@ class BangTranslationTask(BangTask, TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         if cfg.left_pad_target:
             raise ValueError("--left-pad-target True is not supported: slots count from the first target")
+        if cfg.length_bucket < 1:
+            raise ValueError(f"--length-bucket {cfg.length_bucket}: a bucket holds at least 1 length")
 
     @classmethod
     def setup_task(cls, cfg: BangTranslationConfig, **kwargs):
@@ -79,6 +88,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         except AssertionError as error:
             raise ValueError(f"{self.cfg.data}, split {split}: {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
+        self.datasets[split].length_bucket = self.cfg.length_bucket
 
     def _count_pairs(self, split: str, epoch: int) -> str:
         paths = utils.split_paths(self.cfg.data)

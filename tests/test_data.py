@@ -43,6 +43,25 @@ def test_batches_are_those_of_fairseq_0_9_and_hold_every_sentence(limit, multipl
         assert sorted(np.concatenate(found)) == list(range(size))
 
 
+def test_buckets_of_lengths_pad_less(dictionary):
+    generator = np.random.default_rng(3)
+    source, target = generator.integers(5, 60, 400), generator.integers(2, 20, 400)
+    make = [[torch.full((size,), 200, dtype=torch.long) for size in sizes] for sizes in (source, target)]
+
+    def padded(bucket):
+        """Tokens of sources and targets with their padding, in batches of 16."""
+        data = PairDataset(make[0], source, dictionary, make[1], target, dictionary)
+        data.length_bucket = bucket
+        order = data.ordered_indices()
+        assert sorted(order) == list(range(400))
+        batches = np.split(order, 25)
+        assert (np.diff(source[order] // bucket) >= 0).all()
+        return sum(16 * source[batch].max() for batch in batches), sum(16 * target[batch].max() for batch in batches)
+
+    (source_before, target_before), (source_after, target_after) = padded(1), padded(16)
+    assert target_after < 0.75 * target_before and source_before < source_after < 1.35 * source_before
+
+
 def test_fairseq_still_loses_sentences(dictionary):
     """The defect that is mended; when this fails the mending can go."""
     lost = data_utils.batch_by_size(np.arange(48), lambda i: 5, np.full(48, 5), None, 7, 8)
