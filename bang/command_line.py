@@ -1,7 +1,14 @@
-"""Where today's fairseq reads a published command line differently, settled."""
+"""fairseq's command lines: published options that today's fairseq reads differently, and mistakes told in one line."""
 
 import argparse
+import dis
 import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Optional
 
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
@@ -27,3 +34,50 @@ def settle_options(args: argparse.Namespace) -> None:
         args.stop_min_lr = args.min_lr
     if getattr(args, "bf16", False) and importlib.util.find_spec("torch_xla") is None:
         args.tpu = False
+
+
+PACKAGE = Path(__file__).parent
+_FRAME = re.compile(r'^ *File "(.+)", line \d+, in .+\n +(.+)$', flags=re.M)
+
+
+def users_mistake(error: BaseException, traceback: Optional[TracebackType]) -> Optional[str]:
+    """What to tell somebody whose mistake an error is; None for any other, whose traceback is worth having.
+
+    A mistake is a ValueError or OSError that our own code raises on purpose, by a `raise` of its own: not
+    one that a call inside our code fails with. A DataLoader's worker, a process pool and a spawned process
+    hand their errors on with the traceback as text.
+    """
+    if isinstance(error, (ValueError, OSError)) and traceback is not None:
+        while traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        code = traceback.tb_frame.f_code
+        raised = dis.opname[code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"
+        if raised and PACKAGE in Path(code.co_filename).parents:
+            return str(error)
+    for text in (str(error), str(error.__cause__ or "").strip().removesuffix('"""')):
+        *_, (path, line) = _FRAME.findall(text) or [("", "")]
+        message = re.search(r"^(?:ValueError|OSError|FileNotFoundError): (.+)\s*\Z", text, flags=re.M)
+        if message and line.startswith("raise ") and PACKAGE in Path(path).parents:
+            return message[1]
+    return None
+
+
+def tell_mistakes_in_one_line() -> None:
+    """In a command line of fairseq's own: a user's mistake ends in one line, not below a traceback.
+
+    With LOGLEVEL=DEBUG, the environment variable that fairseq reads, the traceback is shown all the same.
+    """
+    script = Path(sys.argv[0])
+    name = f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
+    if not name.startswith("fairseq-") or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+        return
+    show = sys.excepthook
+
+    def tell(kind, error, traceback):
+        mistake = users_mistake(error, traceback)
+        if mistake is None:
+            show(kind, error, traceback)
+        else:
+            print(f"{name}: error: {mistake}", file=sys.stderr)
+
+    sys.excepthook = tell

@@ -1,8 +1,15 @@
 """Options that today's fairseq reads differently."""
 
 import importlib.util
+import multiprocessing
+import sys
 
 import pytest
+import torch
+from bang import command_line
+from bang.data import PairDataset
+from bang.text.vocabulary import read_vocabulary
+from bang.trained_modes import split_shares
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -58,3 +65,65 @@ def test_every_option_has_a_help_text():
         if option in "--nar-ratio --semi-nar-ratio --block-size --ngram --decoding --max-nar-length --load-sep --min-lr".split()
     }
     assert len(ours) == 8 and all(ours.values()) and "--nar-ratio" not in text
+
+
+class BadIds(PairDataset):
+    """Pairs whose ids are not in the dictionary; its workers meet our error."""
+
+    def __init__(self, dictionary):
+        tokens = [torch.tensor([200, len(dictionary), 102])] * 2
+        super().__init__(tokens, [3, 3], dictionary)
+
+
+def raise_here(_):
+    raise ValueError("not BANG's")
+
+
+def mistake(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception as error:
+        return command_line.users_mistake(error, error.__traceback__)
+    raise AssertionError("no error")
+
+
+def in_a_pool(function, argument):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(function, (argument,))
+
+
+def in_a_worker(dataset):
+    list(torch.utils.data.DataLoader(dataset, num_workers=1))
+
+
+def test_mistakes_are_told_from_defects(dictionary, tmp_path):
+    (tmp_path / "vocab.txt").write_text("piece\n")
+    message = f"{tmp_path}/vocab.txt, line 1: 'piece' is not 'piece count'"
+    assert mistake(read_vocabulary, tmp_path / "vocab.txt").startswith(message)
+    assert mistake(in_a_pool, read_vocabulary, tmp_path / "vocab.txt").startswith(message)
+    assert mistake(in_a_worker, BadIds(dictionary)).startswith("source of sentence 0 has id 1389, its dictionary 1389")
+    # somebody else's errors, an error inside a call of ours that is no `raise` of ours, and other kinds
+    assert mistake(raise_here, 1) is None and mistake(in_a_pool, raise_here, 1) is None
+    assert mistake(dictionary.save, "\0") is None  # open() fails
+    assert mistake(split_shares, "0.5", 0) is None
+
+
+@pytest.mark.parametrize(
+    "script, level, told",
+    [
+        ("/usr/bin/fairseq-train", "INFO", "fairseq-train: error: told\n"),
+        ("/site-packages/fairseq_cli/generate.py", "", "fairseq-generate: error: told\n"),
+        ("/usr/bin/fairseq-train", "debug", None),
+        ("/usr/bin/pytest", "", None),
+    ],
+)
+def test_one_line_in_fairseqs_command_lines_alone(script, level, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setenv("LOGLEVEL", level)
+    monkeypatch.setattr(sys, "excepthook", lambda *error: print("a traceback", file=sys.stderr))
+    monkeypatch.setattr(command_line, "users_mistake", lambda error, traceback: str(error) if str(error) == "told" else None)
+    command_line.tell_mistakes_in_one_line()
+    sys.excepthook(ValueError, ValueError("told"), None)
+    assert capsys.readouterr().err == (told or "a traceback\n")
+    sys.excepthook(ValueError, ValueError("a defect"), None)
+    assert capsys.readouterr().err == "a traceback\n"

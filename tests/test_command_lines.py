@@ -275,7 +275,8 @@ def test_importing_beside_the_same_user_dir(data_bin):
 
 
 def last_line(output):
-    """The line that a failed command ends with."""
+    """The line that a failed command ends with, and no traceback above it."""
+    assert "Traceback" not in output
     return output.strip().splitlines()[-1]
 
 

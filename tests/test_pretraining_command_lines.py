@@ -152,7 +152,8 @@ def test_precision_and_device(run, tmp_path):
 
 
 def last_line(output):
-    """The line that a failed command ends with."""
+    """The line that a failed command ends with, and no traceback above it."""
+    assert "Traceback" not in output
     return output.strip().splitlines()[-1]
 
 
