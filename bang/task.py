@@ -17,7 +17,9 @@ from . import visibility
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
 from .generation.autoregressive import AlignedArGenerator, ArGenerator
-from .generation.parallel import ParallelGenerator
+from .generation import loop
+from .generation.choice import Chooser
+from .generation.generator import LoopGenerator
 from .trained_modes import MODES
 
 logger = logging.getLogger(__name__)
@@ -135,18 +137,22 @@ class BangTranslationTask(BangTask, TranslationTask):
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        return ParallelGenerator(
+        return LoopGenerator(
             models,
-            self.target_dictionary,
-            block_size=self.cfg.block_size if decoding == "semi-nar" else None,
+            loop.semi_autoregressive(self.cfg.block_size) if decoding == "semi-nar" else loop.non_autoregressive(),
+            Chooser(
+                self.target_dictionary.pad(),
+                self.target_dictionary.unk(),
+                self.target_dictionary.eos(),
+                unk_penalty=getattr(args, "unkpen", 0),
+                temperature=getattr(args, "temperature", 1.0),
+            ),
             max_len_a=getattr(args, "max_len_a", 0),
             max_len_b=getattr(args, "max_len_b", 200),
             max_len=self.cfg.max_nar_length,
             min_len=getattr(args, "min_len", 1),
-            unk_penalty=getattr(args, "unkpen", 0),
             normalize_scores=not getattr(args, "unnormalized", False),
             len_penalty=getattr(args, "lenpen", 1),
-            temperature=getattr(args, "temperature", 1.0),
         )
 
     def _scored_layout(self):

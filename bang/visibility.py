@@ -186,3 +186,25 @@ def bucket(distance, table):
         table: `bucket_table`, of the same kind of array.
     """
     return table[distance.clip(0, len(table) - 1)]
+
+
+def of_pass(xp, position, last, key_position, column, block, index, cached: int, table):
+    """What the queries of a decoding pass see, and the buckets of their distances.
+
+    Keys are the cached columns, those of the pass's own cached queries among them, and then the
+    slots that are not cached.
+
+    Args:
+        xp: numpy or torch, what the arrays are of.
+        position: absolute position of each query, (B, Q). last: the last column it sees, (B, Q).
+        key_position: absolute position of each column, (P). column: 0 ... P - 1.
+        block, index: of each query, (Q), as `places` gives them for slots; -1 for cached queries.
+        cached: the first so many queries are cached, the others are slots.
+        table: `bucket_table`.
+    Returns:
+        Bool and integers, (B, Q, P + Q - cached) each.
+    """
+    sees = sees_slot(block, index, block[cached:], index[cached:])
+    seen = [sees_main(last, column), xp.broadcast_to(sees, (len(last), *sees.shape))]
+    apart = [distance(position, key_position), distance(position, position[:, cached:])]
+    return xp.concatenate(seen, -1), bucket(xp.concatenate(apart, -1), table)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from bang import visibility
 from bang.network.attention import make_view
+from bang.network.stepping import Cache, plain_sight
 
 SPAN_POSITIONS = torch.tensor([[3, 4, 5, 40, 41, 42]])
 LENGTH = 6
@@ -101,24 +102,42 @@ def test_semi_nar_with_blocks_of_one_is_autoregressive(decode):
         torch.testing.assert_close(decode(visibility.semi_autoregressive(LENGTH, 1)), decode(None), atol=0, rtol=0)
 
 
+def steps(decode, passes):
+    """The slots' logits of passes that share a cache: (first column, tokens fed, anchors or None, block sizes)."""
+    decoder = decode.model.decoder
+    cache = Cache(decoder, decode.encoder_out, rows=1)
+    with torch.no_grad():
+        for first, fed, anchors, sizes in passes:
+            cached = fed if anchors is not None else sizes[0]
+            sight = plain_sight(first, cached, anchors, sizes, decoder.buckets, decode.tokens.device)
+            features, _ = decoder.step(decode.tokens[:, first : first + fed], sight, cache)
+            yield decoder.output_layer(features)
+
+
 @pytest.mark.parametrize("block", [1, 2, 4, 5])
 def test_semi_nar_steps_equal_teacher_forcing(decode, block):
+    starts = range(0, LENGTH, block)
+    passes = [(max(start - block + 1, 0), min(block, start + 1), (start,), (block,)) for start in starts]
     with torch.no_grad():
         whole = decode(visibility.semi_autoregressive(LENGTH, block))
-        state, steps = {}, []
-        for main in range(1, LENGTH + 1, block):
-            steps.append(decode(visibility.next_block(main, block), decode.tokens[:, :main], incremental_state=state))
-        torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(list(steps(decode, passes)), 1), whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 2, 2], [1] * 6])
 def test_a_canvas_in_pieces_is_the_canvas(decode, sizes):
+    passes = [(sum(sizes[:piece]), 0, None, (size,)) for piece, size in enumerate(sizes)]
     with torch.no_grad():
-        state, pieces = {}, []
-        for size in sizes:
-            layout = visibility.non_autoregressive(size)
-            pieces.append(decode(layout, incremental_state=state))
-        torch.testing.assert_close(torch.cat(pieces, 1), decode(LAYOUTS["nar"]), atol=1e-5, rtol=0)
+        whole = decode(LAYOUTS["nar"])
+    torch.testing.assert_close(torch.cat(list(steps(decode, passes)), 1), whole, atol=1e-5, rtol=0)
+
+
+def test_blocks_on_several_anchors_equal_the_streams(decode):
+    """A pass that drafts and verifies: blocks of several sizes, hanging on new and on cached tokens."""
+    with torch.no_grad():
+        streams = decode(LAYOUTS["3 streams"]).unflatten(1, (LENGTH, 3))
+    first, second = steps(decode, [(0, 3, (0, 2), (1, 3)), (3, 2, (1, 3, 4), (3, 2, 1))])
+    wanted = [streams[:, 0, :1], streams[:, 2], streams[:, 1], streams[:, 3, :2], streams[:, 4, :1]]
+    torch.testing.assert_close(torch.cat([first, second], 1), torch.cat(wanted, 1), atol=1e-5, rtol=0)
 
 
 def test_cached_autoregressive_equals_uncached(decode):
@@ -140,7 +159,7 @@ def test_explicit_positions_are_the_reference(forward_arrays, golden_model):
         arrays, model = forward_arrays[name], golden_model(name)
         length = arrays["pretrain_positions"].size(1)
         layout = visibility.autoregressive(length)
-        view = make_view(layout, arrays["pretrain_positions"], 0, 0, torch.tensor(visibility.bucket_table()), None)
+        view = make_view(layout, arrays["pretrain_positions"], torch.tensor(visibility.bucket_table()))
         assert torch.equal(view.main_bucket.int(), arrays["pretrain_bucket_main"])
         # the reference lists all main tokens, then all slots; a slot of ours sees its own slot alone
         predict = arrays["pretrain_bucket_predict"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from bang.generation.autoregressive import NgramBlocker
-from bang.generation.parallel import NAR_PIECE, ParallelGenerator
+from bang.generation import loop
 from fairseq.dataclass.configs import GenerationConfig
 
 from conftest import GOLDEN, hypotheses
@@ -137,14 +137,14 @@ def test_semi_nar_commits_blocks(block, golden_model, make_task, pairs, dictiona
         assert found[sentence][1] == dictionary.string(torch.tensor(text[: (text + [eos]).index(eos)]))
 
 
-def test_nar_stops_early_with_the_text_of_the_whole_canvas(golden_model, make_task, pairs, dictionary, monkeypatch):
+def test_nar_stops_early_with_the_text_of_the_whole_canvas(golden_model, make_task, pairs, dictionary):
     model = golden_model("mixed")
     generator = make_task(decoding="nar").build_generator([model], options())
     pieces = decode(generator, pairs("test"), dictionary)
-    monkeypatch.setattr("bang.generation.parallel.NAR_PIECE", 3)
-    assert NAR_PIECE > 3
+    assert loop.NAR_PIECE > 3
+    generator.way = generator.way._replace(drafts=2)
     small = decode(generator, pairs("test"), dictionary)
-    monkeypatch.setattr("bang.generation.parallel.NAR_PIECE", 201)
+    generator.way = generator.way._replace(drafts=200)
     whole = decode(generator, pairs("test"), dictionary)
     for sentence in whole:
         assert pieces[sentence][1] == whole[sentence][1] == small[sentence][1]
@@ -228,21 +228,11 @@ def test_ensembles_average_probabilities(decoding, golden_model, make_task, pair
             assert both[sentence][2][0] == pytest.approx(mean[row, 0].max().log().item(), abs=1e-5)
 
 
-def test_the_first_eos_after_a_token_ends_the_text(golden_model, dictionary):
-    generator = ParallelGenerator([golden_model("mixed")], dictionary)
-    eos, limit = dictionary.eos(), torch.tensor([9, 9, 9, 2, 9])
-    tokens = torch.tensor(
-        [[eos, eos, 7, eos, 8], [7, eos, eos, 7, eos], [7, 7, 7, 7, 7], [7, 7, 7, 7, 7], [eos, eos, eos, eos, eos]]
-    )
-    assert generator._lengths(tokens, limit).tolist() == [4, 2, 0, 3, 0]
-
-
-def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, dictionary):
-    eos, models = dictionary.eos(), [golden_model("mixed")]
-    for settings, forbidden in (({}, 0), ({"min_len": 2}, 2), ({"block_size": 1}, 1), ({"block_size": 4, "min_len": 3}, 3)):
-        generator = ParallelGenerator(models, dictionary, **settings)
-        lprobs = generator._constrain(torch.zeros(1, 4, len(dictionary)), torch.tensor([9]), 0)
-        assert lprobs[0, :, eos].isinf().tolist() == [slot < forbidden for slot in range(4)]
+def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, make_task, pairs, dictionary):
+    models = [golden_model("mixed")]
+    for decoding, settings, least in (("nar", {}, 0), ("nar", dict(min_len=2), 2), ("semi-nar", {}, 1), ("semi-nar", dict(min_len=3), 3)):
+        generator = make_task(decoding=decoding).build_generator(models, options(**settings))
+        assert generator.min_len == least
 
 
 def test_ngram_blocker_by_loops():

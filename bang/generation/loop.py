@@ -29,7 +29,7 @@ all kept: G = 1, D = K - 1. NAR has one block too, anchored at nothing; its slot
 values are cached, slot i at column i, and M = 0.
 """
 
-from typing import NamedTuple, Optional, Protocol, Tuple
+from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -63,9 +63,19 @@ class Pass(NamedTuple):
     ends: bool = True
 
     @property
+    def main(self) -> int:
+        """M; 0: NAR."""
+        return self.tokens.shape[1]
+
+    @property
+    def blocks(self) -> int:
+        """G"""
+        return len(self.block_sizes)
+
+    @property
     def cached(self) -> int:
         """How many queries, the first ones, put their keys and values into the cache: M, or NAR's slots."""
-        return self.tokens.shape[1] or self.block_sizes[0]
+        return self.main or self.block_sizes[0]
 
     def queries(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The queries: new main tokens, then the slots block by block (`visibility.places`).
@@ -125,3 +135,229 @@ class Session(Protocol):
 
     def keep(self, rows: np.ndarray) -> None:
         """Goes on with these rows alone, (B'), in this order: the others have ended."""
+
+
+class Way(NamedTuple):
+    """A way of decoding: how many tokens a pass gives, and which of them are kept.
+
+    Attributes:
+        drafts: tokens that a block gives beyond its first, D.
+        verify: drafts not kept are fed to the next pass, which keeps those that it would have given.
+        threshold: drafts are kept unverified as long as each has at least this probability.
+        anchored: blocks hang on the last token; False: NAR, whose slots see no token.
+    """
+
+    drafts: int
+    verify: bool = False
+    threshold: float = 0.0
+    anchored: bool = True
+
+
+def autoregressive() -> Way:
+    """Greedy (or drawn) AR, token by token."""
+    return Way(drafts=0)
+
+
+def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
+    """Semi-NAR; with a threshold a block is kept as far as each of its tokens is sure, one at least.
+
+    Raises:
+        ValueError: `block_size` is below 1, or `threshold` no probability.
+    """
+    if block_size < 1:
+        raise ValueError(f"--block-size {block_size}: a block holds at least 1 token")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--commit-threshold {threshold}: a probability lies between 0 and 1")
+    if threshold == 1:
+        return autoregressive()
+    return Way(block_size - 1, threshold=threshold)
+
+
+def speculative(draft_length: int) -> Way:
+    """AR's own words: every draft is verified.
+
+    Raises:
+        ValueError: `draft_length` is below 1.
+    """
+    if draft_length < 1:
+        raise ValueError(f"--draft-length {draft_length}: at least 1 token is drafted")
+    return Way(draft_length, verify=True, threshold=NEVER)
+
+
+def non_autoregressive() -> Way:
+    """NAR. The canvas is decoded in pieces, until every text has ended: a slot never sees later ones."""
+    return Way(NAR_PIECE - 1, anchored=False)
+
+
+NEVER = float("inf")
+
+NAR_PIECE = 32
+"""Slots of a NAR canvas that are decoded at once: later slots wait until some sentence needs them."""
+
+
+class Text(NamedTuple):
+    """What was decoded of a sentence: arrays of one length.
+
+    Attributes:
+        tokens: ids, the last one eos, int64.
+        scores: log-probabilities, float32.
+        passes: number of the pass that gave each token, from 0, int64.
+    """
+
+    tokens: np.ndarray
+    scores: np.ndarray
+    passes: np.ndarray
+
+
+class Decoding:
+    """Decodes one batch.
+
+    Args:
+        session: holds the batch.
+        way: how.
+        least, limit: tokens before which a text must not end, and after which it must, (B).
+        pad, eos: ids.
+        prefix: tokens that the texts begin with, padded on the right, (B, any); None: free.
+        no_repeat_ngram: no n-gram of so many tokens comes twice; 0: it may.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        way: Way,
+        least: np.ndarray,
+        limit: np.ndarray,
+        pad: int,
+        eos: int,
+        prefix: Optional[np.ndarray] = None,
+        no_repeat_ngram: int = 0,
+    ):
+        assert way.anchored or prefix is None, "NAR has no main stream for a prefix"
+        assert way.verify or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
+        rows = len(limit)
+        self.session, self.way = session, way
+        self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
+        self.row = np.arange(rows)  # of the batch
+        self.least, self.limit = np.minimum(least, limit), limit
+        self.prefix = np.full((rows, 0), pad) if prefix is None else prefix
+        width = int(limit.max()) + self.prefix.shape[1] + 2 * way.drafts + 4
+        # column j: main token j. Kept ones, then the drafts to be verified, then pads
+        self.text = np.full((rows, width), pad)
+        self.text[:, 0] = eos
+        self.score = np.zeros((rows, width), dtype=np.float32)
+        self.when = np.zeros((rows, width), dtype=np.int64)
+        self.length = np.ones(rows, dtype=np.int64)  # kept, the start symbol included
+        self.fed = np.zeros(rows, dtype=np.int64)  # columns whose keys and values are in place
+        self.drafted = np.zeros(rows, dtype=np.int64)
+        self.passes = 0
+        self._draft_prefix()
+
+    def run(self) -> List[Text]:
+        """The texts, in the order of the batch."""
+        texts: List[Optional[Text]] = [None] * len(self.row)
+        while len(self.row):
+            step = self._next_pass()
+            tokens, scores = self.session.run(step)
+            ended = self._commit(step, tokens, scores)
+            self.passes += 1
+            if ended.any():
+                for row in ended.nonzero()[0]:
+                    kept = slice(1, self.length[row])
+                    texts[self.row[row]] = Text(*(x[row, kept].copy() for x in (self.text, self.score, self.when)))
+                self._keep((~ended).nonzero()[0])
+        return texts
+
+    def _draft_prefix(self) -> None:
+        """A prefix is drafted and its tokens forced, so that they are scored."""
+        width = self.prefix.shape[1]
+        free = (self.prefix == self.pad) | (np.arange(width) >= self.limit[:, None])
+        self.forced = np.where(free, -1, self.prefix)
+        self.drafted = (~free).sum(1)
+        self.text[:, 1 : 1 + width] = np.where(free, self.pad, self.prefix)
+
+    def _next_pass(self) -> Pass:
+        last = self.length - 1  # the last token that is kept; its slot 0 predicts target `last`
+        drafts = min(self.way.drafts, int((self.limit - last).max()))
+        if not self.way.anchored:
+            nothing = np.full((len(last), 1), -1)
+            ends = self._ends(last, last + drafts)
+            return Pass(self.text[:, :0], last, nothing, (1 + drafts,), drafts, ends=ends)
+        blocks = 1 + int(self.drafted.max())
+        main = int((last - self.fed).max()) + blocks
+        tokens = np.take_along_axis(self.text, self.fed[:, None] + np.arange(main), axis=1)
+        anchor = last[:, None] + np.arange(blocks)
+        sizes, forced = (1 + drafts,) * blocks, None
+        if not self.passes and blocks > 1:  # nothing is drafted inside what all rows are given
+            given = int(self.drafted.min())
+            sizes = (1,) * given + sizes[given:]
+            forced = np.full((len(last), blocks), -1)
+            forced[:, :-1] = self.forced[:, : blocks - 1]
+        banned = self._repeats(blocks) if self.no_repeat_ngram else None
+        ends = self._ends(last, last + blocks - 1 + drafts)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends)
+
+    def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
+        return bool((first_target < self.least).any() or (last_target >= self.limit).any())
+
+    def _repeats(self, blocks: int):
+        """Tokens that would complete an n-gram that the text, drafts and all, holds already."""
+        size, found = self.no_repeat_ngram, [[], [], []]
+        for row, (text, length, drafted) in enumerate(zip(self.text, self.length, self.drafted)):
+            for block in range(min(blocks, 1 + drafted)):
+                so_far = text[: length + block]
+                if len(so_far) < size:
+                    continue
+                ngrams = np.lib.stride_tricks.sliding_window_view(so_far, size)
+                repeats = (ngrams[:, :-1] == so_far[len(so_far) + 1 - size :]).all(1)
+                if size == 1:
+                    repeats[0] = False  # the start symbol is eos, which must stay possible
+                tokens = ngrams[repeats, -1].tolist()
+                found = [old + new for old, new in zip(found, ([row] * len(tokens), [block] * len(tokens), tokens))]
+        return tuple(np.array(x, dtype=np.int64) for x in found)
+
+    def _commit(self, step: Pass, tokens: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Keeps what is to be kept of a pass's tokens, and drafts the rest; says which rows have ended."""
+        read = np.arange(tokens.shape[1])
+        agreed = np.zeros_like(self.length)  # drafts of the last pass that are kept
+        if step.blocks > 1:
+            # first slots up to the one behind the last accepted draft, then the drafts that follow it
+            agreed = accepted(step.drafted(), tokens[:, : step.blocks])
+            skip = np.where(read > agreed[:, None], step.blocks - 1 - agreed[:, None], 0)
+            beyond = read + skip >= len(read)
+            order = np.where(beyond, 0, read + skip)
+            tokens = np.where(beyond, self.pad, np.take_along_axis(tokens, order, axis=1))
+            scores = np.where(beyond, -np.inf, np.take_along_axis(scores, order, axis=1))
+        sure = read <= agreed[:, None]
+        if self.way.threshold < NEVER:
+            sure |= (tokens != self.pad) & (scores >= np.log(self.way.threshold or 1e-300))
+        kept = sure.cumprod(1).sum(1)
+        ends = self._is_end(tokens) & (read < kept[:, None])
+        ended = ends.any(1)
+        kept = np.where(ended, ends.argmax(1) + 1, kept)
+        self.drafted = np.zeros_like(kept)
+        if self.way.verify:
+            useful = (read < kept[:, None]) | ((tokens != self.pad) & (tokens != self.eos))
+            self.drafted = np.where(ended, 0, useful.cumprod(1).sum(1) - kept)
+        columns = self.length[:, None] + read
+        np.put_along_axis(self.text, columns, np.where(read < (kept + self.drafted)[:, None], tokens, self.pad), axis=1)
+        np.put_along_axis(self.score, columns, scores.astype(np.float32), axis=1)
+        np.put_along_axis(self.when, columns, np.full_like(columns, self.passes), axis=1)
+        self.fed = self.length + agreed
+        self.length = self.length + kept
+        return ended
+
+    def _is_end(self, tokens: np.ndarray) -> np.ndarray:
+        """Where a text may end, as tokens are: at eos; in NAR at an eos behind another token, or at the limit."""
+        ends = tokens == self.eos
+        if self.way.anchored:
+            return ends
+        started = (self.text[:, 1 : int(self.length[0])] != self.eos).any(1)
+        started = started[:, None] | ((~ends).cumsum(1) > 0)
+        return ends & started | (self.length[:, None] - 1 + np.arange(tokens.shape[1]) >= self.limit[:, None])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Goes on with these rows alone."""
+        for name in ("row", "least", "limit", "text", "score", "when", "length", "fed", "drafted"):
+            setattr(self, name, getattr(self, name)[rows])
+        if len(rows):
+            self.session.keep(rows)

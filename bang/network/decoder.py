@@ -1,7 +1,7 @@
 """The decoder: a main stream of real tokens and blocks of mask slots that predict.
 
-Shapes: B batch, T target length, S source length, M new main tokens, G blocks of K slots, D
-width, V vocabulary.
+Shapes: B batch, T target length, S source length, P main tokens, G blocks of K slots, D width, V
+vocabulary.
 """
 
 from typing import Optional
@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import visibility
-from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, slot_positions
+from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, side_by_side, slot_positions
+from .stepping import Cache, Sight, plain_sight, run_layers
 from .config import BangConfig
 from ..visibility import Layout
+
+
+CACHE = "bang.cache"
+"""Where the keys and values lie in fairseq's incremental state."""
 
 
 class BangDecoderLayer(nn.Module):
@@ -51,21 +56,20 @@ class BangDecoderLayer(nn.Module):
         view: View,
         source: Tensor,
         source_padding: Optional[Tensor],
-        incremental_state: Optional[dict] = None,
         main_output: bool = True,
         need_attn: bool = False,
     ):
         """
         Args:
-            x: main tokens, then slots, (M + G*K, B, D).
+            x: main tokens, then slots, (P + G*K, B, D).
             source: encoder output, (S, B, D).
             source_padding: True at pads, (B, S).
             main_output: False: return the slots alone.
         Returns:
-            (M + G*K or G*K, B, D), and the attention on the source (B, queries, S) if asked for.
+            (P + G*K or G*K, B, D), and the attention on the source (B, queries, S) if asked for.
         """
-        residual = x if main_output else x[view.main_new :]
-        x = self.ngram_self_attn(x, view, incremental_state, main_output)
+        residual = x if main_output else x[view.main :]
+        x = self.ngram_self_attn(x, view, main_output)
         x = self.self_attn_layer_norm(residual + self.dropout_module(x))
         residual = x
         x, attn = self.encoder_attn(
@@ -73,8 +77,6 @@ class BangDecoderLayer(nn.Module):
             key=source,
             value=source,
             key_padding_mask=source_padding,
-            incremental_state=incremental_state,
-            static_kv=incremental_state is not None,
             need_weights=need_attn,
         )
         x = self.encoder_attn_layer_norm(residual + self.dropout_module(x))
@@ -100,7 +102,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         self.default_layout = default_layout
         self.embed_tokens = embed_tokens
         self.padding_idx = embed_tokens.padding_idx
-        self.num_buckets, self.relative_max_distance = cfg.num_buckets, cfg.relative_max_distance
+        self.buckets = cfg.num_buckets, cfg.relative_max_distance
         self.max_target_positions = cfg.max_target_positions
         # a slot stands one position after its main token, hence one row more than fairseq's table
         self.embed_positions = LearnedPositionalEmbedding(
@@ -123,72 +125,97 @@ class BangDecoder(FairseqIncrementalDecoder):
         layout: Optional[Layout] = None,
         positions: Optional[Tensor] = None,
         select: Optional[Tensor] = None,
-        **unused,
     ):
         """
         Args:
             prev_output_tokens: main tokens, (B, T); a pass without a main stream takes the batch
                 size and, without `layout`, the length from it. With a cache, all since the start.
             encoder_out: what the encoder returned.
-            incremental_state: fairseq's cache. Without `layout` a step predicts the next target.
+            incremental_state: fairseq's cache: the step that predicts the token after the last, AR.
             layout: which slots there are and what they see; default: the model's own mode.
             positions: position of each main token where it is not its index + 1, (B, T).
             select: True at the slots whose logits are wanted, (B, G*K); default: all.
         Returns:
-            Logits (B, G*K, V), (B, T, V) in the default layouts; with `select` (selected, V). Second a dict with `attn`, the last layer's attention on the source
-            averaged over heads (B, queries, S), or None.
+            Logits (B, G*K, V), (B, T, V) in the default layouts, (B, 1, V) with a cache; with
+            `select` (selected, V). Second a dict with `attn`, the last layer's attention on the
+            source averaged over heads (B, queries, S), or None.
         """
-        length = prev_output_tokens.size(1)
-        if layout is None:
-            layout = self.default_layout(length) if incremental_state is None else visibility.next_block(length, 1)
-        x, attn = self.extract_features(prev_output_tokens, encoder_out, incremental_state, layout, positions)
-        if select is not None:
-            return self.output_layer(x[select]), {"attn": [attn]}
-        return self.output_layer(x), {"attn": [attn]}
+        x, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, layout, positions)
+        return self.output_layer(x if select is None else x[select]), extra
 
-    def extract_features(self, prev_output_tokens, encoder_out, incremental_state, layout, positions=None):
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: dict,
+        incremental_state: Optional[dict] = None,
+        layout: Optional[Layout] = None,
+        positions: Optional[Tensor] = None,
+    ):
         """As `forward`, up to the slots' features, (B, G*K, D)."""
+        if incremental_state is not None:
+            assert layout is None and positions is None, "fairseq's cache serves AR steps alone"
+            return self._next(prev_output_tokens, encoder_out, incremental_state)
+        if layout is None:
+            layout = self.default_layout(prev_output_tokens.size(1))
         device = prev_output_tokens.device
-        cached = self.layers[0].ngram_self_attn.cached_length(incremental_state)
-        past_main, past_slots = (cached, 0) if layout.main_length else (0, cached)
-        table = bucket_tensor(self.num_buckets, self.relative_max_distance, device)
-        view = make_view(layout, positions, past_main, past_slots, table, device)
+        view = make_view(layout, positions, bucket_tensor(*self.buckets, device))
         if positions is None:
-            last = max(layout.main_length, past_slots + layout.last_target + 1)
-            positions = visibility.main_position(torch.arange(last, device=device))[None]
-        target = layout_tensors(layout, device)[0] + past_slots
-        x = self._embed(prev_output_tokens[:, past_main:], layout, target, positions, past_main).transpose(0, 1)
-
+            positions = side_by_side(layout, device)
+        target, _ = layout_tensors(layout, device)
+        x = self._embed(
+            prev_output_tokens[:, : layout.main_length],
+            torch.cat([positions[:, : layout.main_length], slot_positions(target, positions).flatten(1)], dim=1),
+        )
+        if not layout.main_length and self.training and self.embed_out is not None:
+            # nothing else of this pass uses the embedding; pytorch's DDP waits for every gradient
+            x = x + 0 * self.embed_tokens.weight[0].sum()
+        x = self.dropout_module(x).transpose(0, 1)
         source = encoder_out["encoder_out"][0]
         source_padding = encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             x, attn = layer(
-                x,
-                view,
-                source,
-                source_padding,
-                incremental_state,
-                main_output=not last,
-                need_attn=last and self.need_attn,
-            )
-        return x.transpose(0, 1), attn
+                x, view, source, source_padding, main_output=not last, need_attn=last and self.need_attn
+            )  # fmt: skip
+        return x.transpose(0, 1), {"attn": [attn], "inner_states": None}
 
-    def _embed(self, new_tokens: Tensor, layout: Layout, target: Tensor, positions: Tensor, past_main: int) -> Tensor:
-        """New main tokens (B, M), then the slots: (B, M + G*K, D)."""
+    def _embed(self, main_tokens: Tensor, position: Tensor) -> Tensor:
+        """Main tokens (B, P) and then slots, standing at `position` (1|B, N), to (B, N, D)."""
         table = self.embed_positions.weight
-        limit = len(table) - 1
-        slot_at = slot_positions(target, positions).clamp(max=limit).flatten(1)
-        slots = self.ngram_input_embed.weight[0] + F.embedding(slot_at, table, self.padding_idx)
-        x = slots.expand(len(new_tokens), -1, -1)
-        if layout.main_length:
-            main_at = positions[:, past_main : layout.main_length]
-            main = self.embed_tokens(new_tokens) + F.embedding(main_at, table, self.padding_idx)
-            x = torch.cat([main, x], dim=1)
-        elif self.training and self.embed_out is not None:
-            # nothing else of this pass uses the embedding; pytorch's DDP waits for every gradient
-            x = x + 0 * self.embed_tokens.weight[0].sum()
-        return self.dropout_module(self.emb_layer_norm(x))
+        batch, main = main_tokens.shape
+        # what stands past the table's end is padding, or a slot behind the last target
+        at = F.embedding(position.clamp(max=len(table) - 1), table, self.padding_idx)
+        x = (self.ngram_input_embed.weight[0] + at[:, main:]).expand(batch, -1, -1)
+        if main:
+            x = torch.cat([self.embed_tokens(main_tokens) + at[:, :main], x], dim=1)
+        return self.emb_layer_norm(x)
+
+    def step(self, main_tokens: Tensor, sight: Sight, cache: Cache):
+        """A decoding pass: the features of its slots, (B, slots, D), and attention as in `forward`.
+
+        Args:
+            main_tokens: new main tokens of each row, (B, M); M is 0 in NAR.
+            sight: where they and the slots stand and what they see.
+            cache: takes the new keys and values.
+        """
+        assert not self.training, "decoding steps have no dropout: call eval() first"
+        x, attn = run_layers(self, cache, self._embed(main_tokens, sight.position), sight)
+        return x, {"attn": [attn], "inner_states": None}
+
+    def _next(self, tokens: Tensor, encoder_out: dict, incremental_state: dict):
+        """The slot after the last main token; keys and values of those before are cached."""
+        cache = incremental_state.get(CACHE)
+        if cache is None:
+            cache = incremental_state[CACHE] = Cache(self, encoder_out, len(tokens))
+        past, length = cache.length, tokens.size(1)
+        sight = plain_sight(past, length - past, (length - 1,), (1,), self.buckets, tokens.device)
+        cache.length = length
+        return self.step(tokens[:, past:], sight, cache)
+
+    def reorder_incremental_state_scripting(self, incremental_state: dict, new_order: Tensor) -> None:
+        """fairseq's hook between steps: beams chosen, sentences finished."""
+        if CACHE in incremental_state:
+            incremental_state[CACHE].keep(new_order)
 
     @property
     def output_weight(self) -> Tensor:

@@ -79,7 +79,6 @@ class BangModel(FairseqEncoderDecoderModel):
         layout: Union[Layout, List[Layout], None] = None,
         positions: Optional[Tensor] = None,
         select: Union[Tensor, List[Tensor], None] = None,
-        **unused,
     ):
         """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`.
 
@@ -100,11 +99,6 @@ class BangModel(FairseqEncoderDecoderModel):
         """fairseq's trainer tells the update number; the criterion draws the update's mode by it."""
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
-
-    def set_beam_size(self, beam_size: int) -> None:
-        """Beams of a sentence share the keys and values of its source."""
-        for layer in self.decoder.layers:
-            layer.encoder_attn.set_beam_size(beam_size)
 
     def prepare_for_inference_(self, cfg) -> None:
         """fairseq's hook before generation; fairseq-generate itself passes over --bf16."""

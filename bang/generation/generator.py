@@ -1,0 +1,103 @@
+"""The decoding loop with the contract of fairseq's SequenceGenerator."""
+
+from typing import List, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .choice import Bounds, Chooser
+from .loop import Decoding, Text, Way
+from .torch_session import TorchSession
+
+
+class LoopGenerator:
+    """Decodes batches by `loop.Decoding`: greedily or by sampling, one hypothesis for each sentence.
+
+    A text ends at its first eos, in NAR at the first that follows another token, or at its limit of
+    tokens: `max_len_a` times its own source length plus `max_len_b`, at most `max_len`.
+
+    Args:
+        models: ensemble; probabilities are averaged.
+        way: what a pass gives and what is kept of it.
+        chooser: which token a slot gives.
+        max_len_a, max_len_b: limit on the tokens of a text, eos not counted.
+        max_len: limit whatever the source, 0: the model's.
+        min_len: no eos before so many tokens; a limit wins. NAR's cut alone sees to the default of 1.
+        no_repeat_ngram: no n-gram of so many tokens comes twice (0: it may).
+        normalize_scores, len_penalty: score is the sum of log-probabilities, eos included, over
+            length ** len_penalty.
+    """
+
+    def __init__(
+        self,
+        models,
+        way: Way,
+        chooser: Chooser,
+        max_len_a: float = 0,
+        max_len_b: int = 200,
+        max_len: int = 0,
+        min_len: int = 1,
+        no_repeat_ngram: int = 0,
+        normalize_scores: bool = True,
+        len_penalty: float = 1.0,
+    ):
+        check_lengths(max_len_a, max_len_b, min_len, max_len)
+        self.models, self.way, self.chooser = models, way, chooser
+        self.symbols_to_strip_from_output = {chooser.eos}
+        self.max_len_a, self.max_len_b = max_len_a, max_len_b
+        # a NAR canvas may begin with eos, which the cut passes over: one token stands there anyway
+        self.min_len = min_len if way.anchored or min_len != 1 else 0
+        # positions of slots run to max_decoder_positions + 1, so the final eos needs no spare one
+        self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
+        self.no_repeat_ngram = no_repeat_ngram
+        self.normalize_scores, self.len_penalty = normalize_scores, len_penalty
+        for model in models:
+            model.eval()
+
+    @torch.no_grad()
+    def generate(self, models, sample: dict, prefix_tokens: Optional[Tensor] = None, **unused) -> List[List[dict]]:
+        """One hypothesis for each sentence of the batch, as fairseq's generators return them."""
+        net_input = sample["net_input"]
+        src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
+        limit = length_limits(src_lengths.cpu().numpy(), self.max_len_a, self.max_len_b, self.max_len)
+        least = np.minimum(self.min_len, limit)
+        key = sample["id"].cpu().numpy() if "id" in sample else np.arange(len(limit))
+        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key))
+        prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.way.anchored else None
+        texts = Decoding(
+            session, self.way, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
+        ).run()
+        return [[self._hypothesis(text)] for text in texts]
+
+    def _hypothesis(self, text: Text) -> dict:
+        scores = torch.from_numpy(text.scores)
+        score = scores.sum()
+        if self.normalize_scores:
+            score = score / len(scores) ** self.len_penalty
+        return {
+            "tokens": torch.from_numpy(text.tokens),
+            "score": score,
+            "attention": None,
+            "alignment": torch.empty(0),
+            "positional_scores": scores,
+        }
+
+
+def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, max_len: int) -> np.ndarray:
+    """Most tokens of each text, eos not counted, (B); in double precision, as fairseq counts for AR."""
+    return np.minimum((max_len_a * source_lengths.astype(np.float64) + max_len_b).astype(np.int64), max_len)
+
+
+def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int = 0) -> None:
+    """Refuses a least length that no text can reach.
+
+    Raises:
+        ValueError: in one line.
+    """
+    longest = min(max_len_b, max_len or max_len_b)
+    if not max_len_a and min_len > longest:
+        raise ValueError(
+            f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens "
+            "(--max-len-b, --max-nar-length)"
+        )

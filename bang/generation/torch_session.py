@@ -1,0 +1,109 @@
+"""A session of torch: a batch being decoded by one model or an ensemble (`loop.Session`).
+
+Shapes: B rows, N queries of a pass, G blocks, D drafts read, V vocabulary.
+"""
+
+from typing import List, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import visibility
+from ..network.stepping import Cache, Sight, make_sight, plain_sight
+from .choice import Bounds, Chooser
+from .loop import Pass, accepted
+
+
+class TorchSession:
+    """Encodes a batch and runs the passes of the decoding loop over it.
+
+    On a CPU tokens are chosen by numpy, on the same memory: its arg-max is many times as fast.
+
+    Args:
+        models: ensemble of `BangModel`, in evaluation mode.
+        src_tokens, src_lengths: sources, (B, S) and (B).
+        chooser: which token a slot gives.
+        bounds: of the rows, numpy.
+    """
+
+    def __init__(self, models: List, src_tokens: Tensor, src_lengths: Tensor, chooser: Chooser, bounds: Bounds):
+        self.decoders = [model.decoder for model in models]
+        self.caches = [
+            Cache(model.decoder, model.encoder(src_tokens, src_lengths=src_lengths), len(src_tokens)) for model in models
+        ]
+        self.device = src_tokens.device
+        self.xp = np if self.device.type == "cpu" else torch
+        self.chooser = chooser
+        self.bounds = Bounds(*map(self._send, bounds))
+
+    def run(self, step: Pass) -> Tuple[np.ndarray, np.ndarray]:
+        """As `loop.Session.run`."""
+        tokens = torch.from_numpy(step.tokens).to(self.device)
+        features = [
+            decoder.step(tokens, self._sight(step, decoder.buckets), cache)[0]
+            for decoder, cache in zip(self.decoders, self.caches)
+        ]
+        first_target = self._send(step.anchor if step.main else step.first[:, None])  # (B, G)
+        if step.blocks == 1:
+            forced = step.forced
+            if forced is not None and step.drafts:
+                forced = np.concatenate([forced, np.full((len(forced), step.drafts), -1)], axis=1)
+            target = first_target + self._send(np.arange(1 + step.drafts))
+            found = self._choose(features, target, forced, step.banned, step.ends)
+        else:
+            found = self._verify_and_draft(step, features, first_target)
+        tokens, scores = found
+        if self.xp is torch:
+            both = torch.stack([tokens.int(), scores.float().view(torch.int32)]).cpu().numpy()
+            tokens, scores = both[0].astype(np.int64), both[1].view(np.float32)
+        return tokens, scores
+
+    def _verify_and_draft(self, step: Pass, features: List[Tensor], first_target):
+        """Reads the first slot of each block, then the drafts of the block behind the last accepted token."""
+        xp = self.xp
+        starts = np.cumsum([0, *step.block_sizes[:-1]])
+        given, scores = self._choose([x[:, starts] for x in features], first_target, step.forced, step.banned, step.ends)
+        if not step.drafts:
+            return given, scores
+        block = accepted(self._send(step.drafted()), given)  # (B)
+        index = self._send(np.arange(1, 1 + step.drafts))
+        slot = self._send(starts)[block][:, None] + index  # (B, D)
+        missing = index >= self._send(np.array(step.block_sizes))[block][:, None]
+        slot = xp.where(missing, 0, slot)
+        rows = self._send(np.arange(len(step.tokens)))[:, None]
+        target = first_target[rows, block[:, None]] + index
+        drafts, draft_scores = self._choose([x[rows, slot] for x in features], target, None, None, step.ends)
+        drafts = xp.where(missing, self.chooser.pad, drafts)
+        return xp.concatenate([given, drafts], 1), xp.concatenate([scores, draft_scores], 1)
+
+    def _choose(self, features: List[Tensor], target, forced, banned, ends: bool):
+        """Tokens and log-probabilities of slots with features (B, n, D) of each model."""
+        logits = [decoder.output_layer(x).float() for decoder, x in zip(self.decoders, features)]
+        if self.xp is np:
+            logits = [x.numpy() for x in logits]
+        bounds = self.bounds if ends or self.chooser.sampling else None
+        forced = None if forced is None else self._send(forced)
+        banned = None if banned is None else tuple(map(self._send, banned))
+        return self.chooser(self.xp, logits, target, bounds, forced, banned)
+
+    def _sight(self, step: Pass, buckets) -> Sight:
+        first, anchor = step.first, step.anchor
+        if len(first) == 1 or ((first == first[0]).all() and (anchor == anchor[0]).all()):
+            anchors = tuple(anchor[0].tolist()) if step.main else None
+            return plain_sight(int(first[0]), step.cached, anchors, step.block_sizes, buckets, self.device)
+        _, position, last = step.queries()
+        key_position = visibility.main_position if step.main else visibility.slot_position
+        blocks = step.block_sizes if step.main else ()
+        return make_sight(position, last, first, step.cached, blocks, key_position, buckets, self.device)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """As `loop.Session.keep`."""
+        rows = self._send(rows)
+        self.bounds = Bounds(*(x[rows] for x in self.bounds))
+        for cache in self.caches:
+            cache.keep(torch.as_tensor(rows))
+
+    def _send(self, x: np.ndarray):
+        """An array of the loop's where the tokens are chosen."""
+        return x if self.xp is np else torch.from_numpy(x).to(self.device, non_blocking=True)
