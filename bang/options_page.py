@@ -1,0 +1,99 @@
+"""A page of the options that BANG adds to fairseq's command lines, made from the configurations themselves."""
+
+import argparse
+from dataclasses import fields, is_dataclass
+from typing import Dict, List
+
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import MODEL_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_REGISTRY
+
+from . import plugin  # noqa: F401  (registers)
+from .network.config import ARCHITECTURES, BangConfig
+
+HEAD = """\
+# Options
+
+What BANG adds to fairseq's command lines; `fairseq-train --help` and its kind list fairseq's own alone. Written by
+`python -m bang options > docs/options.md`, which a test compares with this page.
+"""
+OURS = __name__.split(".")[0]
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    parts = [HEAD]
+    for kind, registry in {"--task": TASK_REGISTRY, "--criterion": CRITERION_REGISTRY, **_others()}.items():
+        ours = {name: cls for name, cls in sorted(registry.items()) if cls.__module__.startswith(f"{OURS}.")}
+        for name, cls in ours.items():
+            parts.append(f"## `{kind} {name}`\n")
+            rows = _rows(cls)
+            for base, base_class in ours.items():
+                if cls is not base_class and issubclass(cls, base_class):
+                    parts.append(f"Those of `{kind} {base}`, and:\n")
+                    rows = [row for row in rows if row not in _rows(base_class)]
+            parts.append(_table(rows))
+    parts += [
+        "## `--arch bang_ar_nar_mixed`, `bang_ar`, `bang_nar`\n",
+        "Each also as `_base`, `_middle` and `_large`, which set the defaults in the second table.\n",
+        _table(_rows(MODEL_REGISTRY["bang_ar_nar_mixed"])),
+        _architectures(),
+    ]
+    return "\n".join(parts)
+
+
+def _others() -> Dict[str, dict]:
+    """fairseq's other registries, as `--bpe` and `--tokenizer`."""
+    others = {f"--{name.replace('_', '-')}": registry["registry"] for name, registry in REGISTRIES.items()}
+    return {option: registry for option, registry in others.items() if option != "--criterion"}
+
+
+def _options(cls: type) -> List[argparse.Action]:
+    """The options of a registered class, less those that a base of fairseq's brings, in order."""
+    config, parser = getattr(cls, "__dataclass", None), argparse.ArgumentParser(add_help=False)
+    inherited = set()
+    if config is not None:
+        gen_parser_from_dataclass(parser, config())
+        bases = [base for base in config.__mro__ if base.__module__.startswith("fairseq.") and is_dataclass(base)]
+        inherited = {field.name for base in bases for field in fields(base)}
+    found = {action.dest: action for action in parser._actions}
+    if hasattr(cls, "add_args"):  # --min-lr is no field
+        parser = argparse.ArgumentParser(add_help=False)
+        cls.add_args(parser)
+        found = {**{action.dest: action for action in parser._actions}, **found}  # a model's has no defaults
+    return [action for name, action in found.items() if name not in inherited]
+
+
+def _rows(cls: type) -> List[str]:
+    rows = []
+    for action in _options(cls):
+        names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.dest}`"
+        choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
+        cells = names + choices, _default(action), (action.help or "").replace("|", r"\|")
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _table(rows: List[str]) -> str:
+    return "\n".join(["| option | default | |", "| --- | --- | --- |", *rows]) + "\n" if rows else "Nothing.\n"
+
+
+def _default(action: argparse.Action) -> str:
+    if action.nargs == 0:
+        return "off"
+    return "" if action.default in (None, argparse.SUPPRESS) or action.required else f"{action.default}"
+
+
+def _architectures() -> str:
+    names = list(ARCHITECTURES)
+    changed = list(dict.fromkeys(option for defaults in ARCHITECTURES.values() for option in defaults))
+    rows = [
+        "| default of | " + " | ".join(f"`{name}`" if name else "plain" for name in names) + " |",
+        "| --- " * (1 + len(names)) + "|",
+    ]
+    for option in changed:
+        values = [ARCHITECTURES[name].get(option, getattr(BangConfig, option)) for name in names]
+        rows.append(f"| `--{option.replace('_', '-')}` | " + " | ".join(map(str, values)) + " |")
+    return "\n".join(rows) + "\n"
