@@ -79,7 +79,7 @@ class TrainedModel:
         """A task without data, for its generators."""
         limits = {name: self.sizes[name] for name in ("max_source_positions", "max_target_positions")}
         cfg = BangTranslationConfig(data="", **limits, **options)
-        for interpolated in ("checkpoint_paths", "restore_file", "save_dir"):
+        for interpolated in ("checkpoint_paths", "restore_file", "save_dir", "log_format"):
             setattr(cfg, interpolated, None)
         cfg.skip_invalid_size_inputs_valid_test = False
         return BangTranslationTask(cfg, self.dictionary, self.dictionary)

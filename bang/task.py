@@ -2,7 +2,9 @@
 
 import logging
 import os
+import weakref
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from fairseq import utils
@@ -12,36 +14,45 @@ from fairseq.dataclass.configs import GenerationConfig
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from omegaconf import II
 
 from . import visibility
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
-from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation import loop
+from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation.choice import Chooser
 from .generation.generator import LoopGenerator
+from .generation.statistics import Statistics
 from .trained_modes import MODES
 
 logger = logging.getLogger(__name__)
 
-NO_EFFECT_IN_PARALLEL = (
-    "nbest sampling sampling_topk sampling_topp diverse_beam_groups diversity_rate match_source_len "
-    "no_repeat_ngram_size prefix_size constraints print_alignment replace_unk lm_path"
+DECODINGS = ["ar", "semi-nar", "nar", "speculative"]
+HOW = {
+    "help": "how to generate: token by token with beam search, in blocks, in one pass, or AR's greedy words by "
+    "drafting and verifying several tokens a pass"
+}
+NO_EFFECT_IN_LOOP = (
+    "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
 ).split()
-"""Generation options that choose among hypotheses or tokens one by one."""
+"""Generation options that choose among hypotheses, or look into AR's search."""
+NO_EFFECT_UNVERIFIED = "sampling sampling_topk sampling_topp no_repeat_ngram_size".split()
+"""Generation options that look at the tokens before, one by one."""
 
 
 @dataclass
 class BangTranslationConfig(TranslationConfig, BangTaskConfig):
-    decoding: ChoiceEnum(["ar", "semi-nar", "nar"]) = field(
-        default="ar",
-        metadata={"help": "how to generate: token by token with beam search, in blocks, or in one pass"},
-    )
+    decoding: ChoiceEnum(DECODINGS) = field(default="ar", metadata=HOW)
     block_size: int = field(
         default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"}
     )
-    max_nar_length: int = field(
-        default=0, metadata={"help": "limit on the tokens of a NAR or semi-NAR text beside --max-len-a/b (0: none)"}
+    commit_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
+            "at least: 0 keeps whole blocks, 1 is greedy AR. Blocks then hang on any token: train with --ngram"
+        },
     )
     length_bucket: int = field(
         default=1,
@@ -50,14 +61,19 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
             "within it: a little more padding of sources, much less of targets (1: by source length first, as fairseq)"
         },
     )
+    draft_length: int = field(
+        default=visibility.BLOCK_SIZE, metadata={"help": "tokens that speculative decoding drafts at once"}
+    )
+    max_nar_length: int = field(
+        default=0,
+        metadata={"help": "limit on the tokens of a text that is not decoded by beam search, beside --max-len-a/b (0: none)"},
+    )
+    log_format: Optional[str] = II("common.log_format")
 
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: ChoiceEnum(["ar", "semi-nar", "nar"]) = field(
-        default="nar",
-        metadata={"help": "how to generate: token by token with beam search, in blocks, or in one pass"},
-    )
+    decoding: ChoiceEnum(DECODINGS) = field(default="nar", metadata=HOW)
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)
@@ -137,28 +153,64 @@ class BangTranslationTask(BangTask, TranslationTask):
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        return LoopGenerator(
+        statistics = Statistics(decoding)
+        generator = LoopGenerator(
             models,
-            loop.semi_autoregressive(self.cfg.block_size) if decoding == "semi-nar" else loop.non_autoregressive(),
+            self._way(args),
             Chooser(
                 self.target_dictionary.pad(),
                 self.target_dictionary.unk(),
                 self.target_dictionary.eos(),
                 unk_penalty=getattr(args, "unkpen", 0),
                 temperature=getattr(args, "temperature", 1.0),
+                **self._sampling(args),
             ),
             max_len_a=getattr(args, "max_len_a", 0),
             max_len_b=getattr(args, "max_len_b", 200),
             max_len=self.cfg.max_nar_length,
             min_len=getattr(args, "min_len", 1),
+            no_repeat_ngram=0 if self._unverified() else getattr(args, "no_repeat_ngram_size", 0),
             normalize_scores=not getattr(args, "unnormalized", False),
             len_penalty=getattr(args, "lenpen", 1),
+            statistics=statistics,
         )
+        # fairseq tells a generator nothing of a run's end
+        weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
+        return generator
+
+    def _way(self, args) -> loop.Way:
+        """What a pass gives and what is kept of it, by --decoding and its options."""
+        if self.cfg.decoding == "nar":
+            return loop.non_autoregressive()
+        if self.cfg.decoding == "semi-nar":
+            return loop.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold)
+        if getattr(args, "beam", 1) not in (1, GenerationConfig().beam):
+            raise ValueError(
+                f"--beam {args.beam} with --decoding speculative: it gives the words of --beam 1, and --decoding ar those "
+                "of a beam search"
+            )
+        return loop.speculative(self.cfg.draft_length)
+
+    def _unverified(self) -> bool:
+        """Whether tokens are kept that nothing has verified."""
+        return self.cfg.decoding in ("semi-nar", "nar")
+
+    def _sampling(self, args) -> dict:
+        """The chooser's options of sampling; the noise follows torch's random numbers, and so --seed."""
+        if self._unverified() or not getattr(args, "sampling", False):
+            return {}
+        return {
+            "sampling": True,
+            "topk": getattr(args, "sampling_topk", -1),
+            "topp": getattr(args, "sampling_topp", -1.0),
+            "seed": int(torch.randint(1 << 31, ())),
+        }
 
     def _scored_layout(self):
         """The layout in which --score-reference scores: that of the decoding mode."""
         return {
             "ar": visibility.autoregressive,
+            "speculative": visibility.autoregressive,
             "semi-nar": lambda length: visibility.semi_autoregressive(length, self.cfg.block_size),
             "nar": visibility.non_autoregressive,
         }[self.cfg.decoding]
@@ -173,6 +225,11 @@ class BangTranslationTask(BangTask, TranslationTask):
                     "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
                     self.cfg.decoding, " and ".join(trained),
                 )  # fmt: skip
+            if trained and self.cfg.decoding == "speculative" and not {"ar", "semi-nar"} <= set(trained):
+                logger.warning(
+                    "--decoding speculative: this checkpoint was trained for %s alone, expect poor drafts and little gain; "
+                    "train with --ngram", " and ".join(trained),
+                )  # fmt: skip
 
     def _warn_no_effect(self, args) -> None:
         """Says which options the decoding mode passes over."""
@@ -181,14 +238,21 @@ class BangTranslationTask(BangTask, TranslationTask):
             idle += ["--max-nar-length"] if self.cfg.max_nar_length else []
         else:
             defaults = GenerationConfig()
+            passed_over = NO_EFFECT_IN_LOOP + (NO_EFFECT_UNVERIFIED if self._unverified() else [])
+            passed_over += ["prefix_size"] if self.cfg.decoding == "nar" else []
             idle += ["--beam"] if getattr(args, "beam", 1) not in (1, defaults.beam) else []
             idle += [
                 "--" + name.replace("_", "-")
-                for name in NO_EFFECT_IN_PARALLEL
+                for name in passed_over
                 if getattr(args, name, None) not in (None, getattr(defaults, name))
             ]
-        if self.cfg.decoding != "semi-nar" and self.cfg.block_size != visibility.BLOCK_SIZE:
-            idle.append("--block-size")
+        for name, default, decoding in (
+            ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
+            ("commit_threshold", 0.0, "semi-nar"),
+            ("draft_length", visibility.BLOCK_SIZE, "speculative"),
+        ):
+            if self.cfg.decoding != decoding and getattr(self.cfg, name) != default:
+                idle.append("--" + name.replace("_", "-"))
         for option in idle:
             logger.warning("%s has no effect with --decoding %s", option, self.cfg.decoding)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .choice import Bounds, Chooser
 from .loop import Decoding, Text, Way
+from .statistics import Statistics
 from .torch_session import TorchSession
 
 
@@ -27,6 +28,7 @@ class LoopGenerator:
         no_repeat_ngram: no n-gram of so many tokens comes twice (0: it may).
         normalize_scores, len_penalty: score is the sum of log-probabilities, eos included, over
             length ** len_penalty.
+        statistics: counts the passes.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LoopGenerator:
         no_repeat_ngram: int = 0,
         normalize_scores: bool = True,
         len_penalty: float = 1.0,
+        statistics: Optional[Statistics] = None,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
         self.models, self.way, self.chooser = models, way, chooser
@@ -52,6 +55,7 @@ class LoopGenerator:
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
         self.normalize_scores, self.len_penalty = normalize_scores, len_penalty
+        self.statistics = statistics
         for model in models:
             model.eval()
 
@@ -68,6 +72,8 @@ class LoopGenerator:
         texts = Decoding(
             session, self.way, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
         ).run()
+        if self.statistics is not None:
+            self.statistics.add(texts)
         return [[self._hypothesis(text)] for text in texts]
 
     def _hypothesis(self, text: Text) -> dict:
@@ -81,6 +87,7 @@ class LoopGenerator:
             "attention": None,
             "alignment": torch.empty(0),
             "positional_scores": scores,
+            "passes": torch.from_numpy(text.passes),
         }
 
 

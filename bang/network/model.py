@@ -25,7 +25,7 @@ class BangModel(FairseqEncoderDecoderModel):
     """
 
     default_layout = staticmethod(visibility.autoregressive)
-    decodes = ("ar", "semi-nar", "nar")  # values of --decoding that the model serves
+    decodes = ("ar", "semi-nar", "nar", "speculative")  # values of --decoding that the model serves
 
     def __init__(self, cfg: BangConfig, encoder: BangEncoder, decoder: BangDecoder):
         super().__init__(encoder, decoder)
@@ -110,7 +110,7 @@ class BangModel(FairseqEncoderDecoderModel):
 class BangArModel(BangModel):
     """The same network, AR alone; trained with `ngram_language_loss`."""
 
-    decodes = ("ar",)
+    decodes = ("ar", "speculative")
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
         if any(not one.main_length for one in _layouts(layout)):

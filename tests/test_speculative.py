@@ -1,0 +1,235 @@
+"""Speculative decoding and the dial, with the network: AR's words, whatever the drafts are worth."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from bang.generation import loop
+from bang.generation.choice import Bounds, Chooser
+from bang.generation.torch_session import TorchSession
+
+from test_generation import decode, options
+
+
+@pytest.fixture
+def compare(make_task, pairs, dictionary):
+    """Decodes a split both ways and compares texts and scores; returns the statistics' summary."""
+
+    def call(models, split="test", batch_size=7, draft_length=4, **generation):
+        both = []
+        for decoding in ("ar", "speculative"):
+            task = make_task(decoding=decoding, draft_length=draft_length)
+            beam = {"beam": 1} if decoding == "ar" else {}
+            generator = task.build_generator(models, options(**{**generation, **beam}))
+            both.append(decode(generator, pairs(split, batch_size), dictionary))
+        ar, speculative = both
+        assert speculative.keys() == ar.keys()
+        for sentence, (score, text, scores) in ar.items():
+            assert speculative[sentence][1] == text
+            assert speculative[sentence][0] == pytest.approx(score, abs=1e-4)
+            assert speculative[sentence][2] == pytest.approx(scores, abs=1e-4)
+        return generator.statistics.summary()
+
+    return call
+
+
+@pytest.mark.parametrize("draft_length", [1, 2, 4, 6])
+@pytest.mark.parametrize("batch_size", [1, 8, 36])
+def test_the_words_are_those_of_greedy_ar(draft_length, batch_size, compare, golden_model):
+    summary = compare([golden_model("mixed")], batch_size=batch_size, draft_length=draft_length)
+    assert summary["passes"] < summary["tokens"]  # some drafts are accepted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixed", "nar"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_the_words_are_those_of_greedy_ar_in_all_golden_texts(name, split, compare, golden_model):
+    for batch_size in (1, 8, 36):
+        for draft_length in range(1, 7):
+            compare([golden_model(name)], split, batch_size, draft_length)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_worthless_drafts_change_nothing(batch_size, compare, make_model):
+    summary = compare([make_model()], batch_size=batch_size, max_len_b=20)
+    assert summary["texts"] == 24
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        dict(min_len=9),
+        dict(max_len_a=0.2, max_len_b=2),
+        dict(max_len_a=0.2, max_len_b=0, min_len=9),
+        dict(unkpen=-2.0),
+        dict(no_repeat_ngram_size=2, min_len=12),
+        dict(max_len_b=0, min_len=0),
+        dict(temperature=0.7, lenpen=0.3),
+        dict(unnormalized=True),
+    ],
+    ids=str,
+)
+def test_options_mean_what_they_mean_to_ar(generation, compare, golden_model):
+    compare([golden_model("mixed")], **generation)
+
+
+def test_ensembles(compare, golden_model):
+    compare([golden_model("mixed"), golden_model("nar")])
+
+
+@pytest.mark.parametrize("width", [1, 3, 30])
+def test_prefixes(width, golden_model, make_task, pairs):
+    """Of rows with different lengths, some whole targets with their eos."""
+    for batch in pairs("test", 12):
+        found = []
+        for decoding in ("ar", "speculative", "semi-nar"):
+            task = make_task(decoding=decoding, block_size=1)
+            generator = task.build_generator([golden_model("mixed")], options(beam=1))
+            found.append(generator.generate(None, batch, prefix_tokens=batch["target"][:, :width]))
+        for (ar,), *others in zip(*found):
+            for (other,) in others:
+                assert torch.equal(ar["tokens"], other["tokens"])
+                torch.testing.assert_close(ar["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0)
+
+
+def test_rejected_drafts_leave_no_trace(golden_model, pairs, dictionary):
+    """Logits after many passes of wrong drafts, of ragged lengths, against a pass without a cache."""
+    model = golden_model("mixed")
+    (batch,) = pairs("test", 36)
+    net_input = {name: batch["net_input"][name][:5] for name in ("src_tokens", "src_lengths")}
+    seen = []
+
+    class Spy(Chooser):
+        def __call__(self, xp, logits, target, *rest):
+            seen.append((np.array(target), logits[0].copy()))
+            return super().__call__(xp, logits, target, *rest)
+
+    chooser = Spy(dictionary.pad(), dictionary.unk(), dictionary.eos())
+    least, limit = np.full(5, 9), np.full(5, 14)
+    session = TorchSession([model], **net_input, chooser=chooser, bounds=Bounds(least, limit, np.arange(5)))
+    kept, rng, ragged = np.full((5, 40), dictionary.eos()), np.random.default_rng(3), False
+    length = np.ones(5, dtype=np.int64)
+    with torch.no_grad():
+        for _ in range(8):
+            tokens = np.concatenate([kept[np.arange(5), length - 1][:, None], rng.integers(5, 900, (5, 3))], 1)
+            anchor = length[:, None] - 1 + np.arange(4)
+            first_of_pass = len(seen)
+            session.run(loop.Pass(tokens, length - 1, anchor, (3,) * 4, 2, ends=False))
+            target, logits = seen[first_of_pass]
+            assert (target == anchor).all()
+            for row in range(5):
+                history = torch.from_numpy(np.concatenate([kept[row, : length[row] - 1], tokens[row]]))[None]
+                source = net_input["src_tokens"][row : row + 1, -int(net_input["src_lengths"][row]) :]
+                alone, _ = model(source, net_input["src_lengths"][row : row + 1], history)
+                wanted = alone[0, length[row] - 1 :]
+                torch.testing.assert_close(torch.from_numpy(logits[row]), wanted, atol=2e-5, rtol=0)
+            # rows keep different numbers of what they were fed, and go on with a token of their own
+            taken = rng.integers(0, 3, 5)
+            for row in range(5):
+                kept[row, length[row] : length[row] + taken[row]] = tokens[row, 1 : 1 + taken[row]]
+                kept[row, length[row] + taken[row]] = rng.integers(5, 900)
+            length = length + taken + 1
+            ragged |= len(set(length)) > 1
+    assert ragged
+
+
+def test_drawn_texts_are_those_drawn_token_by_token(golden_model, make_task, pairs, dictionary):
+    """The noise is the target's own: drafts decide how many passes it takes, never the words."""
+    model, found = golden_model("mixed"), []
+    for draft_length, batch_size in ((4, 7), (1, 36), (None, 1)):
+        torch.manual_seed(5)
+        task = make_task(decoding="speculative", draft_length=draft_length or 1)
+        generator = task.build_generator([model], options(sampling=True, sampling_topk=20, temperature=0.8, max_len_b=25))
+        if draft_length is None:
+            generator.way = loop.autoregressive()
+        found.append(decode(generator, pairs("test", batch_size), dictionary))
+        passes = generator.statistics.summary()
+    assert passes["tokens_a_pass"] == 1
+    for sentence in found[0]:
+        assert found[0][sentence][1] == found[1][sentence][1] == found[2][sentence][1]
+    torch.manual_seed(6)
+    other = decode(task.build_generator([model], options(sampling=True)), pairs("test"), dictionary)
+    assert sum(other[sentence][1] != found[0][sentence][1] for sentence in other) > 12
+
+
+def test_drawn_texts_have_the_models_distribution(golden_model, make_task, pairs, dictionary):
+    """First two tokens of one sentence, 2,000 times: chi-squared against the model's probabilities."""
+    model = golden_model("mixed")
+    batch = pairs("test", 1)[0]
+    times = 2000
+    net_input = {name: batch["net_input"][name].repeat_interleave(times, 0) for name in ("src_tokens", "src_lengths")}
+    torch.manual_seed(1)
+    task = make_task(decoding="speculative", draft_length=3)
+    generator = task.build_generator([model], options(sampling=True, sampling_topk=6, max_len_b=2))
+    hypos = generator.generate([model], {"net_input": net_input, "id": torch.arange(times)})
+    pairs_drawn = [tuple(hypo["tokens"][:2].tolist()) for (hypo,) in hypos]
+
+    def next_token(text):
+        tokens = torch.tensor([[dictionary.eos(), *text]])
+        logits = model(batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"], tokens)[0][0, -1]
+        logits[dictionary.pad()] = -np.inf
+        if not text:
+            logits[dictionary.eos()] = -np.inf
+        top = logits.topk(6)
+        return dict(zip(top.indices.tolist(), top.values.softmax(0).tolist()))
+
+    with torch.no_grad():
+        expected = {}
+        for first, chance in next_token(()).items():
+            for second, next_chance in next_token((first,)).items():
+                expected[first, second] = chance * next_chance * times
+    assert set(pairs_drawn) <= set(expected)
+    statistic = sum((pairs_drawn.count(pair) - number) ** 2 / number for pair, number in expected.items())
+    assert statistic < 80  # 35 degrees of freedom: above 80 once in 40,000 runs; the seed is fixed
+    assert generator.statistics.summary()["passes"] < 3 * times
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_the_dial_goes_from_semi_nar_to_greedy_ar(threshold, golden_model, make_task, pairs, dictionary):
+    model = golden_model("mixed")
+    task = make_task(decoding="semi-nar", block_size=3, commit_threshold=threshold)
+    generator = task.build_generator([model], options(max_len_b=20))
+    found = decode(generator, pairs("test", 7), dictionary)
+    kept = generator.statistics.kept
+    if threshold == 0.5:
+        assert kept[1] and kept[3]
+        alone = decode(task.build_generator([model], options(max_len_b=20)), pairs("test", 1), dictionary)
+        assert all(alone[sentence][1] == found[sentence][1] for sentence in found)
+        return
+    same = make_task(decoding="semi-nar", block_size=3) if threshold == 0 else make_task()
+    other = decode(same.build_generator([model], options(max_len_b=20, beam=1)), pairs("test", 7), dictionary)
+    assert {k: v[1] for k, v in found.items()} == {k: v[1] for k, v in other.items()}
+
+
+@pytest.mark.parametrize(
+    "task_options,generation,message",
+    [
+        (dict(decoding="speculative"), dict(beam=4), "--beam 4 with --decoding speculative"),
+        (dict(decoding="speculative", draft_length=0), {}, "--draft-length 0"),
+        (dict(decoding="semi-nar", commit_threshold=1.2), {}, "--commit-threshold 1.2"),
+        (dict(decoding="speculative"), dict(temperature=0.0), "--temperature 0.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(task_options, generation, message, make_model, make_task):
+    with pytest.raises(ValueError, match=message):
+        make_task(**task_options).build_generator([make_model()], options(**generation))
+
+
+@pytest.mark.parametrize("log_format", [None, "json"])
+def test_a_run_reports_its_passes(log_format, golden_model, make_task, pairs, caplog):
+    caplog.set_level(logging.INFO)
+    task = make_task(decoding="speculative", log_format=log_format)
+    generator = task.build_generator([golden_model("mixed")], options())
+    lengths = [len(row[0]["tokens"]) for batch in pairs("test", 7) for row in generator.generate(None, batch)]
+    del generator  # the end of fairseq-generate's main()
+    (told,) = [record.getMessage() for record in caplog.records if record.name.endswith("statistics")]
+    if log_format is None:
+        assert told.startswith(f"speculative: 24 texts, {sum(lengths)} tokens in ")
+        return
+    found = json.loads(told)
+    kept = {int(tokens): passes for tokens, passes in found["passes_by_tokens_kept"].items()}
+    assert found["texts"] == 24 and found["tokens"] == sum(lengths) and found["passes"] == sum(kept.values())
+    assert sum(tokens * passes for tokens, passes in kept.items()) == found["tokens"] and max(kept) <= 5
+    assert found["tokens_a_pass"] == pytest.approx(found["tokens"] / found["passes"], abs=1e-3)
