@@ -163,22 +163,46 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_workers_equal_one_with_update_freq_2(train, data_bin, tmp_path):
+@pytest.fixture(scope="module")
+def train_two(data_bin):
+    """fairseq-train with two workers on the CPU; what the first prints."""
+
+    def call(save_dir, *options):
+        command = [sys.executable, "-m", "fairseq_cli.train", data_bin, *USER_DIR, *PUBLISHED, *OPTIMIZER, *TINY, *JSON_LOG]
+        command += ["--save-dir", save_dir, *options, "--distributed-world-size", "2", "--distributed-no-spawn"]
+        command += ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}", "--distributed-backend", "gloo"]
+        workers = [
+            subprocess.Popen(
+                [str(part) for part in [*command, "--distributed-rank", str(rank)]], stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        logs = [worker.communicate(timeout=240)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], logs[0][-3000:] + logs[1][-3000:]
+        return logs[0]
+
+    return call
+
+
+@pytest.mark.slow
+def test_two_workers_that_resume_equal_two_that_never_stopped(train_two, tmp_path):
+    """The first worker reads the checkpoint and sends it to the second."""
+    options = ["--nar-ratio", "0.5", "--dropout", "0.1", "--max-tokens", "200"]
+    whole = train_two(tmp_path / "whole", *options, "--max-update", "9")
+    first = train_two(tmp_path / "parts", *options, "--max-update", "4")
+    second = train_two(tmp_path / "parts", *options, "--max-update", "9")
+    assert losses(first) + losses(second) == losses(whole) and len(losses(whole)) == 9
+    a, b = (torch.load(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    moments = [state["last_optimizer_state"]["state"] for state in (a, b)]
+    assert all(torch.equal(moments[0][i][name], moments[1][i][name]) for i in moments[0] for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_two_workers_equal_one_with_update_freq_2(train, train_two, tmp_path):
     options = ["--nar-ratio", "0.5", "--dropout", "0", "--attention-dropout", "0", "--max-tokens", "300", "--max-epoch", "2"]
     one = train(tmp_path / "one", *options, "--update-freq", "2")
-    command = [sys.executable, "-m", "fairseq_cli.train", data_bin, *USER_DIR, *PUBLISHED, *OPTIMIZER, *TINY, *JSON_LOG]
-    command += ["--save-dir", tmp_path / "two", *options, "--distributed-world-size", "2", "--distributed-no-spawn"]
-    command += ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}", "--distributed-backend", "gloo"]
-    workers = [
-        subprocess.Popen(
-            [str(part) for part in [*command, "--distributed-rank", str(rank)]], stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    logs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], logs[0][-3000:]
-    two = train_log(logs[0])
+    two = train_log(train_two(tmp_path / "two", *options))
     assert len(two) == len(train_log(one)) > 4
     for a, b in zip(train_log(one), two):
         for name in ("loss", "ar_loss", "nar_loss", "bsz"):
