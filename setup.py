@@ -18,6 +18,7 @@ setup(
         # fairseq's last main branch as a wheel, imported as `fairseq`; see README for why this one.
         # Where another installation with fairseq's 0.12 API serves, install bang with --no-deps.
         "ve-fairseq>=0.12.3",
+        "omegaconf",
         "tensorboardX",
         "transformers",
         "tokenizers",

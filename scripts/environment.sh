@@ -1,22 +1,31 @@
-# Sourced by the other scripts: activates a virtual environment with bang in it, made on first use.
-# usage: source scripts/environment.sh EXTRA MODULE...   (EXTRA: of setup.py; MODULE: some that it brings)
+# Sourced by the other scripts, or by hand: activates a virtual environment with bang in it, made on first use.
+# usage: source scripts/environment.sh [EXTRA MODULE...]   (EXTRA: of setup.py; MODULE: some that it brings)
 # An active environment that has all that is needed is used as it is; else BANG_VENV names the folder (default
 # .venv in the checkout) and PYTHON the interpreter (default python3).
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+extra=${1:-}
 has() { "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "${@:2}"; }
-if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "${@:2}"; }; then
+# ve-fairseq asks for torchaudio, which is built for CUDA: beside a CPU's torch it cannot be imported, and then none of
+# transformers' models can. Nothing here uses it.
+has_broken_torchaudio() { has python torchaudio && ! python -c 'import torchaudio' 2>/dev/null; }
+if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "${@:2}" &&
+    ! has_broken_torchaudio; }; then
     venv=${BANG_VENV:-$root/.venv}
     [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
     source "$venv/bin/activate"
     if ! has python fairseq transformers tensorboardX "${@:2}"; then
-        echo "installing bang[$1] into $venv (once; some minutes)" >&2
+        echo "installing bang${extra:+[$extra]} into $venv (once; some minutes)" >&2
         constraints=$root/requirements.txt
         if ! has python torch; then
             # no GPU: the CPU build, without gigabytes of CUDA packages, where it can be had
-            { ! nvidia-smi >/dev/null 2>&1 && pip install --quiet --retries 0 --timeout 15 -c "$constraints" torch \
+            { ! nvidia-smi >/dev/null 2>&1 && python -m pip install --quiet --retries 0 --timeout 15 -c "$constraints" torch \
                 --index-url https://download.pytorch.org/whl/cpu 2>/dev/null; } ||
-                pip install --quiet -c "$constraints" torch
+                python -m pip install --quiet -c "$constraints" torch
         fi
-        pip install --quiet -c "$constraints" -e "$root[$1]"
+        python -m pip install --quiet -c "$constraints" -e "$root${extra:+[$extra]}"
+    fi
+    if has_broken_torchaudio; then
+        python -m pip uninstall --quiet --yes torchaudio
     fi
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # `python -m bang` from any folder

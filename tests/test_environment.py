@@ -1,0 +1,58 @@
+"""scripts/environment.sh: what it makes where, without a network."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPT = ROOT / "scripts" / "environment.sh"
+
+
+def bash(code, **env):
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd="/", env={**kept, **env})
+
+
+def test_sourced_alone_it_makes_the_checkouts_own_environment(tmp_path):
+    """From another folder, with none of its variables set and no arguments; the interpreter says what it is asked."""
+    checkout, python = tmp_path / "checkout", tmp_path / "python"
+    (checkout / "scripts").mkdir(parents=True)
+    shutil.copy(SCRIPT, checkout / "scripts")
+    python.write_text('#!/bin/bash\necho "$@" >&2; exit 7')
+    python.chmod(0o755)
+    for expected, env in ((checkout / ".venv", {}), (tmp_path / "venv", {"BANG_VENV": str(tmp_path / "venv")})):
+        done = bash(f"set -euo pipefail; source {checkout}/scripts/environment.sh", PYTHON=str(python), **env)
+        assert (done.returncode, done.stderr.split()) == (7, ["-m", "venv", str(expected)])
+
+
+@pytest.fixture
+def venv(tmp_path):
+    """An environment like this one, with a torchaudio that cannot be imported, as pip leaves it beside a CPU's torch."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    (site / "this.pth").write_text(sysconfig.get_paths()["purelib"])
+    (site / "torchaudio").mkdir()
+    (site / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    info = site / "torchaudio-2.11.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.11.0\n")
+    (info / "INSTALLER").write_text("pip")
+    files = [site / "torchaudio" / "__init__.py", *info.iterdir(), info / "RECORD"]
+    (info / "RECORD").write_text("".join(f"{file.relative_to(site)},,\n" for file in files))
+    return tmp_path / "venv"
+
+
+@pytest.mark.slow
+def test_transformers_models_can_be_imported(venv):
+    """They could not with the torchaudio that ve-fairseq brings: it goes, whether the environment is active or ours."""
+    command = "python -c 'from transformers import BertModel; print(BertModel.__name__)'"
+    before = bash(f"source {venv}/bin/activate; {command}")
+    assert before.returncode != 0 and "libcudart" in before.stderr
+    after = bash(f"source {venv}/bin/activate; source {SCRIPT} test pytest; {command}", BANG_VENV=str(venv))
+    assert after.stdout.strip() == "BertModel", after.stderr
+    assert not list(venv.glob("lib/python*/site-packages/torchaudio*"))

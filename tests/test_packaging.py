@@ -1,0 +1,90 @@
+"""`pip install .` works anywhere: everything that is imported is declared, everything that is read is installed."""
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
+PROVIDED = {"fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "sklearn": "scikit-learn", "PIL": "pillow"}
+"""Packages whose modules have another name."""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that pip makes of a clean checkout."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("bang", "setup.py", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, folder]
+    subprocess.run(command, check=True)
+    return next(folder.glob("bang-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory):
+    """A folder with the package installed from the wheel."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, wheel], check=True)
+    return folder
+
+
+def requirements(site, *extras):
+    """Names of the packages that `pip install bang[extras]` brings."""
+    found = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).requires
+    wanted = [line for line in found if "extra ==" not in line or any(f'"{extra}"' in line for extra in extras)]
+    return {re.match(r"[\w.-]+", line)[0].lower() for line in wanted}
+
+
+def imported(*folders):
+    """Third-party packages that the Python files of these folders import, inside functions too."""
+    found = set()
+    for file in (file for folder in folders for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
+                found |= {arg.value.split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
+    own = {"bang", "conftest", "post_processed_nar"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
+    own |= {file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")}
+    return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
+
+
+def test_what_is_imported_is_declared(site):
+    extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
+    assert imported("bang") - requirements(site, *extras) == set()
+    assert imported("scripts", "benchmarks") - requirements(site, "recipes") == set()
+    assert imported("bang", "scripts", "benchmarks", "tests") - requirements(site, "test") == set()
+
+
+def test_the_known_versions_are_of_packages_that_are_declared(site):
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    known = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if not line.startswith("#")}
+    assert known - requirements(site, "test") == {"hydra-core"}  # which fairseq brings
+
+
+def test_an_installed_package_is_a_user_dir(site, run, tmp_path):
+    """From a folder without the checkout: the path, the vocabulary, and fairseq's commands with both."""
+    env = {"PYTHONPATH": str(site)}
+    folder = run(sys.executable, "-m", "bang", "path", cwd=tmp_path, env=env).strip()
+    assert folder == str(site / "bang")
+    shown = 'import bang; print(bang.__path__[0])'
+    assert run(sys.executable, "-c", shown, cwd=tmp_path, env=env).strip() == folder
+    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "raw.txt").write_text("Hello Worlds\n")
+    run(sys.executable, "-m", "bang", "tokenize", "--out-dir", "pieces", "raw.txt", cwd=tmp_path, env=env)
+    assert (tmp_path / "pieces" / "raw.txt").read_text() == "hello worlds\n"
+    run(
+        "fairseq-preprocess", "--user-dir", folder, "--task", "translation_bang", "--source-lang", "src",
+        "--target-lang", "tgt", "--testpref", GOLDEN / "data" / "tokenized_test", "--destdir", "bin", "--srcdict",
+        VOCAB_SMALL, "--tgtdict", VOCAB_SMALL, cwd=tmp_path, env=env,
+    )  # fmt: skip
+    assert (tmp_path / "bin" / "test.src-tgt.src.bin").exists()
