@@ -108,10 +108,15 @@ class BangTask(FairseqTask):
             setattr(self.cfg, name, min(getattr(self.cfg, name), limit))
 
     def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, *args, **kwargs):
-        """As fairseq's; a sentence over --max-tokens is over a limit too, not a failed assertion."""
+        """As fairseq's; a sentence over --max-tokens is over a limit too, not a failed assertion.
+
+        fairseq-generate gets its part of the batches by --num-shards and --shard-id, which fairseq 0.12 leaves unread.
+        """
         limits = utils.resolve_max_positions(max_positions, max_tokens)
-        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
         run = training_run.whole(self.cfg)
+        if run is not None and run.dataset.num_shards > 1 and dataset is self.datasets.get(run.dataset.gen_subset):
+            kwargs.update(num_shards=run.dataset.num_shards, shard_id=run.dataset.shard_id)
+        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
         if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
             self._train_batches = len(iterator)  # it tells how long a run will be
         return iterator

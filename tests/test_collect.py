@@ -57,6 +57,15 @@ def test_trailing_sentences_are_kept(collect, counted_by, tmp_path):
     assert "6 sentences, 4 of them" in result.stderr
 
 
+def test_filled_from_the_references(collect, tmp_path):
+    (tmp_path / "ref").write_text("".join(f"reference {number}\n" for number in range(5)))
+    result, text = collect(LOG, "--total", "5", "--fill", tmp_path / "ref")
+    assert text == "reference 0\nreference 1\nbest two\nreference 3\nreference 4\n"
+    assert result.stderr == f"5 sentences, 4 of them without a hypothesis, filled from {tmp_path / 'ref'}\n"
+    result, _ = collect(LOG, "--total", "6", "--fill", tmp_path / "ref")
+    assert result.returncode == 1 and "ref has 5 lines for 6 sentences: give one for each" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["mixed/generate_test_ar_beam1.txt", "nar/generate_train_nar.txt"])
 def test_golden_logs(name, tmp_path):
     log = GOLDEN / name

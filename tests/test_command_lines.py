@@ -1,6 +1,7 @@
 """The real command lines, end to end: published commands, resuming, several workers, bad input."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -124,6 +125,17 @@ def test_ensemble_of_checkpoints_in_bf16(finetuned, run, data_bin):
         "--task", "translation_bang_nar", "--batch-size", "36", "--bf16",
     )  # fmt: skip
     assert sorted(hypotheses(log)) == list(range(24))
+
+
+def test_a_shard_decodes_its_part_alone(run, data_bin):
+    """--num-shards, which fairseq 0.12 takes and ignores: of the batches of 7, 7, 7 and 3 sentences every other one."""
+    log = run(
+        "fairseq-generate", data_bin, "--path", GOLDEN / "mixed" / "checkpoint.pt", *USER_DIR, "--task", "translation_bang",
+        "--beam", "1", "--batch-size", "7", "--num-shards", "2", "--shard-id", "1",
+    )  # fmt: skip
+    texts = {sentence: text for sentence, (_, text) in hypotheses(log).items()}
+    golden = hypotheses((GOLDEN / "mixed" / "generate_test_ar_beam1.txt").read_text(), math.e)
+    assert len(texts) in (7 + 7, 7 + 3) and texts.items() <= {sentence: text for sentence, (_, text) in golden.items()}.items()
 
 
 def test_score_reference(finetuned, run, data_bin):

@@ -21,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count.add_argument("--total", type=int, metavar="N", help="number of sentences of the input, for when its "
                        "last ones were skipped and are not in the log")
     count.add_argument("--source", metavar="FILE", help="the tokenized input, to count its lines instead")
+    parser.add_argument("--fill", metavar="FILE", help="take its line, the reference for instance, where there is no "
+                        "hypothesis or an empty one")
 
 
 def run(args: argparse.Namespace) -> None:
-    sentences, missing = collect(args.log, args.output, args.total, args.source)
-    print(f"{sentences} sentences, {missing} of them without a hypothesis", file=sys.stderr)
+    sentences, missing = collect(args.log, args.output, args.total, args.source, args.fill)
+    filled = "" if args.fill is None else f", filled from {args.fill}"
+    print(f"{sentences} sentences, {missing} of them without a hypothesis{filled}", file=sys.stderr)

@@ -107,7 +107,7 @@ def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
         data: folder with {train,valid,test}.{src,tgt}, raw text.
         out: folder for everything that is made.
     """
-    _check_checkout()
+    check_checkout()
     read_vocabulary(options.vocab)
     plan, pairs, out = Plan(out), find_pairs(data), Path(out)
     tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
@@ -212,7 +212,7 @@ def gpu_count() -> int:
     return len(done.stdout.splitlines()) if done.returncode == 0 else 0
 
 
-def _check_checkout() -> None:
+def check_checkout() -> None:
     for path in (FINETUNE, CLEANUP):
         if not path.exists():
             raise ValueError(f"{path} is not there: recipes run from a checkout of the repository, installed with pip -e")

@@ -45,7 +45,9 @@ def read_log(log: str) -> tuple[dict[int, str], int]:
     return hypotheses, max(sources | hypotheses.keys()) + 1
 
 
-def collect(log: str, output: str, total: int | None = None, source: str | None = None) -> tuple[int, int]:
+def collect(
+    log: str, output: str, total: int | None = None, source: str | None = None, fill: str | None = None
+) -> tuple[int, int]:
     """Writes the hypotheses of a log, one line a sentence.
 
     Args:
@@ -53,14 +55,15 @@ def collect(log: str, output: str, total: int | None = None, source: str | None 
         output: the file to write.
         total: how many sentences the input has; None: as many as the highest id in the log asks for.
         source: the tokenized input, whose lines are counted in place of `total`.
+        fill: a file whose lines, the references for instance, stand in for hypotheses that are missing or empty.
 
     Returns:
-        How many lines were written, and how many of them for lack of a hypothesis are empty.
+        How many lines were written, and how many of them for lack of a hypothesis are empty or filled.
 
     Raises:
-        ValueError: see `read_log`; also more sentences in the log than in the input.
+        ValueError: see `read_log`; also more sentences in the log than in the input, or not as many lines in `fill`.
     """
-    inputs = [log] if source is None else [log, source]
+    inputs = [path for path in (log, source, fill) if path is not None]
     files.refuse_overwriting(output, inputs)
     hypotheses, seen = read_log(log)
     if source is not None:
@@ -70,7 +73,12 @@ def collect(log: str, output: str, total: int | None = None, source: str | None 
     elif seen > total:
         asked = f"--total says {total}" if source is None else f"{source} has {total}"
         raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
+    if fill is not None:
+        hypotheses = {sentence: text for sentence, text in hypotheses.items() if text.strip()}
+        others = list(files.read_lines(fill))
+        if len(others) != total:
+            raise ValueError(f"{fill} has {len(others)} lines for {total} sentences: give one for each")
     with files.replacing(output) as file:
         for sentence in range(total):
-            file.write(f"{hypotheses.get(sentence, '')}\n".encode())
+            file.write(f"{hypotheses.get(sentence, '' if fill is None else others[sentence])}\n".encode())
     return total, total - len(hypotheses)

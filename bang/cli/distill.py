@@ -1,0 +1,35 @@
+"""Trains a student on what an AR teacher writes for the sources of the train part, and evaluates it.
+
+    bang distill DATA --teacher ar/checkpoint_best.pt --mode nar --out OUT
+    bang distill DATA --teacher ar/checkpoint_best.pt --mode all --start ar/checkpoint_best.pt --out OUT --shards 64
+
+The steps: tokenize and binarize DATA; decode its train part with the teacher in shards (fairseq's --num-shards), each a
+process, on a GPU of its own where there are; merge them in order, one line for each source, with the reference where the
+teacher gave nothing (OUT/distilled/count.txt counts); binarize again; fine-tune the student; generate and evaluate. Given
+again, the command goes on where it was stopped, with the shard that was stopped. See also bang run-task.
+"""
+
+import argparse
+
+from ..recipes.distill import distillation_plan
+from ..recipes.tasks import MODES, PRESETS
+from .run_task import add_recipe_arguments, recipe_options, run_plan
+
+HELP = "a student learns from what an AR teacher writes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder with {train,valid,test}.{src,tgt}, raw text")
+    parser.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="trained for AR, of the same vocabulary")
+    parser.add_argument("--mode", default="nar", metavar="MODE", help=f"of the student: {', '.join(MODES)} (default: nar)")
+    parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
+    parser.add_argument("--shards", type=int, default=8, metavar="N", help="parts that the teacher decodes, each of them "
+                        "resumable (default %(default)s)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="shards that run at the same time (default: one on each "
+                        "GPU, or one)")
+    add_recipe_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = recipe_options(args, mode=args.mode, preset=args.preset)
+    run_plan(distillation_plan(args.data, args.teacher, args.out, options, args.shards, args.at_once), args)

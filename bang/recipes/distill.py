@@ -1,0 +1,99 @@
+"""Sequence-level distillation (Kim and Rush 2016): a student learns from what an AR teacher writes for the sources.
+
+Its targets are more regular than people's, which is what a model needs that writes all tokens at once.
+"""
+
+from pathlib import Path
+
+from ..text.files import StrPath, read_lines
+from ..text.vocabulary import read_vocabulary
+from .steps import Command, Plan, Step
+from .tasks import (
+    Options,
+    add_binarization,
+    add_results,
+    add_tokenization,
+    add_training,
+    check_checkout,
+    find_pairs,
+    generate_words,
+    gpu_count,
+    has_separator,
+)
+
+
+def distillation_plan(
+    data: StrPath, teacher: StrPath, out: StrPath, options: Options, shards: int, at_once: int | None = None
+) -> Plan:
+    """The whole way: the teacher decodes the train part, the student learns from it and is evaluated.
+
+    Args:
+        data: folder with {train,valid,test}.{src,tgt}, raw text.
+        teacher: a checkpoint trained for AR, of the same vocabulary.
+        out: folder for everything that is made.
+        options: the student's; beam and length penalty are the teacher's too.
+        shards: parts of the train part, each decoded by a process of its own and never again once it is done.
+        at_once: how many of them run at the same time; None: one on each GPU, or one.
+
+    Raises:
+        ValueError: see `find_pairs` and `check_teacher`; fewer than one shard.
+    """
+    check_checkout()
+    gpus = gpu_count()
+    at_once = at_once or max(gpus, 1)
+    if shards < 1 or at_once < 1:
+        raise ValueError(f"--shards {shards} --at-once {at_once}: give 1 or more")
+    pairs, out = find_pairs(data), Path(out)
+    check_teacher(teacher, options.vocab)
+    sources = sum(1 for _ in read_lines(pairs["train.src"]))
+    shards = min(shards, -(-sources // options.batch_size))  # fairseq-generate fails on a part without a batch
+    plan = Plan(out)
+    tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
+    binarized = add_binarization(plan, "binarize", tokenized, out / "data", options)
+
+    logs = []
+    # sentences over a length limit are left out here, and filled from the references below
+    words = generate_words(binarized, "train", teacher, "ar", options) + ["--skip-invalid-size-inputs-valid-test"]
+    for shard in range(shards):
+        log = out / "teacher" / f"{shard}.log"
+        environment = {"CUDA_VISIBLE_DEVICES": str(shard % gpus)} if gpus else {}
+        command = Command([*words, "--num-shards", shards, "--shard-id", shard], stdout=log, environment=environment)
+        plan.add(Step(f"teacher-{shard}", [command], [binarized, Path(teacher)], [log], group="teacher", at_once=at_once))
+        logs.append(log)
+
+    distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
+    source, target = tokenized["train.src"], tokenized["train.tgt"]
+    merged = ["python", "-m", "bang", "collect", out / "teacher.log", distilled["train.tgt"], "--source", source]
+    commands = [
+        Command(["cat", *logs], stdout=out / "teacher.log"),
+        Command(["cat", source], stdout=distilled["train.src"]),
+        Command([*merged, "--fill", target], log=out / "distilled" / "count.txt"),
+    ]
+    plan.add(Step("merge", commands, [*logs, source, target], [*distilled.values(), out / "teacher.log"]))
+    student = add_binarization(plan, "binarize-distilled", tokenized | distilled, out / "distilled-data", options)
+    checkpoint = add_training(plan, student, out, options, has_separator(pairs["train.src"]))
+    add_results(plan, student, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
+    return plan
+
+
+def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
+    """Checks that a checkpoint can be the teacher, before hours of decoding.
+
+    Raises:
+        ValueError: it cannot be read, has another vocabulary, or was never trained for AR. One line.
+    """
+    from ..safety.files import read  # brings torch
+    from ..trained_modes import trained_modes
+
+    state = read(str(teacher), mmap=True)
+    table = state.get("model", {}).get("decoder.embed_tokens.weight")
+    if table is None:
+        raise ValueError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
+    pieces = len(read_vocabulary(vocab))
+    if len(table) != pieces:
+        raise ValueError(
+            f"teacher {teacher}: it has {len(table)} entries of a vocabulary, {vocab} {pieces}: give the --vocab it was trained with"
+        )
+    modes = trained_modes(state.get("cfg") or state.get("args") or {})
+    if modes and "ar" not in modes:
+        raise ValueError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")

@@ -1,0 +1,122 @@
+"""Distillation: shards, their merging in order, failures filled, and the student."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bang.__main__ import main
+from bang.recipes.distill import check_teacher, distillation_plan
+from bang.recipes.steps import Plan
+from bang.recipes.tasks import Options
+from conftest import GOLDEN, VOCAB_SMALL
+from test_run_task import LITTLE, after, words
+
+TEACHER = GOLDEN / "mixed" / "checkpoint.pt"
+"""Trained on these very pairs: what it writes for them are sentences."""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The golden pairs as raw text: lower-cased words with blanks around punctuation, of the small vocabulary."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        for side in ("src", "tgt"):
+            name = "test" if split == "test" else "train"
+            text = (GOLDEN / "data" / f"tokenized_{name}.{side}").read_text(encoding="utf-8").replace(" ##", "")
+            lines = text.splitlines(keepends=True)
+            (folder / f"{split}.{side}").write_text("".join(lines[: 12 if split == "valid" else 48]), encoding="utf-8")
+    return folder
+
+
+def test_plan(data, tmp_path, monkeypatch):
+    options = Options(mode="nar", vocab=VOCAB_SMALL, beam=2, start=str(TEACHER), batch_size=16)
+    plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8)  # 48 pairs are three batches
+    assert [step.name for step in plan.steps] == [
+        "tokenize", "binarize", "teacher-0", "teacher-1", "teacher-2", "merge", "binarize-distilled", "fine-tune", "curves",
+        "generate-nar", "evaluate",
+    ]  # fmt: skip
+    shard = words(plan, "teacher-1")
+    assert (after(shard, "--num-shards"), after(shard, "--shard-id"), after(shard, "--beam")) == ("3", "1", "2")
+    assert (after(shard, "--gen-subset"), after(shard, "--decoding"), after(shard, "--path")) == ("train", "ar", str(TEACHER))
+    assert after(words(plan, "fine-tune"), "--mode") == "nar"
+    assert str(tmp_path / "out" / "distilled-data") in words(plan, "fine-tune")
+    again = words(plan, "binarize-distilled")
+    assert after(again, "--trainpref") == str(tmp_path / "out" / "distilled" / "train")
+    assert after(again, "--validpref") == str(tmp_path / "out" / "tokenized" / "valid")
+    monkeypatch.setattr("bang.recipes.distill.gpu_count", lambda: 2)
+    steps = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=3).steps[2:5]
+    assert [step.commands[0].environment["CUDA_VISIBLE_DEVICES"] for step in steps] == ["0", "1", "0"]
+    assert {step.at_once for step in steps} == {2}
+
+
+def test_merge_keeps_alignment_when_sentences_fail(data, tmp_path):
+    """Shards hold their sentences in any order; some of them failed, one wrote nothing."""
+    out = tmp_path / "out"
+    plan = distillation_plan(data, TEACHER, out, Options(vocab=VOCAB_SMALL), shards=2)
+    (out / "tokenized").mkdir(parents=True)
+    references = [f"reference {number}" for number in range(6)]
+    (out / "tokenized" / "train.src").write_text("".join(f"source {number}\n" for number in range(6)))
+    (out / "tokenized" / "train.tgt").write_text("".join(f"{line}\n" for line in references))
+    (out / "teacher").mkdir()
+    (out / "teacher" / "0.log").write_text("S-4\tsource 4\nH-4\t-1\tteacher 4\nS-0\tsource 0\nH-0\t-1\tteacher 0\nS-2\tsource 2\n")
+    (out / "teacher" / "1.log").write_text("S-3\tsource 3\nH-3\t-1\tteacher 3\nS-1\tsource 1\nH-1\t-inf\t\n")
+    merge = Plan(out)
+    merge.add(next(step for step in plan.steps if step.name == "merge"))
+    merge.run()
+    expected = ["teacher 0", references[1], references[2], "teacher 3", "teacher 4", references[5]]
+    assert (out / "distilled" / "train.tgt").read_text() == "".join(f"{line}\n" for line in expected)
+    assert (out / "distilled" / "train.src").read_text() == (out / "tokenized" / "train.src").read_text()
+    assert "6 sentences, 3 of them without a hypothesis, filled from" in (out / "distilled" / "count.txt").read_text()
+
+
+def test_teachers_that_will_not_do(tmp_path):
+    check_teacher(TEACHER, VOCAB_SMALL)
+    with pytest.raises(ValueError, match="has 1389 entries of a vocabulary, .*vocab.txt 30522: give the --vocab") as error:
+        check_teacher(TEACHER, Options.vocab)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="trained for nar only: give a checkpoint that was trained for ar"):
+        check_teacher(GOLDEN / "nar" / "checkpoint.pt", VOCAB_SMALL)
+    with pytest.raises(ValueError, match="no such file"):
+        check_teacher(tmp_path / "gone", VOCAB_SMALL)
+    torch.save({"model": {}}, tmp_path / "empty.pt")
+    with pytest.raises(ValueError, match="no decoder's embeddings in it"):
+        check_teacher(tmp_path / "empty.pt", VOCAB_SMALL)
+
+
+@pytest.mark.parametrize("options", [["--shards", "0"], ["--at-once", "-1"]])
+def test_refusals(options, data, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", str(data), "--teacher", str(TEACHER), "--vocab", str(VOCAB_SMALL), "--out", str(tmp_path / "out"), *options])
+    assert stop.value.code.endswith("give 1 or more") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_distillation(data, tmp_path):
+    """The golden model teaches; an interrupted shard alone is decoded again; the student is what the command leaves."""
+    out = tmp_path / "out"
+
+    def distill(*options):
+        command = [sys.executable, "-m", "bang", "distill", data, "--teacher", TEACHER, "--vocab", VOCAB_SMALL, "--out", out,
+                   "--shards", "2", "--at-once", "2", "--beam", "1", "--train", LITTLE, "--generate", "--max-len-b 20", *options]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return re.findall(r"^\[\d+/10\] (\S+)$", done.stderr, flags=re.M)
+
+    assert len(distill()) == 10
+    source, target = ((out / "distilled" / f"train.{side}").read_text().splitlines() for side in ("src", "tgt"))
+    references = (out / "tokenized" / "train.tgt").read_text().splitlines()
+    assert len(source) == len(target) == len(references) == 48
+    # trained on these pairs until it fits them, the teacher writes most of them as they are: aligned they must be
+    assert sum(ours == theirs for ours, theirs in zip(target, references)) > 24
+    assert "48 sentences, 0 of them without a hypothesis" in (out / "distilled" / "count.txt").read_text()
+    assert set(json.loads((out / "scores.json").read_text())["systems"]) == {str(out / "nar.txt")}
+    before = (out / "teacher" / "0.log").stat().st_mtime_ns
+    (out / "teacher" / "1.log").unlink()
+    assert "teacher-0" not in (steps := distill()) and "teacher-1" in steps
+    assert (out / "teacher" / "0.log").stat().st_mtime_ns == before
