@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from . import cli
 
-COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__))
+COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ A model folder holds config.json (architecture, sizes, trained modes, generation
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import checkpoints, plugin  # noqa: F401  (plugin: registers the architectures)
+from .api import Options
 from .dictionary import BertDictionary
 from .model_folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS, read_config
 from .network.model import BangModel
@@ -47,6 +47,7 @@ class TrainedModel:
         dictionary: of sources and targets alike.
         criterion: options of the training criterion, which say what modes were trained.
         updates: how many the weights have seen.
+        languages: file endings of the training pairs' sources and targets.
         generation: defaults of `api.Options`, where they are not its own.
     """
 
@@ -56,6 +57,7 @@ class TrainedModel:
     dictionary: BertDictionary
     criterion: dict[str, Any]
     updates: int
+    languages: Sequence[str | None] = (None, None)
     generation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -102,8 +104,7 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None) -> TrainedModel
     if not issubclass(MODEL_REGISTRY.get(name, object), BangModel):
         raise ValueError(f"checkpoint {path}: its model is {name}, not one of BANG's")
     options = MODEL_DATACLASS_REGISTRY[name]
-    names = [f.name for f in fields(options) if f.name not in _TRAINING_ONLY and not f.name.startswith("_")]
-    sizes = {option: getattr(cfg.model, option, getattr(options, option)) for option in names}
+    sizes = {option: getattr(cfg.model, option, getattr(options, option)) for option in _size_options(name)}
     if sizes["share_all_embeddings"]:
         sizes["share_decoder_input_output_embed"] = True
     criterion = OmegaConf.to_container(cfg.criterion, resolve=True) if cfg.criterion is not None else {}
@@ -114,7 +115,13 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None) -> TrainedModel
         dictionary=_vocabulary_of(path, state, vocab),
         criterion={key: value for key, value in criterion.items() if isinstance(value, (str, int, float, type(None)))},
         updates=state["optimizer_history"][-1]["num_updates"],
+        languages=[cfg.task.get("source_lang"), cfg.task.get("target_lang")],
     )
+
+
+def _size_options(architecture: str) -> list[str]:
+    names = [option.name for option in fields(MODEL_DATACLASS_REGISTRY[architecture])]
+    return [name for name in names if name not in _TRAINING_ONLY and not name.startswith("_")]
 
 
 def _vocabulary_of(path: StrPath, state: Mapping[str, Any], vocab: StrPath | None) -> BertDictionary:
@@ -164,35 +171,50 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
     return [path for _, path in sorted(by_updates.items())[-count:]]
 
 
-def write_folder(model: TrainedModel, folder: StrPath, dtype: str = "float32", source: str = "") -> None:
+def write_folder(
+    model: TrainedModel,
+    folder: StrPath,
+    dtype: str = "float32",
+    generation: Mapping[str, Any] | None = None,
+    source: Sequence[StrPath] = (),
+) -> None:
     """Writes a model folder, whole or not at all.
 
     Args:
         folder: to be made; must not exist, or be empty.
         dtype: of the weights.
-        source: what the card says of where the model comes from.
+        generation: defaults of `api.Options`.
+        source: the checkpoints that the card names.
 
     Raises:
-        ValueError: the folder holds something, or a size is not that of the weights.
+        ValueError: the folder holds something, a size is not that of the weights, or a default is none.
     """
+    model = replace(model, generation={**model.generation, **(generation or {})})
+    Options(**model.generation)  # refuses what is none
     network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
+    mode = model.generation.get("mode", network.decodes[0])
+    if mode not in network.decodes:
+        raise ValueError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]
+    sizes = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
     config = {
         "format": MODEL,
         "version": VERSIONS[MODEL],
         "architecture": model.architecture,
-        "sizes": model.sizes,
+        "sizes": {name: sizes[name] for name in _size_options(model.architecture)},
         "modes": model.shares,
         "generation": model.generation,
         "criterion": model.criterion,
         "updates": model.updates,
+        "languages": model.languages,
         "files": [WEIGHTS, VOCABULARY],
     }
     with new_folder(folder) as new:
         save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
         model.dictionary.save(new / VOCABULARY)
+        os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(model, Path(folder).name, dtype, source), encoding="utf-8")
 
@@ -209,8 +231,17 @@ def read_folder(folder: StrPath) -> TrainedModel:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
     """
     config = read_config(folder, MODEL)
+    needed = ("architecture", "sizes", "criterion", "updates", "languages", "generation")
+    missing = [name for name in needed if name not in config]
+    if missing:
+        raise ValueError(f"{Path(folder, CONFIG)}: lacks {', '.join(missing)}; pack the checkpoint again")
     if not issubclass(MODEL_REGISTRY.get(config["architecture"], object), BangModel):
         raise ValueError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
+    differing = sorted(config["sizes"].keys() ^ set(_size_options(config["architecture"])))
+    if differing:
+        raise ValueError(
+            f"{Path(folder, CONFIG)}: its sizes differ from this version's in {', '.join(differing)}; pack the checkpoint again"
+        )
     try:
         weights = load_file(Path(folder, WEIGHTS))
     except SafetensorError as error:
@@ -220,18 +251,20 @@ def read_folder(folder: StrPath) -> TrainedModel:
     return TrainedModel(
         weights=weights,
         dictionary=BertDictionary.load(Path(folder, VOCABULARY)),
-        **{name: config[name] for name in ("architecture", "sizes", "criterion", "updates", "generation")},
+        **{name: config[name] for name in needed},
     )
 
 
 def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     """Writes a checkpoint that fairseq-generate --path, --restore-file and the like take; without optimizer state."""
-    cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig), resolve=True, enum_to_str=True)  # fairseq's own way
-    cfg["task"] = {"_name": "translation_bang", "data": "", **{
-        name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")
-    }}  # fmt: skip
-    cfg["model"] = {"_name": model.architecture, **model.sizes}
-    cfg["criterion"] = model.criterion
+    cfg = OmegaConf.structured(FairseqConfig)
+    limits = {name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")}
+    languages = dict(zip(("source_lang", "target_lang"), model.languages))
+    cfg.task = OmegaConf.structured(BangTranslationConfig(data="", **limits, **languages))
+    cfg.task._name = "translation_bang"
+    cfg.model = {"_name": model.architecture, **model.sizes}
+    cfg.criterion = model.criterion
+    cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # as fairseq saves it
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": model.updates}
     state = {
         "args": None,
@@ -245,11 +278,14 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
         torch.save(state, file)
 
 
-def _card(model: TrainedModel, name: str, dtype: str, source: str) -> str:
+def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath]) -> str:
     sizes, shares = model.sizes, model.shares
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
-    best = max(shares, key=shares.get, default="ar")
+    best = model.generation.get("mode") or max(shares, key=shares.get, default="ar")
+    origin = ", ".join(Path(path).name for path in source) or "not recorded"
+    if len(source) > 1:
+        origin = f"the mean of {origin}"
     defaults = ", ".join(f"{key} {value}" for key, value in model.generation.items()) or "bang's own"
     return f"""# {name}
 
@@ -264,7 +300,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 | trained modes | {trained} |
 | updates | {model.updates:,} |
 | generation defaults | {defaults} |
-| made from | {source or "not recorded"} |
+| made from | {origin} |
 
 ```python
 from bang import Bang

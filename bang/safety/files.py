@@ -118,6 +118,8 @@ def read(path: str, mmap: bool = False) -> dict:
     Raises:
         ValueError: it is missing, truncated, not a checkpoint, or holds more than data. One line.
     """
+    if os.path.isdir(path):
+        raise ValueError(f"checkpoint {path}: is a folder; of one of bang pack, make a checkpoint with bang unpack {path} FILE")
     if not os.path.isfile(path):
         raise ValueError(f"checkpoint {path}: no such file")
     try:

@@ -1,0 +1,39 @@
+"""Turns a checkpoint of fairseq-train into a folder that holds all that generation needs.
+
+    bang pack checkpoints/checkpoint_best.pt model
+    bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
+
+The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
+(config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
+"""
+
+import argparse
+
+from ..model_folder import import_heavy
+from ._options import add_generation_arguments, generation_options
+
+HELP = "a checkpoint to a folder that holds all that generation needs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train; with --last, the folder of a run")
+    parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--last", type=int, metavar="N", help="average the last N checkpoints of the run")
+    parser.add_argument("--vocab", metavar="FILE", help="the vocabulary that the data was binarized with (default: "
+                        "dict.*.txt beside the checkpoint, or the published vocab.txt)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
+                        help="precision of the weights (default: %(default)s)")
+    add_generation_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    pack = import_heavy("bang.pack")
+    if args.last is None:
+        paths = [args.checkpoint]
+    else:
+        if args.last < 1:
+            raise ValueError(f"--last {args.last}: give 1 or more")
+        paths = pack.last_checkpoints(args.checkpoint, args.last)
+    pack.write_folder(
+        pack.read_average(paths, args.vocab), args.folder, args.dtype, generation_options(args), source=paths
+    )

@@ -1,0 +1,23 @@
+"""Turns a model folder back into a checkpoint that fairseq's commands take.
+
+    bang unpack model checkpoint.pt
+    fairseq-generate processed --path checkpoint.pt --user-dir bang --task translation_bang
+
+It has no optimizer state: a run that goes on from it begins with a new one.
+"""
+
+import argparse
+
+from ..model_folder import import_heavy
+
+HELP = "a folder of bang pack back to a checkpoint for fairseq's commands"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="made by bang pack")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the file to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    pack = import_heavy("bang.pack")
+    pack.write_checkpoint(pack.read_folder(args.folder), args.checkpoint)

@@ -1,0 +1,198 @@
+"""Model folders: they generate as the checkpoint does, go back to fairseq, and are whole or absent."""
+
+import io
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+
+from bang import Bang, checkpoints, pack
+from bang.__main__ import main
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+
+CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
+NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pack") / "model"
+    main(["pack", str(CHECKPOINT), str(path), "--vocab", str(VOCAB_SMALL), "--mode", "nar", "--beam", "3", "--max-len", "30"])
+    return path
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A folder to damage."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_a_folder_generates_as_its_checkpoint(folder, texts):
+    checkpoint, model = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL), Bang.load(folder)
+    assert model.pieces == checkpoint.pieces and model.engine.shares == checkpoint.engine.shares == {"ar": 0.5, "nar": 0.5}
+    assert (model.defaults.mode, model.defaults.beam, model.defaults.max_len) == ("nar", 3, 30)
+    for mode in model.modes:
+        expected = checkpoint.generate(texts, mode, beam=3, max_len=30, details=True)
+        assert model.generate(texts, mode, details=True) == expected
+
+
+def test_what_a_folder_holds(folder, data_bin):
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "vocab.txt", "README.md"}
+    assert (folder / "vocab.txt").read_bytes() == (data_bin / "dict.src.txt").read_bytes()
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    # weights alone, and the shared embedding once: no optimizer, which is two thirds of the checkpoint
+    state = checkpoints.check(str(CHECKPOINT))["model"]
+    numbers = sum(value.numel() for name, value in state.items() if name != "encoder.embed_tokens.weight")
+    assert 4 * numbers < (folder / "model.safetensors").stat().st_size < 4 * numbers + 20_000
+    card = (folder / "README.md").read_text()
+    for fact in ("`bang_ar_nar_mixed`: 2 + 2 layers, width 48", "ar (50% of the updates), nar (50%", "| 600 |", 'mode="nar"', "checkpoint.pt"):
+        assert fact in card
+
+
+@pytest.fixture
+def generate(folder, monkeypatch, capfdbinary):
+    """`bang generate FOLDER ...` on the bytes of stdin; what it prints to stdout."""
+
+    def call(stdin, *options):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        main(["generate", str(folder), *options])
+        return capfdbinary.readouterr().out.decode()
+
+    return call
+
+
+def test_generate_command(folder, texts, generate):
+    found = generate("\n".join([*texts[:3], "", *texts[3:]]).encode() + b"\n", "--mode", "nar")
+    expected = Bang.load(folder).generate(texts)
+    assert found == "\n".join([*expected[:3], "", *expected[3:]]) + "\n"
+    lines = generate("\n".join(texts[:2]).encode(), "--mode", "ar", "--beam", "1", "--json")
+    details = [json.loads(line) for line in lines.splitlines()]
+    assert [line["text"] for line in details] == Bang.load(folder).generate(texts[:2], "ar", beam=1)
+    assert [len(line["pieces"]) for line in details] == [len(line["passes"]) for line in details]
+    assert generate(b"") == ""
+    with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 2: not UTF-8"):
+        generate(b"fine\n\xff\n")
+
+
+def test_there_and_back(folder, run, data_bin, tmp_path):
+    """Through fairseq-generate, which gives what it gives for the checkpoint that was packed."""
+    back = tmp_path / "back.pt"
+    main(["unpack", str(folder), str(back)])
+    expected = checkpoint_utils.load_checkpoint_to_cpu(str(CHECKPOINT))
+    found = checkpoint_utils.load_checkpoint_to_cpu(str(back))
+    assert found["model"].keys() == expected["model"].keys()
+    assert all(torch.equal(found["model"][name], value) for name, value in expected["model"].items())
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--beam", "4",
+               "--lenpen", "1.2", "--batch-size", "36", "--path"]  # fmt: skip
+    log = run(*command, back)
+    golden = (GOLDEN / "mixed" / "generate_test_ar_beam4_lenpen1.2.txt").read_text()
+    assert {k: text for k, (_, text) in hypotheses(log).items()} == {k: text for k, (_, text) in hypotheses(golden).items()}
+    with pytest.raises(ValueError, match="is a folder; of one of bang pack, make a checkpoint with bang unpack"):
+        checkpoints.check(str(folder))
+
+
+def test_half_precision(tmp_path, texts):
+    pack.write_folder(pack.read_checkpoint(CHECKPOINT, VOCAB_SMALL), tmp_path / "half", dtype="float16")
+    model = Bang.load(tmp_path / "half")
+    assert pack.read_folder(tmp_path / "half").weights["decoder.embed_tokens.weight"].dtype == torch.float16
+    assert next(model.engine._network.parameters()).dtype == torch.float32
+    assert all(model.generate(texts, "nar"))
+
+
+@pytest.fixture
+def save_dir(tmp_path):
+    """Three checkpoints of a run, and checkpoint_last.pt and checkpoint_best.pt, which are two of them again."""
+    folder, state = tmp_path / "run", checkpoints.check(str(CHECKPOINT))
+    folder.mkdir()
+    for number, names in enumerate((["checkpoint8.pt"], ["checkpoint9.pt", "checkpoint_best.pt"], ["checkpoint10.pt", "checkpoint_last.pt"])):
+        changed = dict(state, model={name: value + number * number for name, value in state["model"].items()})
+        changed["optimizer_history"] = [dict(state["optimizer_history"][-1], num_updates=100 * number + 600)]
+        for name in names:
+            torch.save(changed, folder / name)
+    shutil.copy(VOCAB_SMALL, folder / "dict.src.txt")  # found beside them
+    return folder
+
+
+def test_average_of_the_last_checkpoints(save_dir, tmp_path):
+    main(["pack", "--last", "2", str(save_dir), str(tmp_path / "model")])
+    found, given = pack.read_folder(tmp_path / "model"), checkpoints.check(str(CHECKPOINT))["model"]
+    assert found.updates == 800 and "the mean of checkpoint" in (tmp_path / "model" / "README.md").read_text()
+    for name, value in given.items():
+        torch.testing.assert_close(found.weights[name], value + 2.5)  # (1 + 4) / 2
+    with pytest.raises(SystemExit, match="checkpoints of 3 different updates, 4 are to be averaged"):
+        main(["pack", "--last", "4", str(save_dir), str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["no-such.pt", "{new}"], "no-such.pt: no such file"),
+    ([str(CHECKPOINT), "{new}"], "give the vocabulary that its data was binarized with"),
+    ([str(CHECKPOINT), "{tmp}", *(vocab := ["--vocab", str(VOCAB_SMALL)])], "is there already; choose another name"),
+    ([str(CHECKPOINT), "{tmp}/no/such", *vocab], "the folder that it goes into does not exist"),
+    ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar"),
+    ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a number, 1 or more"),
+    (["{tmp}", "{new}", "--last", "0"], "--last 0: give 1 or more"),
+    (["{tmp}", "{new}", "--last", "1"], "checkpoints of 0 different updates, 1 are"),
+])  # fmt: skip
+def test_refusals(arguments, message, tmp_path):
+    (tmp_path / "full").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main(["pack", *(argument.format(tmp=tmp_path, new=tmp_path / "new") for argument in arguments)])
+    assert message in stop.value.code and stop.value.code.startswith("bang pack: error: ") and "\n" not in stop.value.code
+    assert os.listdir(tmp_path) == ["full"]
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    model = pack.read_checkpoint(CHECKPOINT, VOCAB_SMALL)
+    monkeypatch.setattr(type(model.dictionary), "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pack.write_folder(model, tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_a_folder_without_a_file(name, copy):
+    (copy / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        Bang.load(copy)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(version=2), "bang model of version 2, and version 1 is wanted"),
+    (dict(format="t5"), "format 't5' is not 'bang model' or 'bang export'"),
+    (dict(architecture="fconv"), "its architecture is 'fconv', not one of BANG's"),
+    (dict(sizes=dict(encoder_layers=2)), "its sizes differ from this version's in activation_dropout, "),
+    (dict(generation=dict(beam="many")), "beam='many': give a number"),
+])  # fmt: skip
+def test_a_folder_that_does_not_serve(change, message, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ValueError, match=message) as refusal:
+        Bang.load(copy)
+    assert "\n" not in str(refusal.value)
+
+
+def test_damaged_files(copy):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="model.safetensors: cannot be read; truncated"):
+        Bang.load(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json: not JSON"):
+        Bang.load(copy)
+
+
+def test_models_with_one_mode(tmp_path, texts):
+    pack.write_folder(pack.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
+    assert Bang.load(tmp_path / "nar").defaults.mode == "nar"
