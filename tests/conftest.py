@@ -35,6 +35,14 @@ TINY = (
 """The golden models' size."""
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session")
 def dictionary():
     return BertDictionary.load(VOCAB_SMALL)

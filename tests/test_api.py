@@ -184,7 +184,7 @@ def test_bf16(texts):
         assert all(model.generate(texts, mode, max_len=20))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_gpu(dtype, model, texts):
     found = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL, device="cuda", dtype=dtype)

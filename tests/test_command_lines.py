@@ -235,7 +235,7 @@ def test_bf16_on_the_cpu(train, tmp_path):
     assert torch.load(tmp_path / "checkpoint_last.pt")["cfg"]["common"]["tpu"] is False
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["--fp16", "--bf16"])
 def test_half_precision_on_a_gpu(precision, train, run, data_bin, tmp_path):
     log = train(tmp_path, "--nar-ratio", "0.5", "--dropout", "0.1", "--max-tokens", "600", "--max-epoch", "12", precision)

@@ -158,7 +158,7 @@ def test_bf16_on_the_cpu(name, golden_model, forward_arrays):
     _half_agrees(golden_model(name), forward_arrays[name], torch.bfloat16, "cpu", 0.2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float16, 0.03), (torch.bfloat16, 0.2), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_on_a_gpu(name, dtype, tolerance, golden_model, forward_arrays):
