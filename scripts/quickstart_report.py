@@ -1,50 +1,99 @@
-"""The quick start's table: quality and speed of AR and NAR, and some of their texts side by side.
+"""What a model writes in each mode: quality, speed, and texts side by side; then what is typed.
 
-    python scripts/quickstart_report.py quickstart-run examples/debian/test.src examples/debian/test.tgt
+    python scripts/quickstart_report.py quickstart-run/checkpoints/checkpoint_best.pt examples/debian/test.src \\
+        examples/debian/test.tgt
 """
 
 import argparse
-import re
-from pathlib import Path
+import sys
+import time
 
-from rouge import rouge
+from bang.api import Bang
+from bang.text.cleanup import clean_up
+from bang.text.evaluate import evaluate, read_texts
 
-MODES = {"ar": "AR, beam 4", "nar": "NAR, one pass"}
+MODES = {
+    "ar": ("AR, beam 4", {"beam": 4, "len_penalty": 1.2}),
+    "semi-nar": ("semi-NAR, blocks of 4", {"block_size": 4}),
+    "nar": ("NAR, one pass", {}),
+}
+LIMIT = {"max_len": 40}  # word pieces
+WARM_UP = 3  # sentences before the clock runs
 SHOWN = 6  # sentences
-
-
-def seconds(log: Path) -> tuple[float, int]:
-    """Decoding time and number of sentences, as fairseq-generate reports them."""
-    count, time = re.search(r"Translated ([\d,]+) sentences .* in ([\d.]+)s", log.read_text()).groups()
-    return float(time), int(count.replace(",", ""))
+COLUMN = 23
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the quick start's folder")
-    parser.add_argument("source", type=Path, help="raw source text of the test part")
-    parser.add_argument("reference", type=Path, help="raw target text of the test part")
+    parser.add_argument("model", help="checkpoint, or folder of bang pack")
+    parser.add_argument("source", help="raw source texts of the test part, one a line")
+    parser.add_argument("reference", help="their raw target texts")
+    parser.add_argument("--timed", type=int, default=60, metavar="N", help="sentences to time one by one (default %(default)s)")
+    parser.add_argument("--ask", action="store_true", help="then generate for each line of standard input")
     args = parser.parse_args()
-    print(f"{'':14} ROUGE-1 ROUGE-2 ROUGE-L   ms/sentence   sentences/s   distinct")
-    print(f"{'':40}   (batch 1)     (batch 36)    texts")
+    try:
+        model = Bang.load(args.model)
+        sources, references = read_texts(args.source), read_texts(args.reference)
+        modes = [mode for mode in MODES if mode in (model.engine.shares or model.modes)]
+        texts = report(model, modes, sources, references, args.timed)
+        show(modes, texts, sources, references)
+        if args.ask:
+            ask(model, modes)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+
+
+def report(model: Bang, modes: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:
+    """Prints the table; returns the texts of each mode."""
+    print(f"{'':{COLUMN}} ROUGE-1 ROUGE-2 ROUGE-L   ms/sentence   sentences/s   distinct")
+    print(f"{'':{COLUMN}}                           (one by one)    (batches)    texts")
     texts = {}
-    for mode, name in MODES.items():
-        scores = rouge(args.run / f"{mode}.36.txt", args.reference)
-        alone, count = seconds(args.run / f"{mode}.1.log")
-        together, _ = seconds(args.run / f"{mode}.36.log")
-        texts[name] = (args.run / f"{mode}.36.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    for mode in modes:
+        name = MODES[mode][0]
+        list(write(model, mode, sources[:WARM_UP], one_by_one=True))
+        start = time.perf_counter()
+        alone = len(list(write(model, mode, sources[:timed], one_by_one=True)))
+        middle = time.perf_counter()
+        found = list(write(model, mode, sources))
+        seconds = time.perf_counter() - middle
+        published = [clean_up(" ".join(generation.pieces)) for generation in found]  # as post_processed_nar.py
+        scores = evaluate({mode: published}, references, ["rouge"])["systems"][mode]
+        texts[mode] = [generation.text for generation in found]
         columns = "".join(f"{score:8.2f}" for score in scores.values())
-        distinct = f"{len(set(texts[name]))}/{count}"
-        print(f"{name:14}{columns}{1000 * alone / count:14.1f}{count / together:14.1f}{distinct:>11}")
-    texts = {
-        "source": args.source.read_text(encoding="utf-8").split("\n")[:-1],
-        "reference": args.reference.read_text(encoding="utf-8").split("\n")[:-1],
-        **texts,
-    }
-    for sentence in range(0, len(texts["source"]), -(-len(texts["source"]) // SHOWN)):
+        distinct = f"{len(set(texts[mode]))}/{len(sources)}"
+        print(f"{name:{COLUMN}}{columns}{1000 * (middle - start) / alone:14.1f}{len(sources) / seconds:14.1f}{distinct:>11}", flush=True)
+    return texts
+
+
+def write(model: Bang, mode: str, sources: list[str], one_by_one: bool = False):
+    """Generations for the sources, in batches or each on its own."""
+    options = {**MODES[mode][1], **LIMIT}
+    for group in [[source] for source in sources] if one_by_one else [sources]:
+        yield from model.generate(group, mode, details=True, truncate=True, **options)
+
+
+def show(modes: list[str], texts: dict[str, list[str]], sources: list[str], references: list[str]) -> None:
+    """Prints some sentences with what was written of them."""
+    rows = {"source": sources, "reference": references, **{MODES[mode][0]: texts[mode] for mode in modes}}
+    for sentence in range(0, len(sources), -(-len(sources) // SHOWN)):
         print()
-        for name, lines in texts.items():
-            print(f"{name:14} {lines[sentence]}")
+        for name, lines in rows.items():
+            print(f"{name:{COLUMN}} {lines[sentence]}")
+
+
+def ask(model: Bang, modes: list[str]) -> None:
+    """Generates for what is typed, until the end of the input."""
+    if sys.stdin.isatty():
+        print("\nType a description, 20 to 40 words; an empty line or Ctrl-D ends.")
+    while True:
+        print("\n> " if sys.stdin.isatty() else "\n", end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            break
+        for mode in modes:
+            start = time.perf_counter()
+            generation = next(write(model, mode, [line]))
+            print(f"{MODES[mode][0]:{COLUMN}} {generation.text}   ({1000 * (time.perf_counter() - start):.0f} ms)", flush=True)
 
 
 if __name__ == "__main__":

@@ -82,23 +82,3 @@ def test_pretraining(checkout):
     for folder in ("pretraining", "finetuned"):
         state = torch.load(checkout / folder / "checkpoint_last.pt")
         assert state["optimizer_history"][-1]["num_updates"] == 4
-
-
-def test_quick_start(tmp_path):
-    """The whole script, with four updates and 24 sentences to decode."""
-    data = tmp_path / "data"
-    data.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        (data / path.name).write_text("".join(lines[: 24 if path.stem == "test" else 200]), encoding="utf-8")
-    environment = {
-        **os.environ, "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4", "QUICKSTART_DATA": str(data),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
-    command = ["bash", ROOT / "scripts" / "quickstart.sh", tmp_path / "run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    for mode in ("AR, beam 4", "NAR, one pass"):
-        scores = re.search(rf"^{mode} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)/24$", done.stdout, flags=re.M)
-        assert scores and float(scores[4]) > 0 and float(scores[5]) > 0
-    assert done.stdout.count("reference ") == 6

@@ -1,0 +1,75 @@
+"""The quick start in both of its forms, with few updates and sentences."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bang.text.vocabulary import VOCAB, read_vocabulary
+from conftest import ROOT
+from transformers import BertConfig, BertModel
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Runs the script on the first pairs of examples/debian: quickstart(start, *arguments, input)."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    (folder / "data").mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "data" / path.name).write_text("".join(lines[: 12 if path.stem == "test" else 100]), encoding="utf-8")
+
+    def call(start, *arguments, typed="", fails=False):
+        environment = {
+            **os.environ, "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4", "QUICKSTART_DATA": str(folder / "data"),
+            "QUICKSTART_START": str(start), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }  # fmt: skip
+        command = ["bash", ROOT / "scripts" / "quickstart.sh", *arguments]
+        done = subprocess.run(command, env=environment, input=typed, capture_output=True, text=True, cwd=folder)
+        assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout + (done.stderr if fails else "")
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start") / "bert"
+    config = BertConfig(
+        vocab_size=len(read_vocabulary(VOCAB)), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def rows(output):
+    """The table: {mode: (scores, ms/sentence, sentences/s)}."""
+    pattern = r"^(\S.*?) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)/12$"
+    return {name: [float(value) for value in values] for name, *values in re.findall(pattern, output, flags=re.M)}
+
+
+@pytest.mark.slow
+def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tmp_path):
+    output = quickstart(bert, tmp_path / "run")
+    assert f"from the weights in {bert}" in output and "started from the pretrained model" in (tmp_path / "run/train.log").read_text()
+    table = rows(output)
+    assert list(table) == ["AR, beam 4", "NAR, one pass"] and all(row[3] > 0 and row[4] > 0 for row in table.values())
+    assert output.count("reference ") == 6
+
+    output = quickstart("none", "--demo", tmp_path / "run/checkpoints/checkpoint_best.pt", typed="a library for archives\n\nmore\n")
+    assert {name: row[:3] for name, row in rows(output).items()} == {name: row[:3] for name, row in table.items()}
+    typed = output.split("reference ")[-1]
+    assert len(re.findall(r"^(AR, beam 4|NAR, one pass) .* \(\d+ ms\)$", typed, flags=re.M)) == 2  # the empty line ends
+
+
+@pytest.mark.slow
+def test_training_from_noise(quickstart, tmp_path):
+    output = quickstart("none", tmp_path / "run")
+    assert "training AR and NAR at once, from noise" in output and len(rows(output)) == 2
+
+
+def test_a_demo_without_its_model_says_so(quickstart):
+    output = quickstart("none", "--demo", "nowhere.pt", fails=True)
+    assert re.search(r"error: .*nowhere\.pt: no such model.*\n$", output) and "Traceback" not in output
