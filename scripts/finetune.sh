@@ -50,7 +50,7 @@ case $mode in
 esac
 find_gpus
 options=(
-    "$data" --save-dir "$save_dir"
+    "$data" --save-dir "$save_dir" --tensorboard-logdir "$save_dir/tensorboard"
     --task translation_bang --truncate-source --max-source-positions 512 --max-target-positions 512
     --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1
     --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode_options[@]}"

@@ -5,6 +5,7 @@ launch_help() {
 Runs on the CPU where there is no GPU, else on all visible GPUs of this node; more than one GPU or node
 run under torchrun. Precision: --fp16 on GPUs, on a CPU --bf16 where that is faster than float32. A run
 that was stopped goes on from SAVE_DIR/checkpoint_last.pt when the command is given again.
+TensorBoard's log goes to SAVE_DIR/tensorboard: tensorboard --logdir SAVE_DIR/tensorboard shows it.
 
 environment (defaults)
   GPUS (those visible)       GPUs of this node

@@ -34,7 +34,7 @@ find_gpus
 at_once=${BLOCKS_AT_ONCE:-8}
 update_freq=$((${BLOCKS:-1024} / (at_once * world)))
 options=(
-    "$data" --save-dir "$save_dir"
+    "$data" --save-dir "$save_dir" --tensorboard-logdir "$save_dir/tensorboard"
     --task bang_pretraining --tokens-per-sample 512 --mask-block 64 --mask-length 9
     --arch bang_ar_nar_mixed_base --max-source-positions 512 --max-target-positions 512
     --criterion ngram_language_loss --ngram 9

@@ -1,5 +1,6 @@
 """From a folder of text to results: tokenize, binarize, fine-tune, generate, evaluate."""
 
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
         words += ["--block-size", options.block_size]
     if options.start is not None:
         inputs.append(Path(options.start))
-        words += ["--load-from-pretrained-model", options.start, *start_options(options.start)]
+        words += start_options(options.start)
         words += ["--load-sep"] if has_separator else []
     words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
     plan.add(Step("fine-tune", [Command(words, log=out / "train.log")], inputs, [out / "checkpoints"], resumable=True))
@@ -195,12 +196,11 @@ def has_separator(source: StrPath) -> bool:
 
 
 def start_options(start: str) -> list[str]:
-    """fairseq-train's options for the sizes that a start has."""
-    from ..starts import read  # brings torch
+    """fairseq-train's options for a model that starts from `start`: the sizes are read from it."""
+    from .. import plugin, starts  # noqa: F401  (registers the architectures, which brings torch and fairseq)
+    from ..starts import convert
 
-    found = read(start)
-    sizes = {f"{side}_layers": count for side, count in found.layers.items() if count} | found.sizes
-    return [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return shlex.split(convert.train_options(starts.read(start)))
 
 
 def gpu_count() -> int:
