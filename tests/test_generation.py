@@ -7,6 +7,7 @@ import torch
 from bang.generation.autoregressive import NgramBlocker
 from bang.generation import loop
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.sequence_generator import SequenceGenerator
 
 from conftest import GOLDEN, hypotheses
 from post_processed_nar import clean_up
@@ -197,6 +198,39 @@ def test_a_limit_by_source_wins_over_min_len(decoding, golden_model, make_task, 
         for sentence, length in zip(batch["id"].tolist(), batch["net_input"]["src_lengths"].tolist()):
             limit = int(0.2 * length)
             assert min(9, limit) <= len(found[sentence][2]) - 1 <= limit
+
+
+def test_limits_by_source_are_kept_in_one_search(golden_model, make_task, pairs, monkeypatch):
+    """And each sentence's are those that fairseq's own search has for it alone."""
+    settings = dict(beam=3, max_len_a=0.29, max_len_b=1, min_len=7)
+    generator = make_task().build_generator([golden_model("mixed")], options(**settings))
+    passes = []
+    forward = generator.model.forward_decoder
+    monkeypatch.setattr(generator.model, "forward_decoder", lambda *args: passes.append(1) or forward(*args))
+    (batch,) = pairs("test", 36)
+    together = generator.generate(None, batch)
+    lengths = batch["net_input"]["src_lengths"]
+    assert len(set(lengths.tolist())) > 8 and len(passes) <= int(0.29 * lengths.max() + 1) + 1
+    for alone in pairs("test", 1):
+        (width,) = alone["net_input"]["src_lengths"].tolist()
+        limit = int(0.29 * width + 1)
+        plain = SequenceGenerator(
+            [golden_model("mixed")], generator.tgt_dict, beam_size=3, max_len_b=limit, min_len=min(7, limit)
+        )
+        (wanted,) = plain.generate(None, alone)
+        found = together[batch["id"].tolist().index(alone["id"].item())]
+        assert [hypo["tokens"].tolist() for hypo in found] == [hypo["tokens"].tolist() for hypo in wanted]
+        for one, other in zip(found, wanted):
+            torch.testing.assert_close(one["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar", "speculative"])
+def test_limits_are_counted_alike(decoding, make_model, make_task, pairs):
+    """0.29 x 100 is 28.999... in double precision: 28 tokens."""
+    generator = make_task(decoding=decoding).build_generator([make_model()], options(beam=1, max_len_a=0.29, max_len_b=0, min_len=28))
+    source = torch.randint(110, 1000, (1, 100))
+    ((hypo,),) = generator.generate(None, {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([100])}})
+    assert len(hypo["tokens"]) == 28 + 1
 
 
 def test_unkpen(golden_model, make_task, pairs, dictionary):

@@ -163,3 +163,24 @@ def test_bf16_on_the_cpu(name, golden_model, forward_arrays):
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_on_a_gpu(name, dtype, tolerance, golden_model, forward_arrays):
     _half_agrees(golden_model(name), forward_arrays[name], dtype, "cuda", tolerance)
+
+
+def test_extract_features_keeps_fairseqs_contract(golden_model, forward_arrays):
+    model, arrays = golden_model("mixed"), forward_arrays["mixed"]
+    inputs = arrays["src_tokens"], arrays["src_lengths"], arrays["prev_output_tokens"]
+    with torch.no_grad():
+        features, extra = model.extract_features(*inputs)
+        encoder_out = model.encoder(*inputs[:2])
+        again, _ = model.decoder.extract_features(inputs[2], encoder_out=encoder_out)
+        logits, _ = model(*inputs)
+    assert features.shape == (*inputs[2].shape, 48) and set(extra) == {"attn", "inner_states"}
+    assert torch.equal(features, again) and torch.equal(model.output_layer(features), logits)
+
+
+def test_a_misspelt_argument_is_an_error(golden_model, forward_arrays):
+    model, arrays = golden_model("mixed"), forward_arrays["mixed"]
+    inputs = arrays["src_tokens"], arrays["src_lengths"], arrays["prev_output_tokens"]
+    with pytest.raises(TypeError, match="layuot"):
+        model(*inputs, layuot=visibility.autoregressive(3))
+    with pytest.raises(TypeError, match="positoins"):
+        model.decoder(inputs[2], model.encoder(*inputs[:2]), positoins=None)

@@ -3,8 +3,12 @@
 import math
 
 import torch
-from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
+from fairseq.search import Search
+from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor, nn
+
+from ..network.decoder import BangDecoder
+from .generator import check_lengths, length_limits
 
 
 class NgramBlocker(nn.Module):
@@ -38,11 +42,73 @@ class NgramBlocker(nn.Module):
         return lprobs
 
 
+class BoundedSearch(Search):
+    """A search strategy of fairseq's in which each sentence has its own least length and limit.
+
+    Args:
+        search: the strategy.
+    """
+
+    def __init__(self, search: Search, tgt_dict):
+        super().__init__(tgt_dict)
+        self.search = search
+        self.supports_constraints, self.stop_on_max_len = search.supports_constraints, search.stop_on_max_len
+
+    def bind(self, least: Tensor, limit: Tensor, ids: Tensor, prefix_width: int) -> None:
+        """Before a batch.
+
+        Args:
+            least, limit: tokens before which no eos may come and after which it must, (sentences).
+            ids: of the sentences.
+            prefix_width: steps whose tokens may be given; no least length holds there.
+        """
+        self.least, self.limit, self.ids, self.prefix_width = least, limit, ids, prefix_width
+
+    def step(self, step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
+        """As fairseq's; `original_batch_idxs` are places in the batch."""
+        self.active = original_batch_idxs
+        over = self.limit[self.active] <= step
+        early = (self.least[self.active] > step) & (step >= self.prefix_width)
+        eos = lprobs[:, :, self.eos].masked_fill(early[:, None], -math.inf)
+        lprobs.masked_fill_(over[:, None, None], -math.inf)
+        lprobs[:, :, self.eos] = eos
+        return self.search.step(step, lprobs, scores, prev_output_tokens, self.ids[self.active])
+
+    def at_limit(self, sentence: int, step: int) -> bool:
+        """Whether an active sentence must end at this step."""
+        return step >= int(self.limit[self.active[sentence]])
+
+    def init_constraints(self, batch_constraints, beam_size):
+        self.search.init_constraints(batch_constraints, beam_size)
+
+    def prune_sentences(self, batch_idxs):
+        self.search.prune_sentences(batch_idxs)
+
+    def update_constraints(self, active_hypos):
+        self.search.update_constraints(active_hypos)
+
+    def set_src_lengths(self, src_lengths):
+        self.search.set_src_lengths(src_lengths)
+
+
+class BeamsOfOneSource(EnsembleModel):
+    """fairseq's ensemble; BANG's decoders keep keys and values of a source, so its encoding stays as it is."""
+
+    def reorder_encoder_out(self, encoder_outs, new_order):
+        return [
+            out if isinstance(model.decoder, BangDecoder) else model.encoder.reorder_encoder_out(out, new_order)
+            for model, out in zip(self.models, encoder_outs)
+        ]
+
+
 class _Mended:
     """Mixin for fairseq's generators: n-grams are blocked, and a sentence is decoded as if alone."""
 
     def __init__(self, *args, no_repeat_ngram_size: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
+        if not self.match_source_len:
+            check_lengths(self.max_len_a, self.max_len_b, self.min_len)
+        self.search = BoundedSearch(self.search, self.tgt_dict)
         if no_repeat_ngram_size > 0:
             self.repeat_ngram_blocker = NgramBlocker(no_repeat_ngram_size)
 
@@ -50,38 +116,40 @@ class _Mended:
     def generate(self, models, sample, prefix_tokens=None, constraints=None, **kwargs):
         """As fairseq's, but --max-len-a counts a sentence's own length, not the padded batch's."""
         for model in self.model.models:
-            if hasattr(model, "set_beam_size"):  # not all of fairseq's own have it
+            if hasattr(model, "set_beam_size"):  # fairseq's own
                 model.set_beam_size(self.beam_size)
         src_tokens, src_lengths = (sample["net_input"][name] for name in ("src_tokens", "src_lengths"))
-        widths = src_lengths.tolist()
-        if not self.max_len_a or set(widths) == {src_tokens.size(1)}:
-            return super().generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints, **kwargs)
-        finalized, min_len = [None] * len(widths), self.min_len
+        device, place = src_tokens.device, torch.arange(len(src_tokens), device=src_tokens.device)
+        limits = length_limits(src_lengths.cpu().numpy(), self.max_len_a, self.max_len_b, self.max_len - 1)
+        if self.match_source_len:
+            limits[:] = int(src_lengths.max())
+        limit = torch.from_numpy(limits).to(device)
+        width = 0
+        if prefix_tokens is not None:  # it ends at the limit
+            width = prefix_tokens.size(1)
+            beyond = torch.arange(width, device=device) >= limit[:, None]
+            prefix_tokens = prefix_tokens.masked_fill(beyond, self.pad)
+        ids = sample["id"].to(device) if isinstance(sample.get("id"), Tensor) else place
+        self.search.bind(limit.clamp(max=self.min_len), limit, ids, width)
+        min_len, self.min_len = self.min_len, 0  # the search sees to it
         try:
-            for width in sorted(set(widths)):
-                rows = [row for row, other in enumerate(widths) if other == width]
-                pick = torch.tensor(rows, device=src_tokens.device)
-                unpadded = src_tokens[pick][src_tokens[pick] != self.pad].view(len(rows), width)
-                part = dict(sample, net_input={"src_tokens": unpadded, "src_lengths": src_lengths[pick]})
-                if isinstance(sample.get("id"), Tensor):
-                    part["id"] = sample["id"][pick]
-                self.min_len = min(min_len, int(self.max_len_a * width + self.max_len_b))  # a limit wins
-                hypotheses = super().generate(
-                    models,
-                    part,
-                    prefix_tokens=None if prefix_tokens is None else prefix_tokens[pick],
-                    constraints=None if constraints is None else constraints[pick.to(constraints.device)],
-                    **kwargs,
-                )
-                for row, hypothesis in zip(rows, hypotheses):
-                    finalized[row] = hypothesis
+            return super().generate(
+                models, dict(sample, id=place), prefix_tokens=prefix_tokens, constraints=constraints, **kwargs
+            )
         finally:
             self.min_len = min_len
-        return finalized
+
+    def is_finished(self, step, unfin_idx, max_len, finalized_sent_len, beam_size):
+        return super().is_finished(step, unfin_idx, max_len, finalized_sent_len, beam_size) or self.search.at_limit(
+            unfin_idx, step
+        )
 
 
 class ArGenerator(_Mended, SequenceGenerator):
     """fairseq's SequenceGenerator."""
+
+    def __init__(self, models, *args, **kwargs):
+        super().__init__(BeamsOfOneSource(models), *args, **kwargs)
 
 
 class AlignedArGenerator(_Mended, SequenceGeneratorWithAlignment):
