@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Scores of a model in each mode on a test part, from raw text to raw text.
+# usage: scripts/score_model.sh MODEL DATA OUT     (MODEL: checkpoint or folder; DATA: folder with test.src and test.tgt)
+# OUT gets the texts of each mode; the table goes to stdout.
+set -euo pipefail
+if (($# != 3)); then sed -n 2,4p "$0" >&2; exit 2; fi
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/environment.sh" eval rouge_score
+model=$1 data=$2 out=$3
+mkdir -p "$out"
+write() { python -m bang generate "$model" --truncate-source --max-len 40 "${@:2}" < "$data/test.src" > "$out/$1.txt"; }
+write ar-beam-4 --mode ar --beam 4 --len-penalty 1.2
+write ar-greedy --mode ar --beam 1
+write speculative-4 --mode speculative --draft-length 4
+write semi-nar-4 --mode semi-nar --block-size 4
+write nar --mode nar
+python -m bang evaluate "$out"/{ar-beam-4,ar-greedy,speculative-4,semi-nar-4,nar}.txt --reference "$data/test.tgt" \
+    --metrics rouge bleu faults
