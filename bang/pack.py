@@ -256,7 +256,10 @@ def read_folder(folder: StrPath) -> TrainedModel:
 
 
 def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
-    """Writes a checkpoint that fairseq-generate --path, --restore-file and the like take; without optimizer state."""
+    """Writes a checkpoint that fairseq-generate --path, --restore-file and the like take; without optimizer state.
+
+    Weights keep their precision, and embeddings that are shared are stored once.
+    """
     cfg = OmegaConf.structured(FairseqConfig)
     limits = {name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")}
     languages = dict(zip(("source_lang", "target_lang"), model.languages))
@@ -269,7 +272,7 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     state = {
         "args": None,
         "cfg": cfg,
-        "model": {name: value.float() for name, value in model.weights.items()},
+        "model": dict(model.weights),
         "optimizer_history": [history],
         "task_state": {"dictionaries": model.task()._fingerprint()},
         "extra_state": {"metrics": [], "previous_training_time": 0},

@@ -54,5 +54,5 @@ shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"
 python -m bang pack "$ending/checkpoint_last.pt" "$shipped.folder" --dtype float16
-python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt" --dtype float16
+python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
 bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

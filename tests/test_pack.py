@@ -35,6 +35,21 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
+def test_half_precision_halves_the_checkpoint_too(folder, tmp_path):
+    """Weights keep their precision on the way back, and shared embeddings are stored once."""
+    sizes = {}
+    for dtype in ("float32", "float16"):
+        main(["pack", str(CHECKPOINT), str(tmp_path / dtype), "--vocab", str(VOCAB_SMALL), "--dtype", dtype])
+        main(["unpack", str(tmp_path / dtype), str(tmp_path / f"{dtype}.pt")])
+        weights = torch.load(tmp_path / f"{dtype}.pt")["model"]
+        assert {w.dtype for name, w in weights.items() if "version" not in name} == {getattr(torch, dtype)}
+        assert weights["encoder.embed_tokens.weight"].data_ptr() == weights["decoder.embed_tokens.weight"].data_ptr()
+        unique = {w.data_ptr(): w.numel() * w.element_size() for w in weights.values()}
+        sizes[dtype] = os.path.getsize(tmp_path / f"{dtype}.pt")
+        assert sizes[dtype] < sum(unique.values()) + 60_000
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+
+
 def test_a_folder_generates_as_its_checkpoint(folder, texts):
     checkpoint, model = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL), Bang.load(folder)
     assert model.pieces == checkpoint.pieces and model.engine.shares == checkpoint.engine.shares == {"ar": 0.5, "nar": 0.5}
