@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import math
 import os
 import re
@@ -155,18 +156,19 @@ def data_bin(run, tmp_path_factory):
 TRAINING = (
     "--task translation_bang --arch bang_ar_nar_mixed --criterion ngram_language_loss_NAR_mixed --optimizer adam --lr 0.004 "
     "--lr-scheduler inverse_sqrt --warmup-updates 2 --batch-size 16 --max-source-positions 512 --max-target-positions 512 "
-    "--num-workers 0 --disable-validation --cpu"
+    "--num-workers 0 --cpu"
 ).split()
 
 
 @pytest.fixture
 def train_here(data_bin, tmp_path):
-    """fairseq-train in this process on the golden pairs, 3 updates an epoch; the folder of its checkpoints."""
+    """fairseq-train in this process on the golden pairs, 3 updates an epoch; the folder of its checkpoints by default."""
 
-    def call(*arguments, data=data_bin):
+    def call(*arguments, validate=False):
         for function in (checkpoint_utils.save_checkpoint, should_stop_early):  # what an earlier run left
             vars(function).clear()
-        command = [data, *TRAINING, *TINY, "--save-dir", tmp_path / "checkpoints", *arguments]
+        command = [data_bin, *TRAINING, *TINY, "--save-dir", tmp_path / "checkpoints", *arguments]
+        command += [] if validate else ["--disable-validation"]
         arguments = options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
         fairseq_train(convert_namespace_to_omegaconf(arguments))
         return tmp_path / "checkpoints"
@@ -183,7 +185,11 @@ def cli(monkeypatch, capsys):
         command = [program, *arguments, "--user-dir", ROOT / "bang"]
         monkeypatch.setattr(sys, "argv", [str(part) for part in command])
         capsys.readouterr()
-        main()
+        handlers = logging.root.handlers[:]
+        try:
+            main()
+        finally:  # fairseq-validate replaces them
+            logging.root.handlers[:] = handlers
         return capsys.readouterr().out
 
     return call

@@ -118,13 +118,18 @@ def test_every_sentence_of_the_reference_checkpoint_comes_out(batch_size, run, d
     assert all(found[k][0] == pytest.approx(expected[k][0], abs=2e-6) for k in found)
 
 
-def test_ensemble_of_checkpoints_in_bf16(finetuned, run, data_bin):
+def test_ensemble_of_checkpoints_in_bf16(finetuned, cli, data_bin):
     checkpoints = finetuned[0] / "checkpoints"
-    log = run(
-        "fairseq-generate", data_bin, "--path", f"{checkpoints}/checkpoint7.pt:{checkpoints}/checkpoint8.pt", *USER_DIR,
-        "--task", "translation_bang_nar", "--batch-size", "36", "--bf16",
-    )  # fmt: skip
-    assert sorted(hypotheses(log)) == list(range(24))
+    command = [
+        "fairseq-generate", data_bin, "--path", f"{checkpoints}/checkpoint7.pt:{checkpoints}/checkpoint8.pt",
+        "--task", "translation_bang_nar", "--batch-size", "36",
+    ]  # fmt: skip
+    exact, rounded = hypotheses(cli(*command)), hypotheses(cli(*command, "--bf16"))
+    assert sorted(exact) == sorted(rounded) == list(range(24))
+    same = [n for n in exact if exact[n][1] == rounded[n][1]]
+    assert len(same) > 12  # an arg-max over two close values may turn
+    scores = [(exact[n][0], rounded[n][0]) for n in same]
+    assert all(a == pytest.approx(b, abs=0.05) for a, b in scores) and any(a != b for a, b in scores)
 
 
 def test_a_shard_decodes_its_part_alone(run, data_bin):
@@ -216,9 +221,10 @@ def test_two_workers_equal_one_with_update_freq_2(train, train_two, tmp_path):
     one = train(tmp_path / "one", *options, "--update-freq", "2")
     two = train_log(train_two(tmp_path / "two", *options))
     assert len(two) == len(train_log(one)) > 4
-    for a, b in zip(train_log(one), two):
+    for a, b in zip(train_log(one), two):  # None where an update is of the other mode
         for name in ("loss", "ar_loss", "nar_loss", "bsz"):
-            assert (a.get(name) is None) == (b.get(name) is None)  # the same choice of mode
+            assert a.get(name) == b.get(name) or float(a[name]) == pytest.approx(float(b[name]), abs=2e-3), name
+    assert {"ar_loss", "nar_loss"} <= {name for record in two for name, value in record.items() if value is not None}
     a, b = (torch.load(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     for name, value in a["model"].items():
         torch.testing.assert_close(b["model"][name], value, atol=1e-5, rtol=1e-4)

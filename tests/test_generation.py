@@ -298,14 +298,69 @@ def test_no_repeat_ngram_size_holds(golden_model, make_task, pairs, dictionary):
     assert any(bigrams_repeat(free)) and not any(bigrams_repeat(held))
 
 
-@pytest.mark.parametrize(
-    "search",
-    [dict(sampling=True, sampling_topk=5), dict(diverse_beam_groups=2), dict(diversity_rate=0.5), dict(match_source_len=True)],
-)
-def test_fairseq_search_strategies(search, golden_model, make_task, pairs, dictionary):
+def teacher_forced(model, batch, row, tokens):
+    """Log-probabilities (T, V) of each next token of a hypothesis, and the attention on the source (T, S)."""
+    source = batch["net_input"]["src_tokens"][row : row + 1, -batch["net_input"]["src_lengths"][row] :]  # padded on the left
+    before = torch.cat([tokens[-1:], tokens[:-1]])  # eos first
+    with torch.no_grad():
+        logits, extra = model(source, torch.tensor([source.size(1)]), before[None])
+    return logits[0].log_softmax(1), extra["attn"][0]
+
+
+@pytest.mark.parametrize("search", [{}, {"sampling_topk": 3}, {"sampling_topp": 0.4}])
+def test_sampling(search, golden_model, make_task, pairs):
+    """Every token is one that may be drawn, has the score that the model gives it, and they are not always the best."""
     torch.manual_seed(1)
-    found = decode(make_task().build_generator([golden_model("mixed")], options(beam=4, **search)), pairs(), dictionary)
-    assert len(found) == 24 and len({text for _, text, _ in found.values()}) > 8
+    model = golden_model("mixed")
+    (batch,) = pairs("test", 36)
+    hypos = make_task().build_generator([model], options(beam=2, sampling=True, max_len_b=20, **search)).generate([model], batch)
+    ranks = []
+    for row, found in enumerate(hypos):
+        for hypo in found:
+            lprobs, _ = teacher_forced(model, batch, row, hypo["tokens"])
+            free = range(min(20, len(hypo["tokens"])))  # the limit forces eos
+            own = lprobs[free, hypo["tokens"][list(free)]]
+            torch.testing.assert_close(hypo["positional_scores"][list(free)], own, atol=1e-4, rtol=1e-4)
+            lprobs[0, hypo["tokens"][-1]] = -math.inf  # no text is empty
+            better = lprobs[list(free)] > own[:, None] + 1e-5
+            if "sampling_topk" in search:
+                assert better.sum(1).max() < 3
+            if "sampling_topp" in search:
+                assert (lprobs[list(free)].exp() * better).sum(1).max() < 0.4 + 1e-4
+            ranks += better.sum(1).tolist()
+    assert 0.05 < sum(rank > 0 for rank in ranks) / len(ranks) < 0.95
+
+
+def beams(search, golden_model, make_task, pairs):
+    model = golden_model("mixed")
+    (batch,) = pairs("test", 36)
+    hypos = make_task().build_generator([model], options(beam=4, **search)).generate([model], batch)
+    return batch, [[hypo["tokens"].tolist() for hypo in found] for found in hypos]
+
+
+def test_diverse_beam_groups(golden_model, make_task, pairs):
+    """A penalty that nothing outweighs: more sentences get texts that begin differently."""
+    alike = {}
+    for groups, strength in ((-1, 0.5), (2, 1e3)):
+        _, found = beams({"diverse_beam_groups": groups, "diverse_beam_strength": strength}, golden_model, make_task, pairs)
+        alike[groups] = sum(len({tokens[0] for tokens in row}) == 1 for row in found)
+    assert alike[2] < alike[-1] < 24
+
+
+def test_diverse_siblings(golden_model, make_task, pairs):
+    """A rate of 0 is plain beam search; a high one keeps the best continuation of each beam alone."""
+    plain, none, high = (
+        beams(search, golden_model, make_task, pairs)[1] for search in ({}, {"diversity_rate": 0.0}, {"diversity_rate": 100.0})
+    )
+    assert none == plain
+    parents = [[tuple(tokens[:-1]) for tokens in row] for row in high]
+    assert all(len(set(row)) == len(row) for row in parents) and high != plain
+
+
+def test_texts_of_the_source_s_length(golden_model, make_task, pairs):
+    batch, found = beams({"match_source_len": True}, golden_model, make_task, pairs)
+    for length, row in zip(batch["net_input"]["src_lengths"].tolist(), found):
+        assert len(row[0]) - 1 == length <= min(len(tokens) - 1 for tokens in row)  # and eos
 
 
 def test_prefix(golden_model, make_task, pairs, dictionary):
@@ -338,12 +393,18 @@ def test_score_reference_in_the_mode_of_decoding(golden_model, make_task, pairs)
 
 
 def test_alignments(golden_model, make_task, pairs):
+    """Each target token with the source token, eos apart, that the last layer attends to most."""
     model = golden_model("mixed")
     model.make_generation_fast_(need_attn=True)
     (batch,) = pairs("test", 36)
     hypos = make_task().build_generator([model], options(beam=2, print_alignment="hard")).generate([model], batch)
-    for row in hypos:
-        assert len(row[0]["alignment"]) == len(row[0]["tokens"]) - 1
+    for row, found in enumerate(hypos):
+        for hypo in found:
+            _, attention = teacher_forced(model, batch, row, hypo["tokens"])
+            attention = attention[0] if attention.dim() == 3 else attention
+            expected = [(int(weights[:-1].argmax()), t) for t, weights in enumerate(attention[:-1])]
+            assert [tuple(map(int, pair)) for pair in hypo["alignment"]] == expected
+    assert len({pair[0] for found in hypos for pair in found[0]["alignment"]}) > 3
 
 
 def test_models_that_do_not_serve_a_mode(make_model, make_task):
