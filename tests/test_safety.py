@@ -263,6 +263,9 @@ def test_options_as_omegaconf_holds_them(new, tmp_path):
     path = tmp_path / "options.pt"
     torch.save({"cfg": OmegaConf.create({"a": {"b": [1, "x", None, 0.5, True]}, "c": "${a}", "d": "???"})}, path)
     assert files.read(str(path))["cfg"] == {"a": {"b": [1, "x", None, 0.5, True]}, "c": "${a}", "d": "???"}
+    for version in ("2.0.6", "2.1.2"):  # what fairseq 0.10 to 0.12 ran with; each wrote its own fields
+        found = files.read(str(GOLDEN / "options" / f"omegaconf_{version}.pt"))
+        assert found == {"cfg": {"a": 1, "b": {"c": [1, "x", None], "d": 0.5}}}
     for old_format in (True, False):
         torch.save({**new, "cfg": OmegaConf.create(new["cfg"])}, path, _use_new_zipfile_serialization=not old_format)
         loaded = checkpoint_utils.load_checkpoint_to_cpu(str(path))["cfg"]
