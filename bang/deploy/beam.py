@@ -1,0 +1,110 @@
+"""Beam search in numpy, with fairseq's rules and scores.
+
+Shapes: A sentences, W beams of each, B = A * W rows, n candidates of a row.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..generation.loop import Pass
+from .session import OnnxSession, columns
+
+
+class Found(NamedTuple):
+    """A hypothesis: ids with its eos, log-probability of each, and the score that it is ranked by."""
+
+    tokens: np.ndarray
+    scores: np.ndarray
+    score: float
+
+
+def search(
+    session: OnnxSession,
+    beam: int,
+    least: np.ndarray,
+    limit: np.ndarray,
+    specials: tuple[int, int, int],
+    len_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+) -> list[Found]:
+    """The best hypothesis of each sentence of a batch.
+
+    As in fairseq a sentence is done once `beam` of its hypotheses have ended among the first `beam`
+    candidates of a step, or at its limit.
+
+    Args:
+        session: the encoded batch.
+        beam: W.
+        least, limit: tokens before which no eos may come, and after which it must, (A).
+        specials: ids of pad, unk and eos.
+        len_penalty: a score is the sum of log-probabilities, eos included, over length to this power.
+        no_repeat_ngram: no n-gram of so many tokens comes twice; 0: it may.
+    """
+    eos = specials[2]
+    sentence = np.arange(len(limit))  # those still searched
+    session.keep(np.repeat(sentence, beam))
+    tokens = np.full((len(limit) * beam, 1), eos)  # (B, step + 1)
+    totals = np.zeros((len(limit) * beam, 1), dtype=np.float32)  # sums up to each token, the start symbol's 0 in front
+    alive = np.ones((len(limit), beam), dtype=bool)  # places of a step whose eos counts
+    ended: list[list[Found]] = [[] for _ in limit]
+    step = 0
+    while len(sentence):
+        rows = len(tokens)
+        first = np.full(rows, step)
+        # enough to fill all places of a step, whatever is forbidden
+        count = 2 * beam + (step if no_repeat_ngram else 0)
+        found = session.candidates(Pass(tokens[:, step:], first, first[:, None], (1,), 0), count)
+        ids, log_probs = (x[:, 0] for x in columns(found, specials))
+        _forbid(ids, log_probs, tokens, eos, np.repeat(least, beam), np.repeat(limit, beam), no_repeat_ngram)
+        sums = totals[:, step, None] + log_probs  # (B, n)
+        if not step:  # the beams of a sentence are all alike yet
+            sums[np.arange(rows) % beam > 0] = -np.inf
+        flat = sums.reshape(len(sentence), -1)
+        places = np.argsort(-flat, axis=1, kind="stable")[:, : 2 * beam]  # best first, (A, 2W)
+        sums = np.take_along_axis(flat, places, axis=1)
+        source_row = places // ids.shape[1] + np.arange(len(sentence))[:, None] * beam
+        chosen = ids.reshape(len(sentence), -1)[np.arange(len(sentence))[:, None], places]
+        ends = (chosen == eos) & (sums > -np.inf)
+        counted = ends[:, :beam] & alive
+        for a, place in zip(*counted.nonzero()):
+            if len(ended[sentence[a]]) < beam:
+                row, total = source_row[a, place], sums[a, place]
+                steps = np.diff(np.append(totals[row], total))
+                ended[sentence[a]].append(Found(np.append(tokens[row, 1:], eos), steps, total / (step + 1) ** len_penalty))
+        # the first W candidates that go on; an eos that was not counted goes on as dead weight, as in fairseq
+        stops = ends.copy()
+        stops[:, :beam] |= ~alive
+        order = np.argsort(stops, axis=1, kind="stable")[:, :beam]
+        alive = ~np.take_along_axis(stops, order, axis=1)
+        over = np.array([len(ended[s]) == beam for s in sentence]) | (limit <= step)
+        stay = (~over).nonzero()[0]
+        parents = np.take_along_axis(source_row, order, axis=1)[stay].ravel()
+        tokens = np.concatenate([tokens[parents], np.take_along_axis(chosen, order, axis=1)[stay].reshape(-1, 1)], axis=1)
+        totals = np.concatenate([totals[parents], np.take_along_axis(sums, order, axis=1)[stay].reshape(-1, 1)], axis=1)
+        if len(stay):
+            session.keep(parents, np.repeat(stay, beam) * beam if over.any() else stay[:0])
+        sentence, least, limit, alive = sentence[stay], least[stay], limit[stay], alive[stay]
+        step += 1
+    return [max(of_sentence, key=lambda hypothesis: hypothesis.score) for of_sentence in ended]
+
+
+def _forbid(ids, log_probs, tokens, eos: int, least, limit, no_repeat_ngram: int) -> None:
+    """Sets what may not come next to -inf: pad, eos too early, all but eos at the limit, repeated n-grams.
+
+    Args:
+        ids, log_probs: candidates in the order of `session.columns`, (B, n).
+        tokens: hypotheses so far, the start symbol first, (B, step + 1).
+        least, limit: (B).
+    """
+    step = tokens.shape[1] - 1
+    log_probs[:, 0] = -np.inf
+    log_probs[limit <= step] = np.where(ids == eos, log_probs, -np.inf)[limit <= step]
+    log_probs[(step < np.minimum(least, limit)), 2] = -np.inf
+    if no_repeat_ngram and step + 1 >= no_repeat_ngram:
+        for row, so_far in enumerate(tokens):
+            ngrams = np.lib.stride_tricks.sliding_window_view(so_far, no_repeat_ngram)
+            repeats = (ngrams[:, :-1] == so_far[len(so_far) + 1 - no_repeat_ngram :]).all(1)
+            if no_repeat_ngram == 1:
+                repeats[0] = False  # the start symbol is eos, which must stay possible
+            log_probs[row, np.isin(ids[row], ngrams[repeats, -1])] = -np.inf

@@ -1,0 +1,112 @@
+"""The engine of `Bang` on onnxruntime: every mode, without torch and fairseq."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime import InferenceSession, SessionOptions
+
+from .. import visibility
+from ..api import Hypothesis, Options
+from ..generation import loop
+from ..generation.choice import Bounds, Chooser
+from ..model_folder import read_pieces
+from ..text.files import StrPath
+from .beam import search
+from .session import Graphs, OnnxSession
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxEngine:
+    """Runs an exported model; see `api.Engine`. Threads may share it: it keeps nothing between calls.
+
+    Args:
+        folder: of `bang export`.
+        config: its config.json.
+        device: "cpu", "cuda", "cuda:1" …; None: the CPU.
+        threads: CPU threads of an operation; None: as many as the process may use.
+    """
+
+    def __init__(self, folder: StrPath, config: dict[str, Any], device: str | None = None, threads: int | None = None):
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads}: give 1 or more")
+        self.modes, self.shares = tuple(config["modes"]), config["shares"] or None
+        self.max_source_positions = config["max_source_positions"]
+        self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
+        self._graphs = Graphs(
+            _session(Path(folder, "encoder.onnx"), device, threads),
+            _session(Path(folder, "decoder.onnx"), device, threads),
+            visibility.bucket_table(config["num_buckets"], config["relative_max_distance"]),
+            config["max_target_positions"] + 2,
+            tuple(config["specials"]),
+        )
+
+    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+        specials = self._graphs.specials
+        limit = options.max_len_a * np.array([len(ids) for ids in sources], dtype=np.float64) + options.max_len
+        limit = np.minimum(limit.astype(np.int64), self._max_len)
+        if not options.max_len_a and options.min_len > options.max_len:
+            raise ValueError(f"min_len={options.min_len}: above the longest text allowed, max_len={options.max_len}")
+        least = np.minimum(options.min_len, limit)
+        if options.mode == "ar" and options.beam > 1:
+            found = search(
+                OnnxSession(self._graphs, sources), options.beam, least, limit, specials, options.len_penalty,
+                options.no_repeat_ngram_size,
+            )  # fmt: skip
+            return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
+        if options.mode == "nar" and options.min_len == 1:
+            least = np.zeros_like(limit)  # the cut passes over an eos in front: one token stands there anyway
+        bounds = Bounds(least, limit, np.arange(len(sources)))
+        session = OnnxSession(self._graphs, sources, Chooser(*specials), bounds)
+        blocking = options.no_repeat_ngram_size if options.mode == "ar" else 0
+        decoding = loop.Decoding(session, _way(options), least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
+        return [
+            _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
+            for text in decoding.run()
+        ]
+
+
+def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:
+    """Without the eos at the end, but with its score."""
+    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes))[:-1])
+
+
+def _way(options: Options) -> loop.Way:
+    if options.mode == "ar":
+        return loop.autoregressive()
+    if options.mode == "semi-nar":
+        return loop.semi_autoregressive(options.block_size)
+    if options.mode == "speculative":
+        return loop.speculative(options.draft_length)
+    return loop.non_autoregressive()
+
+
+def _session(path: Path, device: str | None, threads: int | None) -> InferenceSession:
+    name, _, number = (device or "cpu").partition(":")
+    provider = _PROVIDERS.get(name)
+    if provider not in onnxruntime.get_available_providers():
+        have = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
+        raise ValueError(f"device {device!r}: this onnxruntime has {', '.join(have)} alone")
+    options = SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    try:
+        return InferenceSession(path, options, providers=[(provider, {"device_id": number} if number else {})])
+    except Exception as error:  # onnxruntime's own kinds of error have no common base but this
+        raise ValueError(f"{path}: cannot be loaded; truncated, or not of bang export ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load(
+    folder: StrPath, config: dict[str, Any], device: str | None = None, dtype: str = "float32", threads: int | None = None
+) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
+    """See `model_folder.load`. The precision is the export's own: `dtype` must be its default."""
+    if dtype not in ("float32", config["precision"]):
+        raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
+    return OnnxEngine(folder, config, device, threads), read_pieces(folder), config["generation"]

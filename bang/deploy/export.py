@@ -1,0 +1,197 @@
+"""A trained model as ONNX graphs in a folder, checked against the model that they come from.
+
+The folder: encoder.onnx and decoder.onnx (`graph`), config.json, vocab.txt.
+"""
+
+import contextlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch.export import Dim
+
+from ..api import Bang
+from ..model_folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
+from ..network.model import BangModel
+from ..pack import DTYPES, TrainedModel
+from ..text.files import StrPath, new_folder
+from ..torch_engine import TorchEngine
+
+from .graph import DecoderGraph, EncoderGraph
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+OPSET = 20
+PRECISIONS = ("float32", "int8", "float16")
+
+
+
+def export(model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None) -> None:
+    """Writes the folder of an exported model, whole or not at all.
+
+    Args:
+        folder: to be made; must not exist, or be empty.
+        precision: one of `PRECISIONS`; float16 is meant for GPUs.
+        reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
+            saturate; None: as this CPU needs.
+
+    Raises:
+        ValueError: the folder holds something, or there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
+    network = model.build()
+    dtype = DTYPES["float16" if precision == "float16" else "float32"]
+    with new_folder(folder) as new:
+        write_graphs(network.to(dtype), new)
+        if precision == "int8":
+            reduced = not has_vnni() if reduce_range is None else reduce_range
+            for name in (ENCODER, DECODER):
+                quantize(new / name, reduced)
+        files = sorted(path.name for path in new.iterdir())
+        model.dictionary.save(new / VOCABULARY)
+        config = {
+            "format": EXPORT,
+            "version": VERSIONS[EXPORT],
+            "architecture": model.architecture,
+            "precision": precision,
+            "modes": list(network.decodes),
+            "shares": model.shares,
+            "generation": model.generation,
+            "max_source_positions": model.sizes["max_source_positions"],
+            "max_target_positions": model.sizes["max_target_positions"],
+            "num_buckets": model.sizes["num_buckets"],
+            "relative_max_distance": model.sizes["relative_max_distance"],
+            "specials": _specials(network),
+            "files": [*files, VOCABULARY],
+        }
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _specials(network: BangModel) -> list[int]:
+    dictionary = network.decoder.dictionary
+    return [dictionary.pad(), dictionary.unk(), dictionary.eos()]
+
+
+def write_graphs(network: BangModel, folder: Path) -> None:
+    """Writes the two graphs of a network, in its own precision."""
+    encoder, decoder = EncoderGraph(network), DecoderGraph(network, _specials(network))
+    layers, heads, width = len(decoder.layers), encoder.heads, encoder.width // encoder.heads
+    kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+    rows, source, cached, main, slots = 2, 7, 3, 2, 4  # any sizes beyond 1, all different
+    queries, keys = main + slots, cached + main + slots
+
+    def ones(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=torch.long)
+
+    def columns(length: int) -> list[torch.Tensor]:
+        return [torch.zeros(rows, heads, length, width, dtype=decoder.slot.dtype) for _ in kinds]
+
+    two, three, column = (dict.fromkeys(dims, Dim.DYNAMIC) for dims in ((0, 1), (0, 1, 2), (0, 2)))
+    of_source = [f"source.{kind}" for kind in kinds]
+    _write(encoder, folder / ENCODER, {"source": ones(rows, source)}, of_source, (two,))
+    inputs = {
+        "main_tokens": ones(rows, main),
+        "main_positions": ones(rows, main),
+        "slot_positions": ones(rows, slots),
+        "sees": ones(rows, queries, keys).bool(),
+        "bucket": ones(rows, queries, keys),
+        "source_real": ones(rows, source).bool(),
+        "cache": columns(cached),
+        "source": columns(source),
+    }
+    dynamic = (two, two, two, three, three, two, [column] * len(kinds), [column] * len(kinds))
+    outputs = ["log_probs", "specials", *(f"new.{kind}" for kind in kinds)]
+    _write(decoder, folder / DECODER, inputs, outputs, dynamic, kinds, candidates=True)
+
+
+def _write(
+    module: torch.nn.Module, path: Path, inputs: dict, outputs: list[str], dynamic: tuple, kinds: Sequence[str] = (),
+    candidates: bool = False,
+) -> None:
+    """Exports a module; an input that is a list has a name for each of `kinds`."""
+    names = [name if isinstance(value, torch.Tensor) else f"{name}.{kind}"
+             for name, value in inputs.items() for kind in (("",) if isinstance(value, torch.Tensor) else kinds)]  # fmt: skip
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=names,
+            output_names=outputs, dynamic_shapes=dynamic, verbose=False,
+        )  # fmt: skip
+    proto = program.model_proto
+    if candidates:
+        _add_candidates(proto)
+    save(proto, path)
+
+
+def _add_candidates(proto: onnx.ModelProto) -> None:
+    """Adds the `count` likeliest tokens of each slot, `tokens` and their log-probabilities `scores`."""
+    graph = proto.graph
+    log_probs = next(output for output in graph.output if output.name == "log_probs")
+    shape = [dim.dim_param or dim.dim_value for dim in log_probs.type.tensor_type.shape.dim]
+    graph.input.append(helper.make_tensor_value_info("count", TensorProto.INT64, [1]))
+    graph.node.append(helper.make_node("TopK", ["log_probs", "count"], ["scores", "tokens"], "candidates", axis=-1))
+    for name, kind in (("scores", TensorProto.FLOAT), ("tokens", TensorProto.INT64)):
+        graph.output.append(helper.make_tensor_value_info(name, kind, [*shape[:2], "candidates"]))
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Saves a graph; its weights in one file beside it, which onnxruntime maps into memory."""
+    data = path.with_suffix(".weights").name
+    path.with_name(data).touch()  # onnx would keep it from other users
+    onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data, size_threshold=1024)
+
+
+def quantize(path: Path, reduce_range: bool) -> None:
+    """Weights of 8 bits, one scale for each output channel; activations are quantized as they come."""
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        quantized = Path(scratch, path.name)
+        quantize_dynamic(
+            path, quantized, op_types_to_quantize=["MatMul", "Gemm", "Gather"], per_channel=True,
+            reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT},
+        )  # fmt: skip
+        proto = onnx.load(quantized)
+    path.with_suffix(".weights").unlink()
+    save(proto, path)
+
+
+def has_vnni() -> bool:
+    """Whether this CPU sums products of 8-bit numbers without saturation."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False  # unknown: the safe way
+    return any(name in flags for name in ("avx512_vnni", "avx_vnni", "asimddp"))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silences the exporters' progress and debug messages."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def compare(model: TrainedModel, folder: StrPath, texts: Sequence[str], batch_tokens: int = 1024) -> dict[str, int]:
+    """Generates with the model and with its export: how many texts agree, by mode.
+
+    Every mode that the export has; AR greedily, texts of at most 64 word pieces, sources cut.
+    """
+    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols)
+    exported = Bang.load(folder)
+    agree = {}
+    for mode in exported.modes:
+        options = dict(mode=mode, beam=1, max_len=64, truncate=True, details=True, batch_tokens=batch_tokens)
+        pairs = zip(original.generate(list(texts), **options), exported.generate(list(texts), **options))
+        agree[mode] = sum(a.pieces == b.pieces for a, b in pairs)
+    return agree

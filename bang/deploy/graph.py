@@ -1,0 +1,217 @@
+"""The network as two graphs that export to ONNX: an encoder, and one decoder for every mode.
+
+Shapes: B batch, S source length, H heads, d head width, D = H * d, M new main tokens, N slots,
+Q = M + N queries, C cached keys, R buckets, V vocabulary, L decoder layers, k candidates.
+
+The numbers are those of `bang.network`; the weights are rearranged so that few large products run:
+queries, keys, values and relative terms come from one, and the encoder gives the keys and values of
+every layer's cross-attention from another. The decoder does not know the modes: what a query sees
+and how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
+"""
+
+from typing import List, Sequence
+
+import torch
+from fairseq import utils
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..network.model import BangModel
+
+
+def _linear(*layers: nn.Linear) -> nn.Linear:
+    """One linear layer that gives the outputs of all `layers`, side by side."""
+    return _as_linear(torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+
+
+def _as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(*reversed(weight.shape))
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return layer
+
+
+def _scaled(layer: nn.Linear, scale: float) -> nn.Linear:
+    return _as_linear(layer.weight * scale, layer.bias * scale)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, H * d) to (B, H, L, d)"""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _joined(x: Tensor) -> Tensor:
+    """(B, H, L, d) to (B, L, H * d)"""
+    return x.transpose(1, 2).flatten(2)
+
+
+class FeedForward(nn.Module):
+    """fc2(activation(fc1(x))), residual and norm."""
+
+    def __init__(self, layer: nn.Module, activation: str):
+        super().__init__()
+        self.fc1, self.fc2, self.norm = layer.fc1, layer.fc2, layer.final_layer_norm
+        self.activation = utils.get_activation_fn(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.fc2(self.activation(self.fc1(x))))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm self-attention and feed-forward."""
+
+    def __init__(self, layer: nn.Module, activation: str):
+        super().__init__()
+        attention = layer.self_attn
+        self.heads, self.width = attention.num_heads, attention.head_dim
+        query = _scaled(attention.q_proj, attention.head_dim**-0.5)
+        self.in_proj = _linear(query, attention.k_proj, attention.v_proj)
+        self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
+        self.feed_forward = FeedForward(layer, activation)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """
+        Args:
+            x: (B, S, D).
+            hidden: what is added to the logits, -inf at pads, (B, 1, 1, S).
+        """
+        dim = self.heads * self.width
+        projected = self.in_proj(x)
+        q, k, v = (_heads(projected[:, :, i * dim : (i + 1) * dim], self.heads) for i in range(3))
+        attended = torch.softmax(q @ k.transpose(2, 3) + hidden, dim=-1) @ v
+        return self.feed_forward(self.norm(x + self.out_proj(_joined(attended))))
+
+
+class EncoderGraph(nn.Module):
+    """Source to the keys and values of every decoder layer's cross-attention, computed once a text."""
+
+    def __init__(self, model: BangModel):
+        super().__init__()
+        encoder, cfg = model.encoder, model.cfg
+        self.pad = encoder.padding_idx
+        self.embed_tokens, self.embed_positions = encoder.embed_tokens, encoder.embed_positions.weight
+        self.norm = encoder.emb_layer_norm
+        self.layers = nn.ModuleList(EncoderLayer(layer, cfg.activation_fn) for layer in encoder.layers)
+        cross = [layer.encoder_attn for layer in model.decoder.layers]
+        self.heads, self.width = cross[0].num_heads, cross[0].embed_dim
+        self.keys_values = _linear(*(proj for attention in cross for proj in (attention.k_proj, attention.v_proj)))
+
+    def forward(self, source: Tensor) -> List[Tensor]:
+        """
+        Args:
+            source: piece ids, pads on the right, (B, S).
+        Returns:
+            Key and value of layer 0, of layer 1 …, each (B, H, S, d).
+        """
+        real = source.ne(self.pad)
+        # fairseq's positions: those of pads are the padding row, the others count from the one after it
+        position = real.long().cumsum(1) * real.long() + self.pad
+        x = self.norm(self.embed_tokens(source) + F.embedding(position, self.embed_positions))
+        x = x * real[:, :, None].to(x)
+        hidden = _hidden(real, x)[:, None, None]
+        for layer in self.layers:
+            x = layer(x, hidden)
+        return [_heads(part, self.heads) for part in _parts(self.keys_values(x), self.width)]
+
+
+def _parts(x: Tensor, width: int) -> List[Tensor]:
+    """Cuts (B, L, n * width) into n times (B, L, width)."""
+    return [x[:, :, start : start + width] for start in range(0, x.size(2), width)]
+
+
+def _hidden(sees: Tensor, like: Tensor) -> Tensor:
+    """What is added to attention logits: 0 where a query sees, the lowest number of the type elsewhere."""
+    return torch.where(sees, 0.0, torch.finfo(like.dtype).min).to(like)
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm: multi-stream self-attention, attention on the source, feed-forward."""
+
+    def __init__(self, layer: nn.Module, activation: str):
+        super().__init__()
+        attention, cross = layer.ngram_self_attn, layer.encoder_attn
+        self.heads, self.buckets = attention.num_heads, attention.num_buckets
+        dim = attention.in_proj_weight.size(1)
+        weight, bias = attention.in_proj_weight.detach().clone(), attention.in_proj_bias.detach().clone()
+        weight[:dim] *= attention.scaling
+        bias[:dim] *= attention.scaling
+        self.in_proj = _linear(_as_linear(weight, bias), attention.relative_linear)
+        self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
+        self.cross_query = _scaled(cross.q_proj, cross.head_dim**-0.5)
+        self.cross_out, self.cross_norm = cross.out_proj, layer.encoder_attn_layer_norm
+        self.feed_forward = FeedForward(layer, activation)
+
+    def forward(self, x, hidden, bucket, cache_k, cache_v, source_k, source_v, source_hidden, first: int):
+        """
+        Args:
+            x: main tokens, then slots, (B, Q, D).
+            hidden: what is added to the logits, (B, 1, Q, C + Q).
+            bucket: bucket of each query and key, (B, H, Q, C + Q).
+            cache_k, cache_v: earlier keys and values, (B, H, C, d).
+            source_k, source_v: those of the cross-attention, (B, H, S, d).
+            source_hidden: what is added to its logits, (B, 1, 1, S).
+            first: queries before this one give keys and values alone.
+        Returns:
+            (B, Q - first, D), and the new keys and values (B, H, Q, d).
+        """
+        dim = x.size(2)
+        projected = self.in_proj(x)
+        q = _heads(projected[:, first:, :dim], self.heads)
+        new_k, new_v = (_heads(projected[:, :, i * dim : (i + 1) * dim], self.heads) for i in (1, 2))
+        relative = projected[:, first:, 3 * dim :].unflatten(2, (self.buckets, self.heads)).permute(0, 3, 1, 2)
+        k, v = torch.cat([cache_k, new_k], 2), torch.cat([cache_v, new_v], 2)
+        logits = q @ k.transpose(2, 3) + relative.gather(3, bucket[:, :, first:]) + hidden[:, :, first:]
+        x = self.norm(x[:, first:] + self.out_proj(_joined(torch.softmax(logits, dim=-1) @ v)))
+        logits = _heads(self.cross_query(x), self.heads) @ source_k.transpose(2, 3) + source_hidden
+        x = self.cross_norm(x + self.cross_out(_joined(torch.softmax(logits, dim=-1) @ source_v)))
+        return self.feed_forward(x), new_k, new_v
+
+
+class DecoderGraph(nn.Module):
+    """One pass of the decoder in any mode: main tokens and slots in, log-probabilities of each slot out.
+
+    Args:
+        specials: ids of pad, unk and eos, which the rules of choice look at.
+    """
+
+    def __init__(self, model: BangModel, specials: Sequence[int]):
+        super().__init__()
+        decoder, cfg = model.decoder, model.cfg
+        self.register_buffer("specials", torch.tensor(specials))
+        self.embed_tokens, self.embed_positions = decoder.embed_tokens, decoder.embed_positions.weight
+        self.slot, self.norm = decoder.ngram_input_embed.weight, decoder.emb_layer_norm
+        self.layers = nn.ModuleList(DecoderLayer(layer, cfg.activation_fn) for layer in decoder.layers)
+        tied = decoder.embed_out is None
+        # a transposed copy of its own, so that quantization need not transpose it at every pass
+        output = decoder.embed_tokens.weight if tied else decoder.embed_out
+        self.output = nn.Parameter(output.detach().t().clone())
+
+    def forward(self, main_tokens, main_positions, slot_positions, sees, bucket, source_real, cache, source) -> tuple:
+        """
+        Args:
+            main_tokens: new ones, (B, M); M may be 0.
+            main_positions: their absolute positions, (B, M).
+            slot_positions: absolute positions of the slots, (B, N).
+            sees: True where a query (main tokens, then slots) sees a key (cached, main tokens, slots),
+                (B, Q, C + Q).
+            bucket: bucket of their distance, (B, Q, C + Q).
+            source_real: False at pads, (B, S).
+            cache: key and value of layer 0, of layer 1 …, each (B, H, C, d).
+            source: what the encoder gave, each (B, H, S, d).
+        Returns:
+            Log-probabilities of the slots (B, N, V), those of `specials` (B, N, 3), then new keys and
+            values as in `cache`, (B, H, Q, d).
+        """
+        main = main_tokens.size(1)
+        embedded = self.embed_tokens(main_tokens) + F.embedding(main_positions, self.embed_positions)
+        slots = self.slot + F.embedding(slot_positions, self.embed_positions)
+        x = self.norm(torch.cat([embedded, slots], 1))
+        hidden, source_hidden = _hidden(sees, x)[:, None], _hidden(source_real, x)[:, None, None]
+        bucket = bucket[:, None].expand(-1, self.layers[0].heads, -1, -1)
+        new = []
+        for index, layer in enumerate(self.layers):
+            last = index == len(self.layers) - 1
+            pair = slice(2 * index, 2 * index + 2)
+            x, *kv = layer(x, hidden, bucket, *cache[pair], *source[pair], source_hidden, first=main if last else 0)
+            new += kv
+        log_probs = torch.log_softmax((x @ self.output).float(), dim=-1)
+        return log_probs, log_probs.index_select(2, self.specials), *new

@@ -1,0 +1,196 @@
+"""A batch being decoded by the exported graphs: passes of the decoding loop, columns of keys and values.
+
+Shapes: B rows, S source length, M new main tokens of a pass, N slots, Q = M + N queries, C columns of
+the cache, P keys that are cached once the pass is over, V vocabulary, k candidates of a slot.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from onnxruntime import InferenceSession, OrtValue
+
+from .. import visibility
+from ..generation.choice import Bounds, Chooser
+from ..generation.loop import Pass, accepted
+
+_ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
+_NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees
+
+
+class Graphs(NamedTuple):
+    """The exported network, as several threads and batches may share it.
+
+    Attributes:
+        encoder, decoder: see `graph`.
+        table: bucket of each distance.
+        positions: rows of the decoder's table of positions.
+        specials: ids of pad, unk and eos.
+    """
+
+    encoder: InferenceSession
+    decoder: InferenceSession
+    table: np.ndarray
+    positions: int
+    specials: tuple[int, int, int]
+
+
+class Candidates(NamedTuple):
+    """The likeliest tokens of slots.
+
+    Attributes:
+        specials: log-probabilities of pad, unk and eos, float32, (B, N, 3).
+        tokens: of the likeliest, these three maybe among them, int64, (B, N, k).
+        log_probs: of these, float32, (B, N, k).
+    """
+
+    specials: np.ndarray
+    tokens: np.ndarray
+    log_probs: np.ndarray
+
+
+class _OfCandidates(Chooser):
+    """Chooses among columns that hold log-probabilities already."""
+
+    def _scores(self, xp, logits):
+        return logits[0], np.zeros(logits[0].shape[:-1], dtype=np.float32)
+
+
+class OnnxSession:
+    """Encodes a batch and runs passes over it; as `loop.Session`.
+
+    Args:
+        graphs: the network.
+        sources: ids, eos last, each (S,).
+        chooser: which token a slot gives; None: the caller chooses (`candidates`).
+        bounds: of the rows.
+    """
+
+    def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser | None = None, bounds: Bounds | None = None):
+        self._graphs, self._chooser, self._bounds = graphs, chooser, bounds
+        if chooser is not None:
+            self._of_candidates = _OfCandidates(pad=0, unk=1, eos=2, unk_penalty=chooser.unk_penalty)
+        width = max(map(len, sources))
+        source = np.full((len(sources), width), graphs.specials[0])
+        for row, ids in enumerate(sources):
+            source[row, : len(ids)] = ids
+        names = [output.name for output in graphs.encoder.get_outputs()]
+        found = graphs.encoder.run_with_ort_values(names, {"source": OrtValue.ortvalue_from_numpy(source)})
+        self._source = dict(zip(names, found))
+        self._source["source_real"] = OrtValue.ortvalue_from_numpy(source != graphs.specials[0])
+        # as the graph orders them: key and value of layer 0, of layer 1 …
+        self._cache_names = [name.replace("source", "cache") for name in names]
+        self._new_names = [name.replace("source", "new") for name in names]
+        of_source = found[0]
+        rows, heads, _, head_width = of_source.shape()
+        dtype = np.float16 if "float16" in of_source.data_type() else np.float32
+        self._cache = [np.zeros((rows, heads, 0, head_width), dtype) for _ in names]  # (B, H, C, d) each
+
+    def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
+        """As `loop.Session.run`."""
+        _, index = visibility.places(step.block_sizes)
+        first_target = step.anchor if step.main else step.first[:, None]  # (B, G)
+        whole = step.forced is not None or step.banned is not None or self._chooser.sampling or self._chooser.temperature != 1
+        found = self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
+        if step.blocks == 1:
+            forced = step.forced
+            if forced is not None and step.drafts:
+                forced = np.concatenate([forced, np.full((len(forced), step.drafts), -1)], axis=1)
+            return self._choose(found, first_target + index, forced, step.banned, step.ends)
+        starts = np.cumsum([0, *step.block_sizes[:-1]])
+        given, scores = self._choose([x[:, starts] for x in found], first_target, step.forced, step.banned, step.ends)
+        if not step.drafts:
+            return given, scores
+        # the drafts of the block behind the last accepted token
+        block = accepted(step.drafted(), given)  # (B)
+        behind = np.arange(1, 1 + step.drafts)
+        missing = behind >= np.array(step.block_sizes)[block][:, None]
+        slot = np.where(missing, 0, starts[block][:, None] + behind)
+        rows = np.arange(len(given))[:, None]
+        target = first_target[rows, block[:, None]] + behind
+        drafts, draft_scores = self._choose([x[rows, slot] for x in found], target, None, None, step.ends)
+        drafts = np.where(missing, self._chooser.pad, drafts)
+        return np.concatenate([given, drafts], axis=1), np.concatenate([scores, draft_scores], axis=1)
+
+    def _choose(self, found: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):
+        """Tokens and log-probabilities, (B, n), of slots of which a pass gave `found`."""
+        bounds = self._bounds if ends or self._chooser.sampling else None
+        if len(found) == 1:
+            return self._chooser(np, found, target, bounds, forced, banned)
+        tokens, log_probs = columns(Candidates(*found), self._graphs.specials)
+        chosen, scores = self._of_candidates(np, [log_probs], target, bounds)
+        return np.take_along_axis(tokens, chosen[..., None], axis=2)[..., 0], scores
+
+    def candidates(self, step: Pass, count: int) -> Candidates:
+        """Runs a pass; the `count` likeliest tokens of each slot beside pad, unk and eos."""
+        return Candidates(*self._pass(step, ["specials", "tokens", "scores"], count))
+
+    def _pass(self, step: Pass, outputs: list[str], count: int = 1) -> list[np.ndarray]:
+        """Runs the decoder and keeps the keys and values of the queries that are to be cached."""
+        token, position, last = step.queries()
+        main, cached, first = step.main, step.cached, step.first
+        columns = self._cache[0].shape[2] if first.any() else 0
+        no_slot = np.full(cached, -1)
+        block, index = visibility.places(step.block_sizes if main else ())
+        key_position = visibility.main_position if main else visibility.slot_position
+        # keys: columns of earlier passes, of which those that are written anew are never seen, then the queries
+        column = np.broadcast_to(np.arange(columns), (len(first), columns))
+        earlier = np.where(column < first[:, None], column, _NEVER)
+        column = np.concatenate([column, first[:, None] + np.arange(cached)], axis=1)
+        number = np.concatenate([earlier, column[:, columns:]], axis=1)
+        sees, bucket = visibility.of_pass(
+            np, position, last, key_position(column), number, np.concatenate([no_slot, block]),
+            np.concatenate([no_slot, index]), cached, self._graphs.table,
+        )  # fmt: skip
+        position = np.minimum(position, self._graphs.positions - 1)  # slots behind the last target predict nothing
+        feed = {
+            "main_tokens": token[:, :main],
+            "main_positions": position[:, :main],
+            "slot_positions": position[:, main:],
+            "sees": sees,
+            "bucket": bucket,
+            "count": np.array([count + len(self._graphs.specials)]),
+        }
+        feed.update(zip(self._cache_names, (buffer[:, :, :columns] for buffer in self._cache)))
+        values = {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}
+        found = self._graphs.decoder.run_with_ort_values(outputs + self._new_names, {**values, **self._source})
+        self._write(first, cached, [x.numpy() for x in found[len(outputs) :]])
+        return [x.numpy() for x in found[: len(outputs)]]
+
+    def _write(self, first: np.ndarray, cached: int, new: list[np.ndarray]) -> None:
+        """Puts the first `cached` of the new keys and values into their rows' columns."""
+        have, needed = self._cache[0].shape[2], int(first.max()) + cached
+        if needed > have:
+            grown = -(-needed // _ROOM) * _ROOM - have
+            self._cache = [np.pad(buffer, [(0, 0), (0, 0), (0, grown), (0, 0)]) for buffer in self._cache]
+        alike = (first == first[0]).all()
+        rows = np.arange(len(first))[:, None]
+        for buffer, x in zip(self._cache, new):
+            if alike:
+                buffer[:, :, first[0] : first[0] + cached] = x[:, :, :cached]
+            else:
+                buffer[rows, :, first[:, None] + np.arange(cached)] = x[:, :, :cached].transpose(0, 2, 1, 3)
+
+    def keep(self, rows: np.ndarray, sources: np.ndarray | None = None) -> None:
+        """As `loop.Session.keep`.
+
+        Args:
+            sources: the same of the sources where they are other rows, as with beams; empty: they stay.
+        """
+        if self._bounds is not None:
+            self._bounds = Bounds(*(x[rows] for x in self._bounds))
+        self._cache = [buffer[rows] for buffer in self._cache]
+        sources = rows if sources is None else sources
+        if len(sources):
+            self._source = {name: OrtValue.ortvalue_from_numpy(x.numpy()[sources]) for name, x in self._source.items()}
+
+
+def columns(found: Candidates, specials: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates as a small vocabulary: pad, unk and eos, then the others.
+
+    Returns:
+        Tokens and log-probabilities, -inf where one of the three stands among the others, (B, N, 3 + k).
+    """
+    others = np.where(np.isin(found.tokens, specials), -np.inf, found.log_probs).astype(np.float32)
+    ids = np.broadcast_to(np.array(specials), found.specials.shape)
+    return np.concatenate([ids, found.tokens], axis=2), np.concatenate([found.specials, others], axis=2)

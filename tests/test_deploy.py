@@ -1,0 +1,298 @@
+"""The exported graphs and the runtime without torch, against the plugin."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from bang import visibility
+from bang.__main__ import main
+from bang.api import Bang, Options
+from bang.deploy import export
+from bang.deploy.graph import DecoderGraph, EncoderGraph
+from bang.deploy.session import Candidates, columns
+from bang.pack import read_checkpoint
+from bang.torch_engine import TorchEngine
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from hypothesis import HealthCheck, given, settings, strategies
+
+TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
+
+
+@pytest.fixture(scope="session")
+def trained():
+    return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """The folder of `bang export`, float32, and what the command said."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "texts").write_text("\n".join(TEXTS[:3]) + "\n", encoding="utf-8")
+    checkpoint, new = GOLDEN / "mixed" / "checkpoint.pt", folder / "new"
+    arguments = ["export", checkpoint, new, "--vocab", VOCAB_SMALL, "--check", folder / "texts"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        main(list(map(str, arguments)))
+    return new, said.getvalue()
+
+
+@pytest.fixture(scope="session")
+def exported(command):
+    return command[0]
+
+
+@pytest.fixture(scope="session")
+def plugin(trained):
+    return TorchEngine(trained, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def runtime(exported):
+    return Bang.load(exported, threads=1)
+
+
+@pytest.fixture(scope="session")
+def sources(trained):
+    """The golden test sources, as ids, in the order of the file."""
+    ids = {piece: index for index, piece in enumerate(trained.dictionary.symbols)}
+    lines = (GOLDEN / "data" / "tokenized_test.src").read_text(encoding="utf-8").splitlines()
+    unk, eos = trained.dictionary.unk(), trained.dictionary.eos()
+    return [np.array([ids.get(piece, unk) for piece in line.split()] + [eos]) for line in lines]
+
+
+LAYOUTS = {
+    "ar": visibility.autoregressive(6),
+    "semi-nar": visibility.semi_autoregressive(6, 4),
+    "nar": visibility.non_autoregressive(6),
+    "streams": visibility.streams(6, 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("name", ["mixed", "nar"])
+def test_the_graphs_give_the_models_numbers(name, layout, golden_model, forward_arrays):
+    arrays, model = forward_arrays[name], golden_model(name)
+    source, lengths = arrays["src_tokens"], arrays["src_lengths"]
+    tokens = arrays["prev_output_tokens"][:, :6]
+    decoder = model.decoder
+    with torch.no_grad():
+        encoder_out = model.encoder(source, src_lengths=lengths)
+        expected = decoder(tokens, encoder_out, layout=layout)[0].log_softmax(2)
+        # all that the graph knows of a mode comes by the rule
+        block, index = visibility.places((layout.block_size,) * layout.groups)
+        main = layout.main_length
+        number = np.arange(main)
+        position = np.concatenate([visibility.main_position(number), visibility.slot_position(layout.target.ravel())])
+        last = np.concatenate([number, layout.anchor[block]])
+        none = np.full(main, -1)
+        sees, bucket = visibility.of_pass(
+            np, position[None], last[None], visibility.main_position(number), number, np.concatenate([none, block]),
+            np.concatenate([none, index]), main, visibility.bucket_table(),
+        )  # fmt: skip
+        rows = len(source)
+        position, sees, bucket = (torch.from_numpy(x).expand(rows, *x.shape[1:]) for x in (position[None], sees, bucket))
+        keys_values = EncoderGraph(model)(source)
+        found, specials, *_ = DecoderGraph(model, [0, 1, 2])(
+            tokens[:, :main], position[:, :main], position[:, main:], sees, bucket, source != 0,
+            [keys_values[0][:, :, :0]] * len(keys_values), keys_values,
+        )  # fmt: skip
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert torch.equal(specials, found[:, :, :3])
+
+
+MODES = {
+    "ar": dict(mode="ar", beam=1),
+    "ar, n-grams": dict(mode="ar", beam=1, no_repeat_ngram_size=2, min_len=5),
+    "beam": dict(mode="ar", beam=4, len_penalty=1.2),
+    "beam, n-grams": dict(mode="ar", beam=5, no_repeat_ngram_size=3, min_len=6, max_len=40),
+    "beam, limits": dict(mode="ar", beam=3, max_len=2, max_len_a=0.2),
+    "semi-nar": dict(mode="semi-nar", block_size=3),
+    "semi-nar, limits": dict(mode="semi-nar", max_len=1, max_len_a=0.3),
+    "nar": dict(mode="nar"),
+    "nar, several pieces": dict(mode="nar", max_len=70, min_len=40),
+    "nar, limits": dict(mode="nar", max_len=1, max_len_a=0.3),
+    "speculative": dict(mode="speculative", draft_length=3),
+}
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_the_runtime_gives_the_plugins_tokens_and_scores(options, plugin, runtime, sources):
+    options = Options(**{"max_len": 30, **options})
+    batch = sources[:20]
+    expected, found = plugin.generate(batch, options), runtime.engine.generate(batch, options)
+    for a, b in zip(expected, found, strict=True):
+        assert b.tokens == a.tokens
+        assert b.score == pytest.approx(a.score, abs=2e-5)
+        assert b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
+        assert b.passes == a.passes
+
+
+def test_a_text_does_not_depend_on_its_batch(runtime, sources):
+    for mode in runtime.modes:
+        options = Options(mode=mode, beam=2, max_len=20)
+        alone = [runtime.engine.generate([source], options)[0].tokens for source in sources[:6]]
+        assert [found.tokens for found in runtime.engine.generate(sources[:6], options)] == alone
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strategies.data())
+def test_any_batch_and_length(runtime, trained, data):
+    rows = data.draw(strategies.integers(1, 64))
+    longest = data.draw(strategies.integers(1, 512 if rows < 9 else 60))
+    mode = data.draw(strategies.sampled_from(runtime.modes))
+    rng = np.random.default_rng(rows)
+    eos = trained.dictionary.eos()
+    lengths = [longest, *rng.integers(1, longest + 1, rows - 1)]
+    batch = [np.append(rng.integers(200, len(runtime.pieces), length - 1), eos) for length in lengths]
+    found = runtime.engine.generate(batch, Options(mode=mode, beam=1, max_len=6))
+    assert len(found) == rows
+    assert all(len(one.tokens) <= 6 and np.isfinite(one.positional_scores).all() for one in found)
+
+
+@pytest.mark.parametrize("mode", ["nar", "semi-nar"])
+def test_the_longest_texts(mode, plugin, runtime, sources):
+    options = Options(mode=mode, max_len=600, min_len=600, block_size=64)
+    expected, found = plugin.generate(sources[:1], options), runtime.engine.generate(sources[:1], options)
+    assert found[0].tokens == expected[0].tokens and len(found[0].tokens) == 511
+
+
+def test_candidates_of_a_slot():
+    found = Candidates(np.full((1, 1, 3), -1.0, np.float32), np.array([[[7, 2, 9]]]), np.array([[[-0.5, -1, -2]]], np.float32))
+    tokens, log_probs = columns(found, (0, 1, 2))
+    assert tokens.tolist() == [[[0, 1, 2, 7, 2, 9]]]
+    assert log_probs.tolist() == [[[-1, -1, -1, -0.5, -np.inf, -2]]]
+
+
+def test_threads_give_the_texts_of_one(runtime):
+    calls = [(mode, text) for mode in runtime.modes for text in TEXTS[:6]]
+    expected = [runtime.generate(text, mode, beam=1, max_len=16) for mode, text in calls]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda call: runtime.generate(call[1], call[0], beam=1, max_len=16), calls))
+    assert found == expected
+
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "fairseq", "onnx", "transformers", "omegaconf"):
+            raise ImportError(f"{name} is not installed here")
+sys.meta_path.insert(0, Blocked())
+from bang import Bang
+model = Bang.load(sys.argv[1])
+for mode in model.modes:
+    print(mode, *model.generate(sys.argv[2:], mode, max_len=16), sep="\\t")
+"""
+
+
+def test_the_runtime_needs_neither_torch_nor_fairseq(exported, runtime):
+    texts = TEXTS[:2]
+    done = subprocess.run([sys.executable, "-c", WITHOUT, exported, *texts], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    expected = [[mode, *runtime.generate(texts, mode, max_len=16)] for mode in runtime.modes]
+    assert [line.split("\t") for line in done.stdout.splitlines()] == expected
+
+
+@pytest.mark.slow
+def test_an_environment_without_torch(exported, runtime, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    packages = ["onnxruntime", "tokenizers", "numpy", "tqdm", "-c", ROOT / "requirements.txt"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
+    done = subprocess.run(
+        [python, "-m", "bang", "generate", exported, "--mode", "nar", "--max-len", "16"], input="\n".join(TEXTS),
+        capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == runtime.generate(TEXTS, "nar", max_len=16)
+
+
+@pytest.fixture(scope="session")
+def quantized(exported, trained, tmp_path_factory):
+    """The same graphs in int8, of the full 8 bits and of 7."""
+    folders = []
+    for reduce_range in (False, True):
+        folder = tmp_path_factory.mktemp("export") / "int8"
+        shutil.copytree(exported, folder)
+        for name in (export.ENCODER, export.DECODER):
+            export.quantize(folder / name, reduce_range)
+        folders.append(folder)
+    return folders
+
+
+def test_int8_is_a_quarter_and_near(exported, quantized, runtime, sources):
+    full, reduced = quantized
+    weights = [sum(path.stat().st_size for path in folder.glob("*.weights")) for folder in (exported, full)]
+    assert weights[1] < 0.3 * weights[0]
+    for folder, most in ((full, 127), (reduced, 64)):
+        arrays = [
+            onnx.numpy_helper.to_array(tensor, str(folder))
+            for name in (export.ENCODER, export.DECODER)
+            for tensor in onnx.load(folder / name, load_external_data=False).graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
+        ]
+        assert len(arrays) > 10 and max(abs(x.astype(int)).max() for x in arrays) == most
+        int8 = Bang.load(folder, threads=1)
+        options = Options(mode="ar", beam=1, max_len=8, min_len=8)
+        scores = [
+            np.array([found.score for found in model.engine.generate(sources[:20], options)]) for model in (runtime, int8)
+        ]
+        assert abs(scores[0] - scores[1]).mean() < 0.2
+
+
+@pytest.mark.slow
+def test_float16(trained, runtime, tmp_path):
+    export.export(trained, tmp_path / "half", "float16")
+    half = Bang.load(tmp_path / "half", dtype="float16")
+    for mode in runtime.modes:
+        expected = runtime.generate(TEXTS, mode, beam=1, max_len=12)
+        found = half.generate(TEXTS, mode, beam=1, max_len=12)
+        assert sum(a == b for a, b in zip(expected, found)) >= 10
+
+
+def test_the_command(command, trained, runtime):
+    folder, said = command
+    assert said.splitlines()[-4:] == [f"{mode}: 3 of 3 texts as the model's" for mode in runtime.modes]
+    assert runtime.modes == trained.build().decodes and runtime.engine.shares == trained.shares
+    assert oct(folder.joinpath("decoder.weights").stat().st_mode) == oct(folder.joinpath("config.json").stat().st_mode)
+
+
+def refused(folder):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        Bang.load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bad_folders_get_one_line(exported, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(exported, folder)
+    (folder / "decoder.weights").unlink()
+    assert "lacks decoder.weights" in refused(folder)
+    (folder / "decoder.weights").write_bytes(b"")
+    assert "decoder.onnx: cannot be loaded" in refused(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "version": 99}))
+    assert "version 99" in refused(folder)
+
+
+def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):
+    with pytest.raises(ValueError, match="this model has ar, "):
+        runtime.generate("text", "backwards")
+    with pytest.raises(ValueError, match="exported as float32"):
+        Bang.load(exported, dtype="bfloat16")
+    with pytest.raises(ValueError, match="device 'tpu'"):
+        Bang.load(exported, device="tpu")
+    with pytest.raises(ValueError, match="is there already"):
+        export.export(trained, exported)
+    with pytest.raises(ValueError, match="precision 'int4'"):
+        export.export(trained, tmp_path / "new", "int4")
+    assert not list(tmp_path.iterdir())
