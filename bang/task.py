@@ -23,6 +23,7 @@ from .generation import loop
 from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation.choice import Chooser
 from .generation.generator import LoopGenerator
+from .generation.rescore import RescoringGenerator
 from .generation.statistics import Statistics
 from .trained_modes import MODES
 
@@ -52,6 +53,13 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         metadata={
             "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
             "at least: 0 keeps whole blocks, 1 is greedy AR. Blocks then hang on any token: train with --ngram"
+        },
+    )
+    rescore: int = field(
+        default=0,
+        metadata={
+            "help": "NAR and semi-NAR decode this many texts of neighbouring lengths, and the checkpoint's AR scores them in "
+            "one pass and picks the best (0: the one text)"
         },
     )
     length_bucket: int = field(
@@ -176,6 +184,11 @@ class BangTranslationTask(BangTask, TranslationTask):
         )
         # fairseq tells a generator nothing of a run's end
         weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
+        if self.cfg.rescore and self._unverified():
+            if any("ar" not in model.decodes for model in models):
+                raise ValueError("--rescore: this checkpoint's model does not run AR, which would choose the text")
+            scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
+            return RescoringGenerator(generator, scorer, self.cfg.rescore)
         return generator
 
     def _way(self, args) -> loop.Way:
@@ -250,8 +263,9 @@ class BangTranslationTask(BangTask, TranslationTask):
             ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
             ("commit_threshold", 0.0, "semi-nar"),
             ("draft_length", visibility.BLOCK_SIZE, "speculative"),
+            ("rescore", 0, "nar semi-nar"),
         ):
-            if self.cfg.decoding != decoding and getattr(self.cfg, name) != default:
+            if self.cfg.decoding not in decoding.split() and getattr(self.cfg, name) != default:
                 idle.append("--" + name.replace("_", "-"))
         for option in idle:
             logger.warning("%s has no effect with --decoding %s", option, self.cfg.decoding)

@@ -60,35 +60,49 @@ class LoopGenerator:
             model.eval()
 
     @torch.no_grad()
-    def generate(self, models, sample: dict, prefix_tokens: Optional[Tensor] = None, **unused) -> List[List[dict]]:
-        """One hypothesis for each sentence of the batch, as fairseq's generators return them."""
+    def generate(
+        self,
+        models,
+        sample: dict,
+        prefix_tokens: Optional[Tensor] = None,
+        length: Optional[np.ndarray] = None,
+        **unused,
+    ) -> List[List[dict]]:
+        """One hypothesis for each sentence of the batch, as fairseq's generators return them.
+
+        Args:
+            length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
+        """
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
         limit = length_limits(src_lengths.cpu().numpy(), self.max_len_a, self.max_len_b, self.max_len)
         least = np.minimum(self.min_len, limit)
+        if length is not None:
+            least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
         key = sample["id"].cpu().numpy() if "id" in sample else np.arange(len(limit))
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key))
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.way.anchored else None
         texts = Decoding(
             session, self.way, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
         ).run()
-        if self.statistics is not None:
+        if self.statistics is not None and length is None:  # a sentence counts once
             self.statistics.add(texts)
         return [[self._hypothesis(text)] for text in texts]
 
     def _hypothesis(self, text: Text) -> dict:
         scores = torch.from_numpy(text.scores)
-        score = scores.sum()
-        if self.normalize_scores:
-            score = score / len(scores) ** self.len_penalty
         return {
             "tokens": torch.from_numpy(text.tokens),
-            "score": score,
+            "score": self.normalized(scores),
             "attention": None,
             "alignment": torch.empty(0),
             "positional_scores": scores,
             "passes": torch.from_numpy(text.passes),
         }
+
+    def normalized(self, scores: Tensor) -> Tensor:
+        """The score of a text from those of its tokens, eos included."""
+        return scores.sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)
 
 
 def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, max_len: int) -> np.ndarray:

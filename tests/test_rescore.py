@@ -1,0 +1,79 @@
+"""--rescore: candidates of several lengths, and the AR stream's choice."""
+
+import logging
+
+import pytest
+import torch
+
+from bang import visibility
+from test_generation import options
+
+
+def best(generator, batches):
+    """{sentence: its hypothesis}"""
+    found = {}
+    for batch in batches:
+        hypotheses = generator.generate(models(generator), batch)
+        found |= {sentence: texts[0] for sentence, texts in zip(batch["id"].tolist(), hypotheses)}
+    return found
+
+
+def models(generator):
+    return getattr(generator, "generator", generator).models
+
+
+def ar_score(model, batch, row, tokens, lenpen):
+    """AR's log-probability of a text, teacher-forced, over length ** lenpen: straight from the model."""
+    previous = torch.cat([tokens[-1:], tokens[:-1]])[None]
+    source = batch["net_input"]["src_tokens"][row]
+    source = source[source != model.decoder.padding_idx][None]
+    with torch.no_grad():
+        logits = model(source, torch.tensor([source.size(1)]), previous, layout=visibility.autoregressive(len(tokens)))[0]
+    chosen = torch.log_softmax(logits.float().view(len(tokens), -1), -1).gather(1, tokens[:, None])
+    return float(chosen.sum() / len(tokens) ** lenpen)
+
+
+@pytest.mark.parametrize("mode", [{"decoding": "nar"}, {"decoding": "semi-nar", "block_size": 3}])
+def test_the_choice_is_the_best_for_ar(mode, golden_model, make_task, pairs):
+    model = golden_model("mixed")
+    batches = pairs("test")
+    cfg = options(lenpen=0.8)
+    own = best(make_task(**mode).build_generator([model], cfg), batches)
+    chosen = best(make_task(**mode, rescore=4).build_generator([model], cfg), batches)
+    assert chosen.keys() == own.keys()
+    changed = 0
+    for batch in batches:
+        for row, sentence in enumerate(batch["id"].tolist()):
+            text, first = chosen[sentence]["tokens"], own[sentence]["tokens"]
+            score = ar_score(model, batch, row, text, 0.8)
+            assert float(chosen[sentence]["score"]) == pytest.approx(score, abs=2e-5)
+            assert chosen[sentence]["positional_scores"].shape == chosen[sentence]["passes"].shape == text.shape
+            assert len(first) - 1 <= len(text) <= len(first) + 2  # lengths L, L + 1, L - 1, L + 2
+            if not torch.equal(text, first):
+                changed += 1
+                assert score > ar_score(model, batch, row, first, 0.8)
+    assert changed >= 3  # on sentences that the model has not seen the choice matters
+
+
+def test_a_choice_does_not_depend_on_the_batch(golden_model, make_task, pairs):
+    generator = make_task(decoding="nar", rescore=3).build_generator([golden_model("mixed")], options())
+    together, alone = best(generator, pairs("test")), best(generator, pairs("test", batch_size=1))
+    for sentence, text in together.items():
+        assert torch.equal(text["tokens"], alone[sentence]["tokens"])
+        assert float(text["score"]) == pytest.approx(float(alone[sentence]["score"]), abs=2e-5)
+
+
+def test_limits_hold(golden_model, make_task, pairs):
+    cfg = options(max_len_b=4, min_len=3)
+    generator = make_task(decoding="nar", rescore=5).build_generator([golden_model("mixed")], cfg)
+    assert {len(text["tokens"]) - 1 for text in best(generator, pairs("test")).values()} <= {3, 4}
+
+
+def test_refusals_and_warnings(golden_model, make_task, make_model, caplog):
+    with pytest.raises(ValueError, match="--rescore 1: there is a choice from 2 candidates on"):
+        make_task(decoding="nar", rescore=1).build_generator([golden_model("mixed")], options())
+    with pytest.raises(ValueError, match="--rescore: this checkpoint's model does not run AR"):
+        make_task(decoding="nar", rescore=2).build_generator([make_model("bang_nar")], options())
+    with caplog.at_level(logging.WARNING):
+        make_task(decoding="ar", rescore=2).build_generator([golden_model("mixed")], options())
+    assert "--rescore has no effect with --decoding ar" in caplog.text
