@@ -62,7 +62,7 @@ fi
 fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 512 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler inverse_sqrt \
-    --warmup-init-lr 1e-07 --max-tokens 1024 --length-bucket 4 --num-workers 1 \
+    --warmup-init-lr 1e-07 --max-tokens 512 --length-bucket 4 --num-workers 1 \
     --max-update "${QUICKSTART_UPDATES:-1200}" --stop-time-hours "$(python -c "print(${QUICKSTART_MINUTES:-7} / 60)")" --save-dir "$run/checkpoints" --no-epoch-checkpoints --log-format simple --log-interval 25 \
     --seed 1 $precision 2>&1 | tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
