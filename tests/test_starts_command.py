@@ -6,7 +6,7 @@ import pytest
 import torch
 from bang import starts
 from bang.__main__ import main
-from bang.pack import read_checkpoint
+from bang.pack import read_checkpoint, write_folder
 from conftest import GOLDEN, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -48,6 +48,15 @@ def test_a_saved_start_is_a_checkpoint_that_fairseq_loads(bert_folder, tmp_path,
     assert words[words.index("--decoder-layers") + 1] == "2" and "--share-all-embeddings" in words
     again = starts.read(str(tmp_path / "start.pt")).weights
     assert all(torch.equal(value, again[name]) for name, value in own.items())
+
+
+def test_a_packed_model_is_a_start(bert_folder, tmp_path, make_task):
+    call(bert_folder, "--save", tmp_path / "start.pt", "--vocab", VOCAB_SMALL)
+    write_folder(read_checkpoint(tmp_path / "start.pt", VOCAB_SMALL), tmp_path / "packed")
+    whole, packed = starts.read(str(tmp_path / "start.pt")), starts.read(str(tmp_path / "packed"))
+    assert packed.pieces == make_task().source_dictionary.symbols and packed.sizes.items() >= whole.sizes.items()
+    assert packed.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(value, whole.weights[name]) for name, value in packed.weights.items())
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
     fairseq-train processed --user-dir bang --task translation_bang $(bang starts minilm/) …
     bang starts minilm/ --save start.pt --decoder-layers 3
 
-START is a checkpoint of BANG or ProphetNet, or BERT's or ProphetNet's weights in the Hugging Face layout: the folder
-with config.json and model.safetensors (or a weights-only pytorch_model.bin), or a .safetensors file.
+START is a checkpoint of BANG or ProphetNet, a folder of `bang pack`, or BERT's or ProphetNet's weights in the Hugging
+Face layout: the folder with config.json and model.safetensors (or a weights-only pytorch_model.bin), or a .safetensors file.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import checkpoints
+from ..model_folder import MODEL, read_pieces
 from ..safety.settings import check_start
 from . import bert, prophetnet
 
@@ -34,8 +35,9 @@ def read(path: str, cross_attention: str | None = None) -> Start:
     """Reads a start, weights only.
 
     Args:
-        path: a fairseq checkpoint, a bare state dict, a `.safetensors` file, or a folder with `config.json` and
-            `model.safetensors` or a `pytorch_model.bin`. A `config.json` beside a `.safetensors` file counts too.
+        path: a fairseq checkpoint, a bare state dict, a `.safetensors` file, a folder of `bang pack`, or one with
+            `config.json` and `model.safetensors` or a `pytorch_model.bin`. A `config.json` beside a file of weights
+            counts too.
         cross_attention: how a start from BERT attends to the source, see `bert.translate`; None: the default.
     Raises:
         ValueError: missing, truncated, of another kind, or more than data. One line.
@@ -52,6 +54,9 @@ def read(path: str, cross_attention: str | None = None) -> Start:
         raise ValueError(f"{OPTION} {path}: no weights by name in it")
     if SLOT in saved:
         family, weights = "bang", dict(saved)
+        if config.get("format") == MODEL:  # of bang pack, which leaves shared tables out
+            settings = config["sizes"]
+            weights.setdefault("encoder.embed_tokens.weight", weights["decoder.embed_tokens.weight"])
         settings = {name: settings[name] for name in _CHECKED if settings.get(name) is not None}
     else:
         family = _family(path, saved, config)
@@ -60,7 +65,7 @@ def read(path: str, cross_attention: str | None = None) -> Start:
         settings = FAMILIES[family].settings(config, path) if config else {}
     if cross_attention is not None and family != "bert":
         raise ValueError(f"{path}: --cross-attention is for a start from BERT; this one has an attention on the source")
-    return Start(path, family, weights, {**_sizes(weights), **settings}, _layers(weights), _read_pieces(folder))
+    return Start(path, family, weights, {**_sizes(weights), **settings}, _layers(weights), _read_pieces(folder, config))
 
 
 _CHECKED = (
@@ -76,14 +81,14 @@ def _locate(path: str) -> tuple[str | None, str]:
         if not os.path.isfile(path):
             raise ValueError(f"{OPTION} {path}: no such file or folder")
         return (os.path.dirname(path) or "." if beside else None), path
-    for name in ("config.json", WEIGHT_FILES):
-        names = (name,) if isinstance(name, str) else name
-        if not any(os.path.isfile(os.path.join(path, name)) for name in names):
+    for names in (("config.json",), WEIGHT_FILES):
+        found = [file for name in names if os.path.isfile(file := os.path.join(path, name))]
+        if not found:
             raise ValueError(
-                f"{OPTION} {path}: no {' or '.join(names)} in this folder; "
-                "give a checkpoint file, or a folder of the Hugging Face layout"
+                f"{OPTION} {path}: no {' or '.join(names)} in this folder; give a checkpoint file, a folder of the "
+                "Hugging Face layout, or one of bang pack"
             )
-    return path, next(file for name in WEIGHT_FILES if os.path.isfile(file := os.path.join(path, name)))
+    return path, found[0]
 
 
 def _read_safetensors(file: str) -> dict[str, Tensor]:
@@ -147,7 +152,9 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
     return sizes
 
 
-def _read_pieces(folder: str | None) -> list[str] | None:
+def _read_pieces(folder: str | None, config: dict) -> list[str] | None:
+    if config.get("format") == MODEL:
+        return read_pieces(folder)
     for name in VOCABULARY_FILES if folder else ():
         file = os.path.join(folder, name)
         if os.path.isfile(file):
