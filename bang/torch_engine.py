@@ -10,8 +10,14 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .api import Hypothesis, Options
+from .data import PairDataset
 from .pack import DTYPES, TrainedModel, read_checkpoint, read_folder
 from .text.files import StrPath
+
+
+_OF_MODE = {"semi-nar": ("block_size", "commit_threshold"), "speculative": ("draft_length",)}
+_SEARCH = {"ar": ("beam", "no_repeat_ngram_size"), "speculative": ("no_repeat_ngram_size",)}
+"""Options of a mode alone: of the task, and of the generator."""
 
 
 class TorchEngine:
@@ -33,7 +39,7 @@ class TorchEngine:
                 raise ValueError(f"threads={threads}: give 1 or more")
             torch.set_num_threads(threads)
         self._device = _device(device)
-        self._model = model
+        self._model, self._dictionary = model, model.dictionary
         self._network = model.build().to(self._device, DTYPES[dtype])
         self.modes = tuple(self._network.decodes)
         self.shares = model.shares or None
@@ -45,27 +51,28 @@ class TorchEngine:
         """The task, in the mode, and its generator."""
         task = self._model.task(
             decoding=options.mode,
-            **({"block_size": options.block_size} if options.mode == "semi-nar" else {}),
-            **({"draft_length": options.draft_length} if options.mode == "speculative" else {}),
+            **{name: getattr(options, name) for name in _OF_MODE.get(options.mode, ())},
         )
-        search = {"beam": options.beam, "no_repeat_ngram_size": options.no_repeat_ngram_size} if options.mode == "ar" else {}
+        search = {name: getattr(options, name) for name in _SEARCH.get(options.mode, ())}
         generation = GenerationConfig(
             max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
             **{"beam": 1, **search},
         )  # fmt: skip
-        return task, task.build_generator([self._network], generation)
+        generator = task.build_generator([self._network], generation)
+        generator.statistics = None  # a command's report at its end
+        return task, generator
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
         tokens = [torch.from_numpy(ids) for ids in sources]
         with self._lock, torch.inference_mode():
             task, generator = self._generator(options)
-            dataset = task.build_dataset_for_inference(tokens, [len(ids) for ids in tokens])
+            dataset = PairDataset(tokens, [len(ids) for ids in tokens], self._dictionary, tgt_dict=self._dictionary)
             batch = dataset.collater([dataset[index] for index in range(len(tokens))])  # longest first
             order = batch["id"].tolist()
             batch = utils.move_to_cuda(batch, self._device) if self._device.type == "cuda" else batch
             found = task.inference_step(generator, [self._network], batch)
             best = {index: hypotheses[0] for index, hypotheses in zip(order, found)}
-            eos = self._model.dictionary.eos()
+            eos = self._dictionary.eos()
             return [_hypothesis(best[index], eos) for index in range(len(tokens))]
 
 
@@ -75,7 +82,7 @@ def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
     passes = list(range(len(tokens))) if passes is None else passes.tolist()  # AR: one pass a token
     if tokens and tokens[-1] == eos:
         tokens = tokens[:-1]
-    return Hypothesis(tokens, float(found["score"]), scores, passes[: len(tokens)])
+    return Hypothesis(tokens, float(found["score"]), scores, passes)
 
 
 def _device(name: str | None) -> torch.device:

@@ -15,7 +15,7 @@ from bang.api import Generation, Hypothesis, Options
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
-MODES = ("ar", "semi-nar", "nar")
+MODES = ("ar", "semi-nar", "nar", "speculative")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_engine_gives_what_the_reference_gave(log, options, model, dictionary):
         else:
             text = text.split(" [SEP]")[0] if not text.startswith("[SEP]") else tokens
             assert tokens.startswith(text)
-        assert len(ours.positional_scores) == len(ours.tokens) + 1 and len(ours.passes) == len(ours.tokens)
+        assert len(ours.positional_scores) == len(ours.passes) == len(ours.tokens) + 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -68,7 +68,7 @@ def test_text_for_people():
         modes, shares, max_source_positions = ("ar", "nar"), None, 9
 
         def generate(self, sources, options):
-            return [Hypothesis([104, 104, 105, 106], -1.0, [-1.0] * 5, [0, 1, 2, 3])] * len(sources)
+            return [Hypothesis([104, 104, 105, 106], -1.0, [-1.0] * 5, [0, 1, 2, 3, 4])] * len(sources)
 
     pieces = [f"[unused{index}]" for index in range(100)] + ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "c", "+", ".", "[PAD]", "a"]
     model = Bang(Engine(), pieces)
@@ -121,6 +121,16 @@ def test_several_threads_get_the_texts_of_one(model, texts):
             assert list(pool.map(call, calls)) == expected
 
 
+def test_passes_tell_who_wrote_what(model, texts):
+    for mode, written in (("ar", lambda count: range(count)), ("nar", lambda count: [0] * count),
+                          ("semi-nar", lambda count: [index // 3 for index in range(count)])):  # fmt: skip
+        for generation in model.generate(texts, mode, beam=1, block_size=3, max_len=25, details=True):
+            assert generation.passes == list(written(len(generation.pieces) + 1))
+    drafted, greedy = (model.generate(texts, mode, beam=1, details=True) for mode in ("speculative", "ar"))
+    assert [generation.pieces for generation in drafted] == [generation.pieces for generation in greedy]
+    assert all(ours.passes == sorted(ours.passes) and ours.passes[-1] <= ar.passes[-1] for ours, ar in zip(drafted, greedy))
+
+
 def test_limits(model, texts):
     short = model.generate(texts, "nar", max_len=3, details=True)
     assert max(len(generation.pieces) for generation in short) == 3
@@ -145,7 +155,7 @@ def test_too_long_a_text(model, caplog):
     (["a", None], {}, "text 2 is no text but of type NoneType"),
     (b"bytes", {}, "a bytes is no text"),
     (7, {}, "a int is no text"),
-    (["a"], dict(mode="nat"), "mode 'nat': this model has ar, semi-nar, nar"),
+    (["a"], dict(mode="nat"), "mode 'nat': this model has ar, semi-nar, nar, speculative"),
     (["a"], dict(beams=4), "beams: no such option; there are mode, beam, "),
     (["a"], dict(beam=0), "beam=0: give a number, 1 or more"),
     (["a"], dict(block_size="4"), "block_size='4': give a number"),

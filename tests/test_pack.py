@@ -91,7 +91,7 @@ def test_generate_command(folder, texts, generate):
     lines = generate("\n".join(texts[:2]).encode(), "--mode", "ar", "--beam", "1", "--json")
     details = [json.loads(line) for line in lines.splitlines()]
     assert [line["text"] for line in details] == Bang.load(folder).generate(texts[:2], "ar", beam=1)
-    assert [len(line["pieces"]) for line in details] == [len(line["passes"]) for line in details]
+    assert [len(line["pieces"]) + 1 for line in details] == [len(line["passes"]) for line in details]
     assert generate(b"") == ""
     with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 2: not UTF-8"):
         generate(b"fine\n\xff\n")
@@ -152,7 +152,7 @@ def test_average_of_the_last_checkpoints(save_dir, tmp_path):
     ([str(CHECKPOINT), "{new}"], "give the vocabulary that its data was binarized with"),
     ([str(CHECKPOINT), "{tmp}", *(vocab := ["--vocab", str(VOCAB_SMALL)])], "is there already; choose another name"),
     ([str(CHECKPOINT), "{tmp}/no/such", *vocab], "the folder that it goes into does not exist"),
-    ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar"),
+    ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar, speculative"),
     ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a number, 1 or more"),
     (["{tmp}", "{new}", "--last", "0"], "--last 0: give 1 or more"),
     (["{tmp}", "{new}", "--last", "1"], "checkpoints of 0 different updates, 1 are"),

@@ -15,10 +15,10 @@ from conftest import ROOT, TINY
 LITTLE = [*TINY[:-1], "--max-update", "4", "--warmup-updates", "2"]  # appended: argparse takes the last
 
 
-def blocks(section):
+def blocks(section, language="bash"):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = re.search(rf"^## {section}\n(.*?)(?=^## )", text, flags=re.M | re.S)[1]
-    return re.findall(r"^```bash\n(.*?)^```", section, flags=re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.M | re.S)
 
 
 def in_folder(folder, script):
@@ -69,6 +69,18 @@ def test_recipes(checkout):
     published = re.search(r"`(grep \^H nar.log .*?) > hypo`", (ROOT / "README.md").read_text())[1]
     in_folder(tmp_path, f"{published} > published")
     assert (tmp_path / "published").read_text() == (tmp_path / "hypo").read_text()
+
+
+def test_use_a_model(checkout):
+    """After the recipes, whose checkpoint it packs."""
+    pack, interactive = blocks("Use a model")
+    in_folder(checkout, pack)
+    assert len((checkout / "texts").read_text().splitlines()) == 16
+    (python,) = blocks("Use a model", "python")
+    (checkout / "use.py").write_text(python, encoding="utf-8")
+    in_folder(checkout, "python use.py")
+    in_folder(checkout, interactive)
+    assert len(re.findall(r"^D-\d+\t", (checkout / "raw.log").read_text(), flags=re.M)) == 16
 
 
 def test_pretraining(checkout):

@@ -7,12 +7,13 @@ GENERATION = {
     "mode": (str, "how to generate: ar, semi-nar, nar, or another that the model has (default: the model's)"),
     "beam": (int, "hypotheses of AR's beam search; 1: greedy"),
     "block_size": (int, "tokens that semi-NAR predicts at once"),
+    "commit_threshold": (float, "semi-NAR keeps a block's tokens as long as each has this probability; 0: all"),
     "draft_length": (int, "tokens that speculative decoding drafts at once"),
     "max_len": (int, "limit on the word pieces of a text"),
     "max_len_a": (float, "what each word piece of the source adds to that limit"),
     "min_len": (int, "least word pieces of a text"),
     "len_penalty": (float, "scores are log-probabilities over the length to this power"),
-    "no_repeat_ngram_size": (int, "in AR, no sequence of so many word pieces comes twice in a text"),
+    "no_repeat_ngram_size": (int, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text"),
 }
 """Types and help of `api.Options`."""
 

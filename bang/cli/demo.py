@@ -1,0 +1,31 @@
+"""Opens a page on this machine: type text, choose modes, and see the texts, which pass wrote each word, and the time.
+
+    bang demo model
+
+needs gradio: pip install 'bang[demo]'.
+"""
+
+import argparse
+import importlib.util
+import os
+
+from ._options import add_model_arguments, load
+
+HELP = "a local web page that shows the modes side by side"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine alone)")
+    parser.add_argument("--port", type=int, default=7860, help="port to serve at (default: %(default)s)")
+    parser.add_argument("--text", default="", help="text to begin with")
+
+
+def run(args: argparse.Namespace) -> None:
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the page needs gradio, which is not installed: pip install 'bang[demo]'")
+    model = load(args)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
+    from ..demo import serve
+
+    serve(model, args.host, args.port, args.text)

@@ -1,0 +1,102 @@
+"""The page of `bang demo`, by its functions and in a real browser."""
+
+import re
+import shutil
+
+import pytest
+
+from bang import Bang
+from bang.__main__ import main
+from bang.api import Generation
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
+CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
+gradio = pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
+
+
+@pytest.fixture(scope="module")
+def text():
+    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[1]
+
+
+def test_words_are_coloured_by_pass_and_escaped():
+    from bang import demo
+
+    generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[0, 0, 1, 1, 2, 2])
+    page = demo.render([("semi-nar", generation, 12.4), ("<i>", Generation("", []), 0.1)])
+    colours = re.findall(r'<span style="background: hsl\((\d+), 75%, 85%\)">(.*?)<sub>(\d)</sub></span>', page)
+    assert [(word, number) for _, word, number in colours] == [("&lt;b&gt;", "1"), ("cat", "1"), ("s", "2"), ("&amp;", "2"), ("co", "3")]
+    assert len({colour for colour, _, _ in colours}) == 3
+    assert re.search(r"cat<sub>1</sub></span><span [^>]*>s<", page)  # pieces of a word stand together
+    assert '<td class="number">3</td><td class="number">12</td>' in page and "<th>semi-NAR</th>" in page
+    assert "<b>" not in page and "<i>" not in page
+
+
+def test_compare(model, text):
+    from bang import demo
+
+    found = demo.compare(model, text, ["ar", "nar"], beam=1)
+    assert [mode for mode, _, _ in found] == ["ar", "nar"] and all(milliseconds > 0 for _, _, milliseconds in found)
+    assert [generation for _, generation, _ in found] == [model.generate(text, mode, beam=1, details=True) for mode in ("ar", "nar")]
+    with pytest.raises(gradio.Error, match="mode 'x': this model has"):
+        demo.compare(model, text, ["x"])
+
+
+def test_without_gradio(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^bang demo: error: the page needs gradio, .* pip install 'bang\[demo\]'"):
+        main(["demo", "model"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.mark.slow
+def test_in_a_browser(model, text, browser):
+    """Type, choose, press: the texts are the model's, with as many passes as each mode takes."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from bang import demo
+
+    address = demo.serve(model, "127.0.0.1", port=None, wait=False)
+    browser.get(address)
+    wait = WebDriverWait(browser, 60)
+    box = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#source textarea"))
+    box.send_keys(text)
+    boxes = browser.find_elements(By.CSS_SELECTOR, "#modes input[type=checkbox]")
+    assert [mode for mode, item in zip(model.modes, boxes, strict=True) if item.is_selected()] == ["ar", "nar"]  # trained
+    for item in boxes:
+        if not item.is_selected():
+            item.click()
+    browser.find_element(By.CSS_SELECTOR, "#generate").click()
+    rows = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#output tr[data-mode]"))
+    assert {row.get_attribute("data-mode") for row in rows} == set(model.modes)
+    for row in rows:
+        mode = row.get_attribute("data-mode")
+        expected = model.generate(text, mode, beam=1, details=True)
+        assert row.find_element(By.CSS_SELECTOR, ".text").text == expected.text
+        passes, milliseconds = (cell.text for cell in row.find_elements(By.CSS_SELECTOR, ".number"))
+        assert passes == str(expected.passes[-1] + 1) and int(milliseconds) >= 0
+        shown = row.find_elements(By.CSS_SELECTOR, ".words span")
+        assert [span.find_element(By.TAG_NAME, "sub").text for span in shown] == [str(n + 1) for n in expected.passes[:-1]]
+        colours = {span.value_of_css_property("background-color") for span in shown}
+        assert len(colours) == len(set(expected.passes[:-1]))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and address not in entry["message"]] == []
