@@ -144,12 +144,15 @@ class Way(NamedTuple):
         drafts: tokens that a block gives beyond its first, D.
         verify: drafts not kept are fed to the next pass, which keeps those that it would have given.
         threshold: drafts are kept unverified as long as each has at least this probability.
+        worth: drafts are fed as long as they have, all together, at least this probability: a block that
+            is hardly ever reached costs more than it gives.
         anchored: blocks hang on the last token; False: NAR, whose slots see no token.
     """
 
     drafts: int
     verify: bool = False
     threshold: float = 0.0
+    worth: float = 0.0
     anchored: bool = True
 
 
@@ -173,15 +176,15 @@ def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
     return Way(block_size - 1, threshold=threshold)
 
 
-def speculative(draft_length: int) -> Way:
-    """AR's own words: every draft is verified.
+def speculative(draft_length: int, worth: float = 0.1) -> Way:
+    """AR's own words: every draft that is worth it (`Way.worth`) is verified.
 
     Raises:
         ValueError: `draft_length` is below 1.
     """
     if draft_length < 1:
         raise ValueError(f"--draft-length {draft_length}: at least 1 token is drafted")
-    return Way(draft_length, verify=True, threshold=NEVER)
+    return Way(draft_length, verify=True, threshold=NEVER, worth=worth)
 
 
 def non_autoregressive() -> Way:
@@ -336,7 +339,9 @@ class Decoding:
         kept = np.where(ended, ends.argmax(1) + 1, kept)
         self.drafted = np.zeros_like(kept)
         if self.way.verify:
-            useful = (read < kept[:, None]) | ((tokens != self.pad) & (tokens != self.eos))
+            drafts = read >= kept[:, None]
+            chance = np.where(drafts, scores, 0.0).cumsum(1)
+            useful = ~drafts | ((tokens != self.pad) & (tokens != self.eos) & (chance >= np.log(self.way.worth or 1e-300)))
             self.drafted = np.where(ended, 0, useful.cumprod(1).sum(1) - kept)
         columns = self.length[:, None] + read
         np.put_along_axis(self.text, columns, np.where(read < (kept + self.drafted)[:, None], tokens, self.pad), axis=1)

@@ -15,6 +15,10 @@ from .choice import Bounds, Chooser
 from .loop import Pass, accepted
 
 
+AT_ONCE = 24
+"""So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""
+
+
 class TorchSession:
     """Encodes a batch and runs the passes of the decoding loop over it.
 
@@ -63,6 +67,8 @@ class TorchSession:
         """Reads the first slot of each block, then the drafts of the block behind the last accepted token."""
         xp = self.xp
         starts = np.cumsum([0, *step.block_sizes[:-1]])
+        if xp is np and features[0].shape[0] * features[0].shape[1] <= AT_ONCE:
+            features = self._logits(features)
         given, scores = self._choose([x[:, starts] for x in features], first_target, step.forced, step.banned, step.ends)
         if not step.drafts:
             return given, scores
@@ -78,14 +84,21 @@ class TorchSession:
         return xp.concatenate([given, drafts], 1), xp.concatenate([scores, draft_scores], 1)
 
     def _choose(self, features: List[Tensor], target, forced, banned, ends: bool):
-        """Tokens and log-probabilities of slots with features (B, n, D) of each model."""
-        logits = [decoder.output_layer(x).float() for decoder, x in zip(self.decoders, features)]
-        if self.xp is np:
-            logits = [x.numpy() for x in logits]
+        """Tokens and log-probabilities of slots.
+
+        Args:
+            features: of each model, (B, n, D); or logits already, (B, n, V), numpy.
+        """
+        logits = features if isinstance(features[0], np.ndarray) else self._logits(features)
         bounds = self.bounds if ends or self.chooser.sampling else None
         forced = None if forced is None else self._send(forced)
         banned = None if banned is None else tuple(map(self._send, banned))
         return self.chooser(self.xp, logits, target, bounds, forced, banned)
+
+    def _logits(self, features: List[Tensor]) -> List:
+        """(B, n, D) of each model to (B, n, V), where the tokens are chosen."""
+        logits = [decoder.output_layer(x).float() for decoder, x in zip(self.decoders, features)]
+        return [x.numpy() for x in logits] if self.xp is np else logits
 
     def _sight(self, step: Pass, buckets) -> Sight:
         first, anchor = step.first, step.anchor
