@@ -70,8 +70,8 @@ class OnnxEngine:
 
 
 def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:
-    """Without the eos at the end, but with its score."""
-    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes))[:-1])
+    """Without the eos at the end, but with its score and pass."""
+    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)))
 
 
 def _way(options: Options) -> loop.Way:
