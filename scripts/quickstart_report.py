@@ -16,6 +16,7 @@ MODES = {
     "ar": ("AR, beam 4", {"beam": 4, "len_penalty": 1.2}),
     "semi-nar": ("semi-NAR, blocks of 4", {"block_size": 4}),
     "nar": ("NAR, one pass", {}),
+    "speculative": ("AR greedy, drafted", {"draft_length": 4}),
 }
 LIMIT = {"max_len": 40}  # word pieces
 WARM_UP = 3  # sentences before the clock runs
@@ -34,7 +35,8 @@ def main() -> None:
     try:
         model = Bang.load(args.model)
         sources, references = read_texts(args.source), read_texts(args.reference)
-        modes = [mode for mode in MODES if mode in (model.engine.shares or model.modes)]
+        trained = model.engine.shares or dict.fromkeys(model.modes)
+        modes = [mode for mode in MODES if mode in trained or (mode in model.modes and {"ar", "semi-nar"} <= trained.keys())]
         texts = report(model, modes, sources, references, args.timed)
         show(modes, texts, sources, references)
         if args.ask:
