@@ -92,6 +92,8 @@ def _session(path: Path, device: str | None, threads: int | None) -> InferenceSe
         raise ValueError(f"device {device!r}: this onnxruntime has {', '.join(have)} alone")
     options = SessionOptions()
     options.log_severity_level = 3
+    # waiting threads sleep: where other work shares the cores, spinning ones make a text several times as slow
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     try:
         return InferenceSession(path, options, providers=[(provider, {"device_id": number} if number else {})])
