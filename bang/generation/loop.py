@@ -176,8 +176,8 @@ def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
     return Way(block_size - 1, threshold=threshold)
 
 
-def speculative(draft_length: int, worth: float = 0.1) -> Way:
-    """AR's own words: every draft that is worth it (`Way.worth`) is verified.
+def speculative(draft_length: int, worth: float = 0.0) -> Way:
+    """AR's own words: every draft that is worth it (`Way.worth`; default: every draft) is verified.
 
     Raises:
         ValueError: `draft_length` is below 1.
