@@ -20,6 +20,7 @@ from torch import Tensor
 from . import visibility
 from .loss import linear_nll
 from .network.attention import layout_tensors
+from .network.attention import layout_tensors
 from .trained_modes import split_shares
 
 logger = logging.getLogger(__name__)
@@ -151,9 +152,7 @@ class NgramLanguageLoss(FairseqCriterion):
             sample_size = sample["target"].size(0) if per_sentence else nll_tokens
         weight = torch.cat([scales[mode] * s.weight for mode, s in slots.items()])
         target = torch.cat([s.target for s in slots.values()])
-        loss, losses, nll = linear_nll(
-            torch.cat(features), model.decoder.output_weight, target, weight, self.epsilon
-        )
+        loss, losses, nll = linear_nll(torch.cat(features), model.decoder.output_weight, target, weight, self.epsilon)
         log = {
             "loss": loss.detach(),
             "nll_loss": (nll * weight).sum(),
@@ -179,7 +178,7 @@ class NgramLanguageLoss(FairseqCriterion):
         target = sample["target"]
         start = min(start, target.size(1) - 1)
         layout = self.layout(mode, target.size(1), start)
-        slot_target = torch.as_tensor(layout.target, device=target.device)
+        slot_target, _ = layout_tensors(layout, target.device)
         expected = _at(target, slot_target, fill=self.padding_idx)  # (B, G, K)
         counts = expected.ne(self.padding_idx)
         if mode == "ar" and "target_idx" in sample:
@@ -193,7 +192,7 @@ class NgramLanguageLoss(FairseqCriterion):
         index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
         weight = torch.ones(len(index), device=target.device)
         if self.stream_decay != 1 and mode == "ar":
-            weight = torch.tensor(weights, device=target.device)[index % self.ngram]
+            weight = self.stream_decay ** (index % self.ngram).float()
         size = sum(number * w for number, w in zip(numbers, weights))
         return Slots(layout, index, expected.flatten()[index], weight, size)
 
@@ -253,6 +252,8 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
             logger.warning("--block-size %d has no effect in training without --semi-nar-ratio", block_size)
 
         self.random_block_offset, self.joint = random_block_offset, joint_modes
+        if random_block_offset and getattr(task.cfg, "mask_length", None) is not None:
+            raise ValueError("--random-block-offset is for pairs: in pretraining --ngram hangs blocks on every token")
         if random_block_offset and "semi-nar" not in self.shares:
             logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
         if joint_modes and len(self.shares) == 1:

@@ -334,3 +334,9 @@ def test_streams_beyond_the_span_are_refused(make_task):
     task = make_task(mask_length=9)
     with pytest.raises(ValueError, match="--ngram 10 is larger than the span of --mask-length 9"):
         NgramLanguageLoss(task, 0.0, False, 1.0, 10, False, 1)
+
+
+def test_random_blocks_are_for_pairs(make_task):
+    options = dict(nar_ratio=0.0, semi_nar_ratio=1.0, block_size=4, random_block_offset=True, joint_modes=False)
+    with pytest.raises(ValueError, match="--random-block-offset is for pairs"):
+        NgramLanguageLossNarMixed(make_task(mask_length=9), 0.0, False, 1.0, 1, False, 1, **options)
