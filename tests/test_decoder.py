@@ -147,13 +147,6 @@ def test_cached_autoregressive_equals_uncached(decode):
         torch.testing.assert_close(torch.cat(steps, 1), decode(None), atol=1e-5, rtol=0)
 
 
-def test_select_projects_the_same_features(decode):
-    layout = LAYOUTS["3 streams"]
-    select = torch.rand(1, LENGTH * 3) < 0.5
-    with torch.no_grad():
-        torch.testing.assert_close(decode(layout, select=select), decode(layout)[select], atol=1e-6, rtol=0)
-
-
 def test_explicit_positions_are_the_reference(forward_arrays, golden_model):
     for name in ("mixed", "nar"):
         arrays, model = forward_arrays[name], golden_model(name)

@@ -124,7 +124,6 @@ class BangDecoder(FairseqIncrementalDecoder):
         incremental_state: Optional[dict] = None,
         layout: Optional[Layout] = None,
         positions: Optional[Tensor] = None,
-        select: Optional[Tensor] = None,
     ):
         """
         Args:
@@ -134,14 +133,13 @@ class BangDecoder(FairseqIncrementalDecoder):
             incremental_state: fairseq's cache: the step that predicts the token after the last, AR.
             layout: which slots there are and what they see; default: the model's own mode.
             positions: position of each main token where it is not its index + 1, (B, T).
-            select: True at the slots whose logits are wanted, (B, G*K); default: all.
         Returns:
-            Logits (B, G*K, V), (B, T, V) in the default layouts, (B, 1, V) with a cache; with
-            `select` (selected, V). Second a dict with `attn`, the last layer's attention on the
-            source averaged over heads (B, queries, S), or None.
+            Logits (B, G*K, V), (B, T, V) in the default layouts, (B, 1, V) with a cache. Second a
+            dict with `attn`, the last layer's attention on the source averaged over heads
+            (B, queries, S), or None.
         """
         x, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, layout, positions)
-        return self.output_layer(x if select is None else x[select]), extra
+        return self.output_layer(x), extra
 
     def extract_features(
         self,

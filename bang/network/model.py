@@ -78,7 +78,7 @@ class BangModel(FairseqEncoderDecoderModel):
         prev_output_tokens: Tensor,
         layout: Union[Layout, List[Layout], None] = None,
         positions: Optional[Tensor] = None,
-        select: Union[Tensor, List[Tensor], None] = None,
+        select: Optional[List[Tensor]] = None,
     ):
         """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`.
 
@@ -93,7 +93,7 @@ class BangModel(FairseqEncoderDecoderModel):
                 for one in layout
             )
             return [features.flatten(0, 1)[index] for features, index in zip(passes, select)]
-        return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions, select=select)
+        return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions)
 
     def set_num_updates(self, num_updates: int) -> None:
         """fairseq's trainer tells the update number; the criterion draws the update's mode by it."""
