@@ -55,10 +55,11 @@ def test_plan(data, tmp_path, monkeypatch):
     assert {step.at_once for step in steps} == {2}
 
 
-def test_merge_keeps_alignment_when_sentences_fail(data, tmp_path):
+@pytest.mark.parametrize("keep_references", [False, True])
+def test_merge_keeps_alignment_when_sentences_fail(keep_references, data, tmp_path):
     """Shards hold their sentences in any order; some of them failed, one wrote nothing."""
     out = tmp_path / "out"
-    plan = distillation_plan(data, TEACHER, out, Options(vocab=VOCAB_SMALL), shards=2)
+    plan = distillation_plan(data, TEACHER, out, Options(vocab=VOCAB_SMALL), shards=2, keep_references=keep_references)
     (out / "tokenized").mkdir(parents=True)
     references = [f"reference {number}" for number in range(6)]
     (out / "tokenized" / "train.src").write_text("".join(f"source {number}\n" for number in range(6)))
@@ -70,8 +71,11 @@ def test_merge_keeps_alignment_when_sentences_fail(data, tmp_path):
     merge.add(next(step for step in plan.steps if step.name == "merge"))
     merge.run()
     expected = ["teacher 0", references[1], references[2], "teacher 3", "teacher 4", references[5]]
+    sources = (out / "tokenized" / "train.src").read_text()
+    if keep_references:
+        expected, sources = expected + references, sources * 2
     assert (out / "distilled" / "train.tgt").read_text() == "".join(f"{line}\n" for line in expected)
-    assert (out / "distilled" / "train.src").read_text() == (out / "tokenized" / "train.src").read_text()
+    assert (out / "distilled" / "train.src").read_text() == sources
     assert "6 sentences, 3 of them without a hypothesis, filled from" in (out / "distilled" / "count.txt").read_text()
 
 

@@ -27,9 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "resumable (default %(default)s)")
     parser.add_argument("--at-once", type=int, metavar="N", help="shards that run at the same time (default: one on each "
                         "GPU, or one)")
+    parser.add_argument("--keep-references", action="store_true", help="the student learns from the references too, each "
+                        "source with both; for a student that writes token by token as well (--mode all)")
     add_recipe_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     options = recipe_options(args, mode=args.mode, preset=args.preset)
-    run_plan(distillation_plan(args.data, args.teacher, args.out, options, args.shards, args.at_once), args)
+    plan = distillation_plan(
+        args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references
+    )
+    run_plan(plan, args)

@@ -23,7 +23,13 @@ from .tasks import (
 
 
 def distillation_plan(
-    data: StrPath, teacher: StrPath, out: StrPath, options: Options, shards: int, at_once: int | None = None
+    data: StrPath,
+    teacher: StrPath,
+    out: StrPath,
+    options: Options,
+    shards: int,
+    at_once: int | None = None,
+    keep_references: bool = False,
 ) -> Plan:
     """The whole way: the teacher decodes the train part, the student learns from it and is evaluated.
 
@@ -34,6 +40,7 @@ def distillation_plan(
         options: the student's; beam and length penalty are the teacher's too.
         shards: parts of the train part, each decoded by a process of its own and never again once it is done.
         at_once: how many of them run at the same time; None: one on each GPU, or one.
+        keep_references: the student learns from the references too; every source stands there twice.
 
     Raises:
         ValueError: see `find_pairs` and `check_teacher`; fewer than one shard.
@@ -62,14 +69,15 @@ def distillation_plan(
         logs.append(log)
 
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
-    source, target = tokenized["train.src"], tokenized["train.tgt"]
-    merged = ["python", "-m", "bang", "collect", out / "teacher.log", distilled["train.tgt"], "--source", source]
+    source, target, written = tokenized["train.src"], tokenized["train.tgt"], out / "teacher" / "train.tgt"
+    merged = ["python", "-m", "bang", "collect", out / "teacher.log", written, "--source", source, "--fill", target]
     commands = [
         Command(["cat", *logs], stdout=out / "teacher.log"),
-        Command(["cat", source], stdout=distilled["train.src"]),
-        Command([*merged, "--fill", target], log=out / "distilled" / "count.txt"),
+        Command(merged, log=out / "distilled" / "count.txt"),
+        Command(["cat", written, *([target] if keep_references else [])], stdout=distilled["train.tgt"]),
+        Command(["cat", source, *([source] if keep_references else [])], stdout=distilled["train.src"]),
     ]
-    plan.add(Step("merge", commands, [*logs, source, target], [*distilled.values(), out / "teacher.log"]))
+    plan.add(Step("merge", commands, [*logs, source, target], [*distilled.values(), written, out / "teacher.log"]))
     student = add_binarization(plan, "binarize-distilled", tokenized | distilled, out / "distilled-data", options)
     checkpoint = add_training(plan, student, out, options, has_separator(pairs["train.src"]))
     add_results(plan, student, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
