@@ -259,6 +259,23 @@ def test_another_vocabulary_is_refused(bert, make_gelu_model, tmp_path):
         make_gelu_model().load_pretrained(str(tmp_path / "model.safetensors"))
 
 
+def test_a_smaller_vocabulary_takes_its_rows(bert_folder, pieces, make_gelu_model):
+    """The start has the pieces in reverse and as many more: the model's rows are those of its pieces."""
+    table = torch.randn(2 * len(pieces), 48, generator=torch.Generator().manual_seed(1))
+    edit_weights(bert_folder, **{"embeddings.word_embeddings.weight": table})
+    more = [name for piece in pieces[::-1] for name in (piece, f"more-{piece}") if piece != "[X_SEP]"]
+    (bert_folder / "vocab.txt").write_text("\n".join(more + ["more-1", "more-2"]) + "\n", encoding="utf-8")
+    model = make_gelu_model()
+    model.load_pretrained(str(bert_folder))
+    rows = torch.tensor([more.index(piece) if piece in more else pieces.index(piece) for piece in pieces])
+    assert torch.equal(model.state_dict()["encoder.embed_tokens.weight"], table[rows])
+    assert torch.equal(model.state_dict()["decoder.embed_tokens.weight"], table[rows])
+    more[more.index("the")] = "more-3"
+    (bert_folder / "vocab.txt").write_text("\n".join(more + ["more-1", "more-2"]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks 1 word pieces of the encoder's dictionary, as 'the'; binarize"):
+        make_gelu_model().load_pretrained(str(bert_folder))
+
+
 class Harm:
     def __init__(self, path):
         self.path = path

@@ -29,8 +29,7 @@ def weights_for(
         ValueError: a size, the vocabulary or an option does not agree; one line that names the option to set.
     """
     _check_sizes(start, cfg)
-    _check_pieces(start, pieces)
-    weights = dict(start.weights)
+    weights = {**start.weights, **_choose_pieces(start, pieces)}
     for side in SIDES:
         weights = _choose_layers(weights, side, _layers_to_take(start, cfg, side))
         name = f"{side}.embed_positions.weight"
@@ -115,17 +114,39 @@ def _check_sizes(start: Start, cfg) -> None:
         raise ValueError(f"{OPTION} {start.path}: needs {needed} (here {here})")
 
 
-def _check_pieces(start: Start, pieces: dict[str, list[str]]) -> None:
+def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tensor]:
+    """The rows of the start's tables that a smaller vocabulary takes; nothing where the vocabularies are one.
+
+    Raises:
+        ValueError: the dictionary has a piece that the start lacks, or numbers pieces otherwise where the start
+            does not tell its own.
+    """
     remedy = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
+    chosen = {}
     for side in SIDES:
-        table = start.weights.get(f"{side}.embed_tokens.weight")
-        if table is not None and len(table) != len(pieces[side]):
+        tables = [f"{side}.embed_tokens.weight"] + (["decoder.embed_out"] if side == "decoder" else [])
+        tables = {name: start.weights[name] for name in tables if name in start.weights}
+        sizes = {len(table) for table in tables.values()}
+        if sizes <= {len(pieces[side])}:
+            for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
+                if theirs != ours and ours != PASSAGE_SEPARATOR:
+                    raise ValueError(
+                        f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
+                        f"dictionary; {remedy}"
+                    )
+        elif start.pieces is None:
             raise ValueError(
-                f"{OPTION} {start.path}: has {len(table)} word pieces, the {side}'s dictionary {len(pieces[side])}; {remedy}"
+                f"{OPTION} {start.path}: has {max(sizes)} word pieces, the {side}'s dictionary {len(pieces[side])}; {remedy}"
             )
-        for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
-            if theirs != ours and ours != PASSAGE_SEPARATOR:
+        else:
+            number = {piece: row for row, piece in enumerate(start.pieces)}
+            number.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
+            missing = [piece for piece in pieces[side] if piece not in number]
+            if missing:
                 raise ValueError(
-                    f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
-                    f"dictionary; {remedy}"
+                    f"{OPTION} {start.path}: lacks {len(missing)} word pieces of the {side}'s dictionary, as "
+                    f"{missing[0]!r}; {remedy}"
                 )
+            rows = torch.tensor([number[piece] for piece in pieces[side]])
+            chosen.update({name: table[rows] for name, table in tables.items()})
+    return chosen
