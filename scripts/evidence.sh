@@ -6,10 +6,11 @@ usage() {
     cat <<'END'
 usage: scripts/evidence.sh DATA OUT
 
-The paper's comparison at a size that one CPU core can run. A small model is pretrained on running
-text with --ngram 9 and with --ngram 1; these two and a new model are fine-tuned on pairs in each
-mode (nar, ar, semi-nar) for equally many updates; each generates the test part in its own mode.
-Steps whose output exists are skipped, so the command can be stopped and given again.
+The paper's comparison at a size that a CPU can run. A small model, new or with a public BERT's
+weights, is pretrained on running text with --ngram 9 and with --ngram 1; these and the model as it
+was are fine-tuned on pairs in each mode (nar, ar, semi-nar) for equally many updates; each
+generates the test part in its own mode. Steps whose output exists are skipped, so the command can
+be stopped and given again.
 
   DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
         pairs, raw text a line each: train.src train.tgt valid.src valid.tgt test.src test.tgt
@@ -17,15 +18,19 @@ Steps whose output exists are skipped, so the command can be stopped and given a
 
 environment (defaults)            what
   SEEDS (1)                       --seed values, separated by blanks; each seed is a whole comparison
-  STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one
+  BERT ()                         folder of a public BERT; its sizes take the place of WIDTH and LAYERS
+  STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one; with BERT
+                                  (bert+ngram9 bert+ngram1 bert scratch) the same, and BERT with and without them
   MODES (nar ar semi-nar)         modes to fine-tune
   WIDTH (128) LAYERS (2)          size of the model; heads are 32 wide, feed-forward 4 WIDTH
+  DECODER_LAYERS (LAYERS, or 3)   with BERT 3 of its layers, evenly spread
   MIN_COUNT (60)                  the vocabulary is vocab.txt less the pieces that the text has more seldom,
                                   single characters kept; 0: all of it. The output layer is most of the cost
   LENGTH (128)                    word pieces of a block of text, and limit of sources and targets
   PRETRAIN_UPDATES (2400)         updates of pretraining, PRETRAIN_BATCH (16) blocks each
   FINETUNE_UPDATES (700)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
   LR (0.001) WARMUP (300)         learning rate and its warm-up, of both
+  CLIP (0.1) DROPOUT (0)          limit of the gradient's norm, and dropout, of both
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
   BEAM (4)                        beam of AR
 END
@@ -35,7 +40,28 @@ case ${1:-} in -h | --help) usage; exit ;; esac
 if (($# != 2)); then usage >&2; exit 2; fi
 data=$1 out=$2
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4}
+length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4} bert=${BERT:-}
+if [[ -n $bert ]]; then
+    starts=${STARTS:-bert+ngram9 bert+ngram1 bert scratch}
+    read -ra sizes < <(python -m bang starts "$bert")
+    sizes=("${sizes[@]::${#sizes[@]}-2}" --decoder-layers "${DECODER_LAYERS:-3}") # less --load-from-pretrained-model
+else
+    starts=${STARTS:-ngram9 ngram1 scratch}
+    sizes=(
+        --arch bang_ar_nar_mixed --activation-fn gelu --share-all-embeddings
+        --encoder-layers "$layers" --encoder-embed-dim "$width" --encoder-ffn-embed-dim $((4 * width))
+        --decoder-layers "${DECODER_LAYERS:-$layers}" --decoder-embed-dim "$width"
+        --decoder-ffn-embed-dim $((4 * width))
+        --encoder-attention-heads $((width / 32)) --decoder-attention-heads $((width / 32))
+    )
+fi
+for start in $starts; do # a misspelt one would begin from noise
+    case $start in
+        scratch | ngram[1-9]*) ;;
+        bert | bert+ngram[1-9]*) [[ -n $bert ]] || { echo "evidence.sh: error: STARTS $start: give BERT=FOLDER" >&2; exit 2; } ;;
+        *) echo "evidence.sh: error: STARTS $start: choose scratch, ngramN, bert or bert+ngramN" >&2; exit 2 ;;
+    esac
+done
 
 say() { echo "$(date +%T) $*"; }
 
@@ -74,20 +100,20 @@ train() {
     say "training $folder"
     mkdir -p "$folder"
     fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --seed "$seed" \
-        --arch bang_ar_nar_mixed --activation-fn gelu --share-all-embeddings --dropout 0 \
-        --encoder-layers "$layers" --encoder-embed-dim "$width" --encoder-ffn-embed-dim $((4 * width)) \
-        --decoder-layers "$layers" --decoder-embed-dim "$width" --decoder-ffn-embed-dim $((4 * width)) \
-        --encoder-attention-heads $((width / 32)) --decoder-attention-heads $((width / 32)) \
+        "${sizes[@]}" --dropout "${DROPOUT:-0}" \
         --max-source-positions "$length" --max-target-positions "$length" \
-        --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 --lr "${LR:-0.001}" \
+        --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-0.1}" --lr "${LR:-0.001}" \
         --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates "${WARMUP:-300}" \
         --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
         || { tail -n 1 "$folder/running.log" >&2; exit 1; }
     mv "$folder/running.log" "$folder/train.log"
 }
 
-pretrain() { # NGRAM
-    train "$out/seed$seed/ngram$1" "$out/text" --task bang_pretraining --criterion ngram_language_loss --ngram "$1" \
+pretrain() { # START, as bert+ngram9
+    local from=()
+    if [[ $1 == bert* ]]; then from=(--load-from-pretrained-model "$bert"); fi
+    train "$out/seed$seed/$1" "$out/text" --task bang_pretraining --criterion ngram_language_loss \
+        --ngram "${1##*ngram}" "${from[@]}" \
         --tokens-per-sample "$length" --sample-break-mode none \
         --batch-size "${PRETRAIN_BATCH:-16}" --max-update "${PRETRAIN_UPDATES:-2400}"
 }
@@ -99,9 +125,11 @@ finetune() { # MODE START
         semi-nar) mode=(--semi-nar-ratio 1 --block-size "$block_size") ;;
         ar) mode=(--nar-ratio 0) ;;
     esac
-    if [[ $2 != scratch ]]; then
-        mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt")
-    fi
+    case $2 in
+        scratch) ;;
+        bert) mode+=(--load-from-pretrained-model "$bert") ;;
+        *) mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt") ;;
+    esac
     train "$out/seed$seed/$1-from-$2" "$out/pairs" --task translation_bang --truncate-source \
         --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
         --batch-size "${FINETUNE_BATCH:-32}" --max-update "${FINETUNE_UPDATES:-700}"
@@ -136,8 +164,8 @@ if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
 printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE\n' > "$out/results.tsv"
 for seed in ${SEEDS:-1}; do
     for mode in ${MODES:-nar ar semi-nar}; do
-        for start in ${STARTS:-ngram9 ngram1 scratch}; do
-            if [[ $start != scratch ]]; then pretrain "${start#ngram}"; fi
+        for start in $starts; do
+            if [[ $start == *ngram* ]]; then pretrain "$start"; fi
             finetune "$mode" "$start"
             generate "$mode" "$start"
             report "$mode" "$start"

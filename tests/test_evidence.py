@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertModel
 
 from conftest import ROOT
 from rouge import rouge
@@ -24,7 +25,18 @@ def test_rouge_by_hand(tmp_path):
         rouge(tmp_path / "hypo", tmp_path / "ref")
 
 
-def test_evidence_script(tmp_path):
+@pytest.fixture
+def bert(tmp_path):
+    """A random BERT of the public vocabulary, as Hugging Face saves it."""
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    pieces = [line.rsplit(" ", 1)[0] for line in (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return tmp_path / "bert"
+
+
+@pytest.mark.parametrize("start", ["ngram9", pytest.param("bert+ngram2", marks=pytest.mark.slow)])
+def test_evidence_script(start, bert, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
@@ -34,7 +46,8 @@ def test_evidence_script(tmp_path):
     (data / "text.txt").write_text("\n\n".join(sources) + "\n", encoding="utf-8")
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WIDTH": "32", "LAYERS": "1",
-        "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": "ngram9", "MODES": "semi-nar",
+        "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": start, "MODES": "semi-nar",
+        **({"BERT": str(bert), "DECODER_LAYERS": "1"} if "bert" in start else {}),
     }  # fmt: skip
     command = ["bash", ROOT / "scripts" / "evidence.sh", data, tmp_path / "out"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -43,4 +56,14 @@ def test_evidence_script(tmp_path):
     published = (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert vocabulary[:104] == published[:104] and 600 < len(vocabulary) < 3000  # the rare pieces are left out
     (row,) = (tmp_path / "out" / "results.tsv").read_text().splitlines()[1:]
-    assert re.fullmatch(r"1\tsemi-nar\tngram9\t[\d.]+\t[\d.]+\tROUGE-1 .* ROUGE-L [\d.]+", row)
+    assert re.fullmatch(rf"1\tsemi-nar\t{re.escape(start)}\t[\d.]+\t[\d.]+\tROUGE-1 .* ROUGE-L [\d.]+", row)
+    if "bert" in start:
+        log = (tmp_path / "out" / "seed1" / start / "train.log").read_text()
+        assert f"started from the pretrained model {bert} (bert)" in log
+
+
+def test_a_misspelt_start_is_refused(tmp_path):
+    for starts, message in (("ngram", "choose scratch, ngramN, bert"), ("bert+ngram9", "give BERT=FOLDER")):
+        command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
+        done = subprocess.run(command, env={**os.environ, "STARTS": starts}, capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
