@@ -20,7 +20,6 @@ from torch import Tensor
 from . import visibility
 from .loss import linear_nll
 from .network.attention import layout_tensors
-from .network.attention import layout_tensors
 from .trained_modes import split_shares
 
 logger = logging.getLogger(__name__)

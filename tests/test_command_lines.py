@@ -1,6 +1,5 @@
 """The real command lines, end to end: published commands, resuming, several workers, bad input."""
 
-import json
 import math
 import os
 import shutil

@@ -117,7 +117,12 @@ class BangDecoder(FairseqIncrementalDecoder):
             self.embed_out = nn.Parameter(torch.empty(len(dictionary), cfg.decoder_embed_dim).normal_(std=0.02))
         self.need_attn = False
 
-    def forward(
+    def forward(self, *args, **kwargs):
+        """Logits (B, G*K, V) of the slots, else as `extract_features`, whose arguments it takes."""
+        x, extra = self.extract_features(*args, **kwargs)
+        return self.output_layer(x), extra
+
+    def extract_features(
         self,
         prev_output_tokens: Tensor,
         encoder_out: dict,
@@ -134,22 +139,10 @@ class BangDecoder(FairseqIncrementalDecoder):
             layout: which slots there are and what they see; default: the model's own mode.
             positions: position of each main token where it is not its index + 1, (B, T).
         Returns:
-            Logits (B, G*K, V), (B, T, V) in the default layouts, (B, 1, V) with a cache. Second a
-            dict with `attn`, the last layer's attention on the source averaged over heads
+            The slots' features (B, G*K, D), (B, T, D) in the default layouts, (B, 1, D) with a cache.
+            Second a dict with `attn`, the last layer's attention on the source averaged over heads
             (B, queries, S), or None.
         """
-        x, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, layout, positions)
-        return self.output_layer(x), extra
-
-    def extract_features(
-        self,
-        prev_output_tokens: Tensor,
-        encoder_out: dict,
-        incremental_state: Optional[dict] = None,
-        layout: Optional[Layout] = None,
-        positions: Optional[Tensor] = None,
-    ):
-        """As `forward`, up to the slots' features, (B, G*K, D)."""
         if incremental_state is not None:
             assert layout is None and positions is None, "fairseq's cache serves AR steps alone"
             return self._next(prev_output_tokens, encoder_out, incremental_state)
@@ -189,7 +182,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         return self.emb_layer_norm(x)
 
     def step(self, main_tokens: Tensor, sight: Sight, cache: Cache):
-        """A decoding pass: the features of its slots, (B, slots, D), and attention as in `forward`.
+        """A decoding pass: the features of its slots, (B, slots, D), and attention as in `extract_features`.
 
         Args:
             main_tokens: new main tokens of each row, (B, M); M is 0 in NAR.

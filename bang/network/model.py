@@ -80,7 +80,7 @@ class BangModel(FairseqEncoderDecoderModel):
         positions: Optional[Tensor] = None,
         select: Optional[List[Tensor]] = None,
     ):
-        """Encodes (B, S) and decodes; the rest as in `BangDecoder.forward`.
+        """Encodes (B, S) and decodes; the rest as in `BangDecoder.extract_features`.
 
         A list of layouts is decoded on one encoder pass. `select` then holds, for each, the slots that
         are wanted, as indices (n) into its flattened (B, G*K), and what comes back is a list of their
