@@ -4,13 +4,15 @@ import csv
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
+import nltk.corpus
 import pytest
 
 from bang.__main__ import main
 from bang.text.evaluate import METRICS, evaluate
 from conftest import ROOT
+from nltk.corpus.reader import CorpusReader, WordNetCorpusReader
+from nltk.corpus.util import LazyCorpusLoader
 
 EXAMPLES = ROOT / "examples" / "debian"
 
@@ -85,22 +87,37 @@ def test_sentence_bleu():
     assert scores["corpus-BLEU-2"] == pytest.approx(100 * (6 / 7 * 4 / 5) ** 0.5)
 
 
-def test_meteor(monkeypatch):
-    """Without nltk's data a line says so, or an error does where METEOR was asked for; with it, nltk's numbers."""
-    import nltk
+@pytest.fixture
+def nltk_folder(tmp_path, monkeypatch):
+    """A folder that nltk looks for its data in and nowhere else; what it has read before is forgotten."""
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    others = LazyCorpusLoader("omw-2.0", CorpusReader, r".*")
+    monkeypatch.setattr(nltk.corpus, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, others))
+    return tmp_path
 
-    def missing(name):
-        raise LookupError(name)
 
-    monkeypatch.setattr(nltk.data, "find", missing)
+def test_meteor_without_its_data(nltk_folder):
+    """A line says so; where METEOR was asked for, an error does."""
     report = evaluate({"a": ["a b"]}, ["a b"])
     assert "METEOR" not in report["systems"]["a"] and "nltk.downloader wordnet" in report["not_measured"]["meteor"]
     with pytest.raises(ValueError, match="meteor: nltk's data is not here: run"):
         evaluate({"a": ["a b"]}, ["a b"], ["meteor"])
-    monkeypatch.setattr(nltk.data, "find", lambda name: name)
-    monkeypatch.setattr(nltk.corpus, "wordnet", SimpleNamespace(synsets=lambda word: []))
-    score = evaluate({"a": ["The cats", "x"]}, ["the cat", "y"], ["meteor"])["systems"]["a"]["METEOR"]
-    assert score == pytest.approx(100 * (1 - 0.5 * (1 / 2) ** 3) / 2)  # both words, by their stems, in one chunk of two
+
+
+def test_meteor(nltk_folder):
+    """A WordNet of one synset, in WordNet's own files: words count as they are, by their stems, and as synonyms."""
+    wordnet = nltk_folder / "corpora" / "wordnet"
+    wordnet.mkdir(parents=True)
+    for name in WordNetCorpusReader._FILES:
+        (wordnet / name).touch()
+    (wordnet / "lexnames").write_text("00\tnoun.artifact\t1\n")
+    (wordnet / "data.noun").write_text("00000000 00 n 02 car 0 auto 0 000 | a motor vehicle\n")
+    (wordnet / "index.noun").write_text("".join(f"{word} n 1 0 1 0 00000000\n" for word in ("auto", "car")))
+    texts, references = ["The dogs auto", "x car of"], ["the dog car", "y"]
+    scores = evaluate({"a": texts}, references, ["meteor"])
+    # all three words in one chunk; none: 1 - penalty, and 0
+    assert scores["systems"]["a"]["METEOR"] == pytest.approx(100 * (1 - 0.5 * (1 / 3) ** 3) / 2)
+    assert scores["signatures"]["METEOR"].startswith(f"nltk {nltk.__version__}, lower case, 13a tokens")
 
 
 def test_distinct_and_faults_by_hand():

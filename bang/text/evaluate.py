@@ -180,12 +180,12 @@ def _dialogue(tokenizer: str, hypotheses: Sequence[str], references: Sequence[st
 
 
 def _meteor(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
+    wordnet = _library("nltk.corpus").wordnet
     try:
-        _library("nltk.data").find("corpora/wordnet.zip")
+        wordnet.ensure_loaded()
     except LookupError:
         raise LookupError("nltk's data is not here: run `python -m nltk.downloader wordnet` first") from None
     meteor, tokens = _library("nltk.translate.meteor_score").meteor_score, _tokens(tokenizer)
-    wordnet = _library("nltk.corpus").wordnet
     values = [
         meteor([tokens(reference)], tokens(hypothesis), wordnet=wordnet)
         for hypothesis, reference in zip(hypotheses, references)
