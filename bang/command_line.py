@@ -71,6 +71,8 @@ def tell_mistakes_in_one_line() -> None:
     name = f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
     if not name.startswith("fairseq-") or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
         return
+    if "hydra" in name:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a traceback itself and nothing comes here
     show = sys.excepthook
 
     def tell(kind, error, traceback):

@@ -291,6 +291,16 @@ def test_hydra(run, data_bin, tmp_path):
     assert cfg["criterion"]["nar_ratio"] == 0.5 and cfg["model"]["encoder_embed_dim"] == 48
 
 
+def test_hydra_tells_a_mistake_in_one_line(run, data_bin, tmp_path):
+    output = run(
+        "fairseq-hydra-train", "--config-dir", ROOT / "examples" / "hydra", "--config-name", "finetune",
+        f"common.user_dir={ROOT / 'bang'}", f"task.data={data_bin}", "+model.load_from_pretrained_model=gone.pt", cwd=tmp_path,
+        fails=True,
+    )  # fmt: skip
+    line = last_line(output)
+    assert line.startswith("fairseq-hydra_train: error: ") and "gone.pt: no such file" in line
+
+
 def test_the_recipe_runs_from_the_parent_folder_of_a_clone(run, data_bin, tmp_path):
     """`--user-dir ./bang/bang` and `./bang/vocab.txt`, as published."""
     clone = tmp_path / "bang"
