@@ -4,11 +4,14 @@ import argparse
 import re
 
 import pytest
+from fairseq import checkpoint_utils
 from fairseq.data import encoders
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from bang import raw_text  # noqa: F401  (registers)
+from bang.text.cleanup import to_text
+from bang.text.evaluate import evaluate
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 RAW = "Extra PEP monitor [X_SEP] for node.js zebras"
@@ -129,3 +132,25 @@ def test_another_decoding_for_one_generator(make_task, golden_model, pairs):
     for decoding, texts in expected.items():
         assert tokens(task, decoding=decoding, block_size=3) == texts
     assert task.cfg.decoding == "ar"
+
+
+def test_bleu_of_text_for_people(train_here, cli, data_bin, tmp_path):
+    """--eval-bleu and --scoring with --bpe bang: `bang evaluate`'s BLEU of the detokenized texts, not of word pieces."""
+    folder = train_here(
+        "--load-from-pretrained-model", GOLDEN / "mixed" / "checkpoint.pt", "--activation-fn", "gelu", "--lr", "1e-12",
+        "--max-update", "1", "--eval-bleu",
+        "--eval-bleu-args", '{"beam": 1, "max_len_b": 20}', "--bpe", "bang", "--best-checkpoint-metric", "bleu",
+        "--maximize-best-checkpoint-metric", validate=True,
+    )  # fmt: skip
+    command = ["fairseq-generate", data_bin, "--path", folder / "checkpoint_best.pt", "--task", "translation_bang",
+               "--gen-subset", "valid", "--beam", "1", "--max-len-b", "20", "--batch-size", "5", "--scoring", "sacrebleu"]  # fmt: skip
+    log, of_pieces = cli(*command, "--bpe", "bang"), cli(*command)
+    texts, references = (dict(re.findall(rf"^{kind}-(\d+)\t(?:\S+\t)?(.*)$", log, flags=re.M)) for kind in "DT")
+    assert texts.keys() == references.keys() and len(texts) == 12
+    assert texts == {str(number): to_text(text, keep_repeats=True) for number, (_, text) in hypotheses(of_pieces).items()}
+    expected = evaluate({"": list(texts.values())}, [references[number] for number in texts], ["bleu"])["systems"][""]["BLEU"]
+    assert 5 < expected < 95
+    printed = [float(re.search(r"^Generate valid with beam=1: BLEU = ([\d.]+)", found, flags=re.M)[1]) for found in (log, of_pieces)]
+    assert printed[0] == pytest.approx(expected, abs=0.01) and printed[1] > expected + 1
+    best = checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_best.pt"))["extra_state"]["best"]
+    assert best == pytest.approx(expected, abs=0.01)
