@@ -1,4 +1,8 @@
-"""The commands of docs/ run as they stand: recipes as dry runs (their own tests run them), the others for real."""
+"""README and docs/: their commands parse and run, and the options, files, pages and headings that they name exist.
+
+Recipes run dry here, since tests of their own run them; what the other pages show is run by test_readme.py, and the
+quick start by test_quickstart.py.
+"""
 
 import os
 import re
@@ -8,51 +12,85 @@ import subprocess
 
 import pytest
 import torch
-
-from bang.__main__ import main
+from bang.__main__ import _parser, main
 from conftest import GOLDEN, ROOT
+from fairseq import options
 
-DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+RUN_BY_TEST_README = {"README.md": ["Try it", "Use a model"], "fairseq.md": None, "pretraining.md": None, "starts.md": None}
+"""Pages and their sections; Try it is the quick start."""
+
+PARSERS = {
+    "fairseq-preprocess": options.get_preprocessing_parser,
+    "fairseq-train": options.get_training_parser,
+    "fairseq-generate": options.get_generation_parser,
+    "fairseq-interactive": options.get_interactive_generation_parser,
+}
+OF_OTHER_PROGRAMS = {"--logdir", "--no-deps", "--help"}
+
+
+def blocks(page, section=None, language="bash"):
+    """The fenced blocks of a page, or of one of its sections."""
+    text = page.read_text(encoding="utf-8")
+    if section is not None:
+        text = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)[1]
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def lines(block):
+    return [line for line in block.replace("\\\n", " ").strip().splitlines() if line.strip()]
 
 
 def commands():
+    """All commands in fenced blocks, with the page's name."""
     for page in PAGES:
-        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S):
-            for command in block.replace("\\\n", " ").strip().splitlines():
-                yield pytest.param(command, id=f"{page.stem}: {' '.join(command.split()[:3])}")
+        for block in blocks(page):
+            for line in lines(block):
+                yield pytest.param(line, id=f"{page.relative_to(ROOT)}: {' '.join(line.split()[:3])}")
+
+
+def commands_run_here():
+    for page in (README, *sorted(DOCS.glob("*.md"))):
+        elsewhere = RUN_BY_TEST_README.get(page.name, []) if page.parent in (ROOT, DOCS) else []
+        if elsewhere is not None:
+            left_out = [block for section in elsewhere if page == README for block in blocks(page, section)]
+            for line in (line for block in blocks(page) if block not in left_out for line in lines(block)):
+                yield pytest.param(line, id=f"{page.stem}: {' '.join(line.split()[:3])}")
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """What the commands find: raw pairs, a start, a teacher, texts, and the log of a run."""
-    (tmp_path / "raw").mkdir()
+    for name in ("raw", "distilled", "task/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
     for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]
-        (tmp_path / "raw" / path.name).write_text("".join(lines), encoding="utf-8")
+        text = path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]
+        (tmp_path / "raw" / path.name).write_text("".join(text), encoding="utf-8")
     shutil.copy(GOLDEN / "mixed" / "checkpoint.pt", tmp_path / "start.pt")
-    (tmp_path / "task" / "checkpoints").mkdir(parents=True)
     teacher = {"model": {"decoder.embed_tokens.weight": torch.zeros(30522, 1)}}
     torch.save(teacher, tmp_path / "task" / "checkpoints" / "checkpoint_best.pt")
     (tmp_path / "task" / "train.log").write_text('| INFO | train_inner | {"loss": "9", "num_updates": "50"}\n')
-    for name in ("ar.txt", "nar.txt"):
+    for name in ("ar.txt", "nar.txt", "task/ar.txt", "task/nar.txt", "distilled/nar.txt"):
         shutil.copy(tmp_path / "raw" / "test.tgt", tmp_path / name)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands_run_here())
 def test_command(command, folder, capfd):
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     if words[0] == "bang":
         if words[1] in ("run-task", "distill"):
             main([*words[1:], *([] if "--dry-run" in words else ["--dry-run"])])
-            assert "fairseq-train" in (shown := capfd.readouterr().out) or "finetune.sh" in shown
+            assert "finetune.sh" in capfd.readouterr().out
         else:
             before = set(folder.rglob("*"))
             main(words[1:])
-            assert set(folder.rglob("*")) > before  # scores, a picture
+            written = {path.name for path in set(folder.rglob("*")) - before}
+            assert {"evaluate": "ROUGE-L" in capfd.readouterr().out, "curves": "curves.png" in written}[words[1]]
+            assert ("scores.json" in written) == ("--json" in words)
     else:  # a torchrun that only shows its arguments stands in for several machines
         (folder / "torchrun").write_text('#!/bin/sh\necho "$@"\n')
         (folder / "torchrun").chmod(0o755)
@@ -63,22 +101,68 @@ def test_command(command, folder, capfd):
         assert done.returncode == 0 and "--nnodes 2 --nproc_per_node 2 --node_rank 0" in done.stdout, done.stderr
 
 
-def test_links():
-    """Pages, files and headings that the pages name are there."""
-    headings = {
-        page.name: {re.sub(r"[^\w -]", "", line[2:].strip(" #")).lower().replace(" ", "-") for line in re.findall(r"^#.*$", page.read_text(), flags=re.M)}
-        for page in PAGES
-    }
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            name, _, heading = target.partition("#")
-            assert (DOCS / name).exists(), f"{page.name}: {target}"
-            assert not heading or any(heading == found.lstrip("-") for found in headings[name]), f"{page.name}: {target}"
-        for path in re.findall(r"`((?:bang|scripts|tests|benchmarks|examples)/[\w./-]+)`", text):
-            assert (ROOT / path).exists(), f"{page.name} names {path}"
+@pytest.mark.parametrize("command", commands())
+def test_command_parses(command):
+    """Required arguments, types and choices; scripts that are there."""
+    words = before_redirection(shlex.split(command, comments=True))
+    if words[0] == "bang":
+        _parser(words[1].replace("-", "_")).parse_args(words[1:])
+    elif words[0] == "fairseq-preprocess":
+        PARSERS[words[0]]().parse_args(words[1:])
+    elif words[0] in PARSERS:
+        options.parse_args_and_arch(PARSERS[words[0]](), words[1:])
+    else:
+        scripts = [word for word in words if re.match(r"(?:scripts|benchmarks)/|post_processed", word)]
+        assert all((ROOT / script).is_file() for script in scripts)
+        assert scripts or words[0] in ("git", "pip") or words[0].startswith("minilm="), f"a command unknown to this test: {command}"
 
 
-def test_every_page_is_in_the_index():
-    index = (DOCS / "README.md").read_text(encoding="utf-8")
-    assert all(f"]({page.name})" in index for page in PAGES if page.name != "README.md")
+def before_redirection(words):
+    return words[: next((index for index, word in enumerate(words) if word in (">", "<", "|")), len(words))]
+
+
+@pytest.fixture(scope="module")
+def known_options():
+    """Of our commands and scripts, and of fairseq's commands with our task, model and criterion."""
+    found = set(OF_OTHER_PROGRAMS)
+    ours = _parser(None)._subparsers._group_actions[0].choices.values()
+    of_fairseq = [make() for make in PARSERS.values()]
+    (train,) = lines(blocks(DOCS / "fairseq.md", "Fine-tuning")[0])
+    options.parse_args_and_arch(of_fairseq[1], shlex.split(train)[1:])  # adds the options of what it names
+    for parser in (*ours, *of_fairseq):
+        found |= parser._option_string_actions.keys()
+    for path in (DOCS / "options.md", *ROOT.glob("scripts/*.*"), *ROOT.glob("benchmarks/*.*"), ROOT / "post_processed_nar.py"):
+        found |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_exist(page, known_options):
+    code = "\n".join(re.findall(r"^```\w*\n.*?^```|`[^`\n]+`", page.read_text(encoding="utf-8"), flags=re.M | re.S))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code))
+    assert named <= known_options, f"{page.name} names {sorted(named - known_options)}"
+
+
+def headings(page):
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page):
+    """Pages, files and headings that the page names are there."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        name, _, heading = target.partition("#")
+        if not name.startswith("http"):
+            assert (page.parent / name).exists(), target
+            assert not heading or heading in headings(page.parent / name if name else page), target
+    for path in re.findall(r"`((?:bang|scripts|tests|benchmarks|examples|docs|models)/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or path == "docs/gpu.md", f"names {path}"  # gpu.md: a GPU's machine writes it
+
+
+@pytest.mark.parametrize("index", [README, DOCS / "README.md"], ids=["README", "docs"])
+def test_every_page_is_in_the_index(index):
+    text = index.read_text(encoding="utf-8")
+    prefix = "docs/" if index == README else ""
+    assert all(f"]({prefix}{page.name})" in text for page in DOCS.glob("*.md") if page.name not in ("README.md", "gpu.md"))

