@@ -13,6 +13,7 @@ from bang.__main__ import main
 from bang.recipes.distill import check_teacher, distillation_plan
 from bang.recipes.steps import Plan
 from bang.recipes.tasks import Options
+from bang.text.vocabulary import VOCAB
 from conftest import GOLDEN, VOCAB_SMALL
 from test_run_task import LITTLE, after, words
 
@@ -82,7 +83,7 @@ def test_merge_keeps_alignment_when_sentences_fail(keep_references, data, tmp_pa
 def test_teachers_that_will_not_do(tmp_path):
     check_teacher(TEACHER, VOCAB_SMALL)
     with pytest.raises(ValueError, match="has 1389 entries of a vocabulary, .*vocab.txt 30522: give the --vocab") as error:
-        check_teacher(TEACHER, Options.vocab)
+        check_teacher(TEACHER, VOCAB)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="trained for nar only: give a checkpoint that was trained for ar"):
         check_teacher(GOLDEN / "nar" / "checkpoint.pt", VOCAB_SMALL)
@@ -93,17 +94,29 @@ def test_teachers_that_will_not_do(tmp_path):
         check_teacher(tmp_path / "empty.pt", VOCAB_SMALL)
 
 
-@pytest.mark.parametrize("options", [["--shards", "0"], ["--at-once", "-1"]])
-def test_refusals(options, data, tmp_path):
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--shards", "0"], "give 1 or more"),
+        (["--at-once", "-1"], "give 1 or more"),
+        (["--mode", "rn"], "--mode rn: choose ar, nar, semi-nar, n-stream, all"),
+        (["--vocab", str(VOCAB)], "has 1389 entries of a vocabulary, .*vocab.txt 30522: give the --vocab it was trained with"),
+        (["--teacher", str(GOLDEN / "nar" / "checkpoint.pt")], "trained for nar only"),
+    ],
+)
+def test_refusals(options, message, data, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["distill", str(data), "--teacher", str(TEACHER), "--vocab", str(VOCAB_SMALL), "--out", str(tmp_path / "out"), *options])
-    assert stop.value.code.endswith("give 1 or more") and not (tmp_path / "out").exists()
+    assert re.search(f"^bang distill: error: .*{message}", stop.value.code) and "\n" not in stop.value.code
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_distillation(data, tmp_path):
-    """The golden model teaches; an interrupted shard alone is decoded again; the student is what the command leaves."""
+    """The golden model teaches, of a blank source nothing; an interrupted shard alone is decoded again."""
     out = tmp_path / "out"
+    sources = (data / "train.src").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / "train.src").write_text("".join([*sources[:7], "\n", *sources[8:]]), encoding="utf-8")
 
     def distill(*options):
         command = [sys.executable, "-m", "bang", "distill", data, "--teacher", TEACHER, "--vocab", VOCAB_SMALL, "--out", out,
@@ -118,7 +131,8 @@ def test_distillation(data, tmp_path):
     assert len(source) == len(target) == len(references) == 48
     # trained on these pairs until it fits them, the teacher writes most of them as they are: aligned they must be
     assert sum(ours == theirs for ours, theirs in zip(target, references)) > 24
-    assert "48 sentences, 0 of them without a hypothesis" in (out / "distilled" / "count.txt").read_text()
+    assert not source[7] and target[7] == references[7]
+    assert "48 sentences, 1 of them without a hypothesis, filled from" in (out / "distilled" / "count.txt").read_text()
     assert set(json.loads((out / "scores.json").read_text())["systems"]) == {str(out / "nar.txt")}
     before = (out / "teacher" / "0.log").stat().st_mtime_ns
     (out / "teacher" / "1.log").unlink()

@@ -72,6 +72,7 @@ def test_fairseqs_commands(checkout):
     assert (checkout / "published").read_text() == (checkout / "hypo").read_text()
 
 
+@pytest.mark.slow
 def test_raw_text_and_bleu(checkout):
     """After fairseq's commands, whose checkpoint it uses."""
     interactive, generate, train = blocks(DOCS / "fairseq.md", "Raw text and BLEU: `--bpe bang`")
@@ -105,6 +106,7 @@ def test_pretraining(checkout):
         assert updates(checkout / folder / "checkpoint_last.pt") == 4
 
 
+@pytest.mark.slow
 def test_starts(checkout):
     """After fairseq's commands, whose binarized pairs it fine-tunes on; a small BERT stands in for MiniLM."""
     sizes = dict(hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from bang.__main__ import main
 from bang.recipes import tasks
 from bang.recipes.tasks import Options, find_pairs, start_options, task_plan
 from conftest import GOLDEN, ROOT, TINY
+from fairseq import options
 
 LITTLE = " ".join([*TINY[:-1], "--max-update", "4", "--warmup-updates", "2", "--num-workers", "0", "--log-interval", "2"])
 
@@ -76,6 +78,34 @@ def test_sizes_come_from_the_start(data, tmp_path):
 def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "gpu_count", lambda: gpus)
     assert ("--fp16" in words(task_plan(data, tmp_path, Options()), "generate-nar")) == bool(gpus)
+
+
+PUBLISHED = (
+    "--task translation_bang --arch bang_ar_nar_mixed_base --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 0.1 --lr 0.0001 "
+    "--min-lr 1e-09 --nar-ratio 0.0 --ngram 1 --disable-ngram-loss --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 "
+    "--warmup-updates 1000 --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.01 --criterion ngram_language_loss_NAR_mixed "
+    "--label-smoothing 0.1 --update-freq 1 --max-tokens 3072 --num-workers 8 --ddp-backend=no_c10d --max-epoch 10 "
+    "--max-source-positions 512 --max-target-positions 512 --truncate-source --keep-last-epochs 10 --save-interval 1 --fp16 "
+)
+OURS = {"data", "user_dir", "save_dir", "tensorboard_logdir", "log_format", "log_interval"}
+
+
+@pytest.mark.parametrize("preset", ["squad", "xsum", "persona-chat"])
+@pytest.mark.parametrize("mode, more", [("ar", ""), ("nar", "--nar-ratio 1.0 --max-epoch 50 --save-interval 5")])
+def test_presets_train_as_published(mode, more, preset, data, tmp_path):
+    """On a GPU, every option of fairseq-train has the published value; a fairseq-train that only shows its arguments stands in."""
+    (tmp_path / "fairseq-train").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "fairseq-train").chmod(0o755)
+    # what a run of so few pairs would shorten
+    plan = task_plan(data, tmp_path / "out", Options(mode=mode, preset=preset, train=["--warmup-updates", "1000"]))
+    environment = {**os.environ, "GPUS": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(words(plan, "fine-tune"), env=environment, capture_output=True, text=True, check=True)
+
+    def parse(arguments):
+        return vars(options.parse_args_and_arch(options.get_training_parser(), arguments))
+
+    ours, published = parse(done.stdout.splitlines()), parse(["data", *shlex.split(PUBLISHED + more)])
+    assert {name for name in ours if ours[name] != published[name]} <= OURS and ours.keys() == published.keys()
 
 
 def test_presets(data, tmp_path):
