@@ -97,9 +97,11 @@ def nltk_folder(tmp_path, monkeypatch):
 
 
 def test_meteor_without_its_data(nltk_folder):
-    """A line says so; where METEOR was asked for, an error does."""
-    report = evaluate({"a": ["a b"]}, ["a b"])
-    assert "METEOR" not in report["systems"]["a"] and "nltk.downloader wordnet" in report["not_measured"]["meteor"]
+    """A line says so, and other metrics are measured; where nothing else was asked for, it is an error."""
+    for metrics in ([], ["rouge", "meteor"]):
+        report = evaluate({"a": ["a b"]}, ["a b"], metrics)
+        assert "METEOR" not in (scores := report["systems"]["a"]) and scores["ROUGE-1"] == pytest.approx(100)
+        assert "nltk.downloader wordnet" in report["not_measured"]["meteor"]
     with pytest.raises(ValueError, match="meteor: nltk's data is not here: run"):
         evaluate({"a": ["a b"]}, ["a b"], ["meteor"])
 

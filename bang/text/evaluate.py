@@ -77,7 +77,8 @@ def evaluate(
         {metric: {difference, p}}}).
 
     Raises:
-        ValueError: texts and references differ in number, there are none, or a metric or tokenizer is unknown.
+        ValueError: texts and references differ in number, there are none, a metric or tokenizer is unknown, or nothing
+            could be measured.
     """
     if not references:
         raise ValueError("no references to evaluate against")
@@ -105,9 +106,9 @@ def evaluate(
             for name, texts in systems.items():
                 scores[name] |= METRICS[group](tokenizer, texts, references)
         except LookupError as error:  # nltk's: data is missing
-            if group in metrics:
-                raise ValueError(f"{group}: {error}") from None
             not_measured[group] = str(error)
+    if not any(scores.values()):
+        raise ValueError("; ".join(f"{group}: {why}" for group, why in not_measured.items()))
     baseline = next(iter(systems))
     report = {
         "sentences": len(references),
