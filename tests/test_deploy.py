@@ -134,6 +134,16 @@ def test_the_runtime_gives_the_plugins_tokens_and_scores(options, plugin, runtim
         assert b.passes == a.passes
 
 
+@pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar", "speculative"])
+@pytest.mark.parametrize("otherwise", [{"at_once": 24}, {"at_once": 1}, {"whole": False}], ids=str)
+def test_what_only_saves_time_changes_no_token(mode, otherwise, exported, runtime, sources):
+    options, engine = Options(mode=mode, beam=1, max_len=20), Bang.load(exported, threads=1).engine
+    engine._graphs = engine._graphs._replace(**otherwise)
+    batch = sources[:20]
+    for a, b in zip(runtime.engine.generate(batch, options), engine.generate(batch, options), strict=True):
+        assert b.tokens == a.tokens and b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
+
+
 def test_a_text_does_not_depend_on_its_batch(runtime, sources):
     for mode in runtime.modes:
         options = Options(mode=mode, beam=2, max_len=20)

@@ -1,6 +1,7 @@
 """The engine of `Bang` on onnxruntime: every mode, without torch and fairseq."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from onnxruntime import InferenceSession, SessionOptions
 from .. import visibility
 from ..api import Hypothesis, Options
 from ..generation import loop
-from ..generation.choice import Bounds, Chooser
+from ..generation.choice import Bounds
 from ..model_folder import read_pieces
 from ..text.files import StrPath
 from .beam import search
-from .session import Graphs, OnnxSession
+from .session import Graphs, OfLogProbs, OnnxSession
+
+_AT_ONCE = 256
+"""Source tokens that go through the encoder together on a CPU: enough to share its weights, few enough for the cache."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -36,12 +40,15 @@ class OnnxEngine:
         self.modes, self.shares = tuple(config["modes"]), config["shares"] or None
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
+        on_cpu = device in (None, "cpu")
         self._graphs = Graphs(
             _session(Path(folder, "encoder.onnx"), device, threads),
             _session(Path(folder, "decoder.onnx"), device, threads),
             visibility.bucket_table(config["num_buckets"], config["relative_max_distance"]),
             config["max_target_positions"] + 2,
             tuple(config["specials"]),
+            _AT_ONCE if on_cpu else sys.maxsize,
+            whole=on_cpu,
         )
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
@@ -60,7 +67,7 @@ class OnnxEngine:
         if options.mode == "nar" and options.min_len == 1:
             least = np.zeros_like(limit)  # the cut passes over an eos in front: one token stands there anyway
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        session = OnnxSession(self._graphs, sources, Chooser(*specials), bounds)
+        session = OnnxSession(self._graphs, sources, OfLogProbs(*specials), bounds)
         blocking = options.no_repeat_ngram_size if options.mode == "ar" else 0
         decoding = loop.Decoding(session, _way(options), least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
         return [
@@ -95,8 +102,10 @@ def _session(path: Path, device: str | None, threads: int | None) -> InferenceSe
     # waiting threads sleep: where other work shares the cores, spinning ones make a text several times as slow
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    slow = ["SkipLayerNormFusion"] if name == "cpu" else []  # fused it takes six times as long as its two parts
+    choice = [(provider, {"device_id": number} if number else {})]
     try:
-        return InferenceSession(path, options, providers=[(provider, {"device_id": number} if number else {})])
+        return InferenceSession(path, options, providers=choice, disabled_optimizers=slow)
     except Exception as error:  # onnxruntime's own kinds of error have no common base but this
         raise ValueError(f"{path}: cannot be loaded; truncated, or not of bang export ({_first_line(error)})") from None
 

@@ -3,9 +3,9 @@
 Shapes: B batch, S source length, H heads, d head width, D = H * d, M new main tokens, N slots,
 Q = M + N queries, C cached keys, R buckets, V vocabulary, L decoder layers, k candidates.
 
-The numbers are those of `bang.network`; the weights are rearranged so that few large products run:
-queries, keys, values and relative terms come from one, and the encoder gives the keys and values of
-every layer's cross-attention from another. The decoder does not know the modes: what a query sees
+The numbers are those of `bang.network`; the scale of the queries is in their weights. Queries, keys, values and
+relative terms come from products of their own: of one product, cutting its result apart would cost more than it
+saves. The encoder gives the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees
 and how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
 """
 
@@ -17,11 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..network.model import BangModel
-
-
-def _linear(*layers: nn.Linear) -> nn.Linear:
-    """One linear layer that gives the outputs of all `layers`, side by side."""
-    return _as_linear(torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
 
 
 def _as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -62,9 +57,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, layer: nn.Module, activation: str):
         super().__init__()
         attention = layer.self_attn
-        self.heads, self.width = attention.num_heads, attention.head_dim
-        query = _scaled(attention.q_proj, attention.head_dim**-0.5)
-        self.in_proj = _linear(query, attention.k_proj, attention.v_proj)
+        self.heads = attention.num_heads
+        self.query = _scaled(attention.q_proj, attention.head_dim**-0.5)
+        self.key, self.value = attention.k_proj, attention.v_proj
         self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
         self.feed_forward = FeedForward(layer, activation)
 
@@ -74,9 +69,7 @@ class EncoderLayer(nn.Module):
             x: (B, S, D).
             hidden: what is added to the logits, -inf at pads, (B, 1, 1, S).
         """
-        dim = self.heads * self.width
-        projected = self.in_proj(x)
-        q, k, v = (_heads(projected[:, :, i * dim : (i + 1) * dim], self.heads) for i in range(3))
+        q, k, v = (_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         attended = torch.softmax(q @ k.transpose(2, 3) + hidden, dim=-1) @ v
         return self.feed_forward(self.norm(x + self.out_proj(_joined(attended))))
 
@@ -93,7 +86,7 @@ class EncoderGraph(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(layer, cfg.activation_fn) for layer in encoder.layers)
         cross = [layer.encoder_attn for layer in model.decoder.layers]
         self.heads, self.width = cross[0].num_heads, cross[0].embed_dim
-        self.keys_values = _linear(*(proj for attention in cross for proj in (attention.k_proj, attention.v_proj)))
+        self.keys_values = nn.ModuleList(proj for attention in cross for proj in (attention.k_proj, attention.v_proj))
 
     def forward(self, source: Tensor) -> List[Tensor]:
         """
@@ -110,12 +103,7 @@ class EncoderGraph(nn.Module):
         hidden = _hidden(real, x)[:, None, None]
         for layer in self.layers:
             x = layer(x, hidden)
-        return [_heads(part, self.heads) for part in _parts(self.keys_values(x), self.width)]
-
-
-def _parts(x: Tensor, width: int) -> List[Tensor]:
-    """Cuts (B, L, n * width) into n times (B, L, width)."""
-    return [x[:, :, start : start + width] for start in range(0, x.size(2), width)]
+        return [_heads(project(x), self.heads) for project in self.keys_values]
 
 
 def _hidden(sees: Tensor, like: Tensor) -> Tensor:
@@ -130,11 +118,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         attention, cross = layer.ngram_self_attn, layer.encoder_attn
         self.heads, self.buckets = attention.num_heads, attention.num_buckets
-        dim = attention.in_proj_weight.size(1)
-        weight, bias = attention.in_proj_weight.detach().clone(), attention.in_proj_bias.detach().clone()
-        weight[:dim] *= attention.scaling
-        bias[:dim] *= attention.scaling
-        self.in_proj = _linear(_as_linear(weight, bias), attention.relative_linear)
+        query, self.key, self.value = map(_as_linear, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3))
+        self.query, self.relative = _scaled(query, attention.scaling), attention.relative_linear
         self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
         self.cross_query = _scaled(cross.q_proj, cross.head_dim**-0.5)
         self.cross_out, self.cross_norm = cross.out_proj, layer.encoder_attn_layer_norm
@@ -153,14 +138,13 @@ class DecoderLayer(nn.Module):
         Returns:
             (B, Q - first, D), and the new keys and values (B, H, Q, d).
         """
-        dim = x.size(2)
-        projected = self.in_proj(x)
-        q = _heads(projected[:, first:, :dim], self.heads)
-        new_k, new_v = (_heads(projected[:, :, i * dim : (i + 1) * dim], self.heads) for i in (1, 2))
-        relative = projected[:, first:, 3 * dim :].unflatten(2, (self.buckets, self.heads)).permute(0, 3, 1, 2)
+        new_k, new_v = (_heads(project(x), self.heads) for project in (self.key, self.value))
+        x = x[:, first:]
+        q = _heads(self.query(x), self.heads)
+        relative = self.relative(x).unflatten(2, (self.buckets, self.heads)).permute(0, 3, 1, 2)
         k, v = torch.cat([cache_k, new_k], 2), torch.cat([cache_v, new_v], 2)
         logits = q @ k.transpose(2, 3) + relative.gather(3, bucket[:, :, first:]) + hidden[:, :, first:]
-        x = self.norm(x[:, first:] + self.out_proj(_joined(torch.softmax(logits, dim=-1) @ v)))
+        x = self.norm(x + self.out_proj(_joined(torch.softmax(logits, dim=-1) @ v)))
         logits = _heads(self.cross_query(x), self.heads) @ source_k.transpose(2, 3) + source_hidden
         x = self.cross_norm(x + self.cross_out(_joined(torch.softmax(logits, dim=-1) @ source_v)))
         return self.feed_forward(x), new_k, new_v

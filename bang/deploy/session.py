@@ -4,7 +4,6 @@ Shapes: B rows, S source length, M new main tokens of a pass, N slots, Q = M + N
 the cache, P keys that are cached once the pass is over, V vocabulary, k candidates of a slot.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,9 @@ class Graphs(NamedTuple):
         table: bucket of each distance.
         positions: rows of the decoder's table of positions.
         specials: ids of pad, unk and eos.
+        at_once: source tokens, padding included, that go through the encoder together.
+        whole: whether the log-probabilities of the whole vocabulary are looked at here: on a CPU that
+            is faster than the graph's choice of candidates, from a GPU they would have to be copied.
     """
 
     encoder: InferenceSession
@@ -33,6 +35,8 @@ class Graphs(NamedTuple):
     table: np.ndarray
     positions: int
     specials: tuple[int, int, int]
+    at_once: int
+    whole: bool
 
 
 class Candidates(NamedTuple):
@@ -49,8 +53,8 @@ class Candidates(NamedTuple):
     log_probs: np.ndarray
 
 
-class _OfCandidates(Chooser):
-    """Chooses among columns that hold log-probabilities already."""
+class OfLogProbs(Chooser):
+    """Chooses by log-probabilities, which need no normalising."""
 
     def _scores(self, xp, logits):
         return logits[0], np.zeros(logits[0].shape[:-1], dtype=np.float32)
@@ -62,22 +66,17 @@ class OnnxSession:
     Args:
         graphs: the network.
         sources: ids, eos last, each (S,).
-        chooser: which token a slot gives; None: the caller chooses (`candidates`).
+        chooser: which token a slot gives, by log-probabilities; None: the caller chooses (`candidates`).
         bounds: of the rows.
     """
 
     def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser | None = None, bounds: Bounds | None = None):
         self._graphs, self._chooser, self._bounds = graphs, chooser, bounds
-        if chooser is not None:
-            self._of_candidates = _OfCandidates(pad=0, unk=1, eos=2, unk_penalty=chooser.unk_penalty)
-        width = max(map(len, sources))
-        source = np.full((len(sources), width), graphs.specials[0])
-        for row, ids in enumerate(sources):
-            source[row, : len(ids)] = ids
-        names = [output.name for output in graphs.encoder.get_outputs()]
-        found = graphs.encoder.run_with_ort_values(names, {"source": OrtValue.ortvalue_from_numpy(source)})
+        self._of_candidates = OfLogProbs(pad=0, unk=1, eos=2)
+        names, found = _encoded(graphs, sources)
         self._source = dict(zip(names, found))
-        self._source["source_real"] = OrtValue.ortvalue_from_numpy(source != graphs.specials[0])
+        real = np.arange(max(map(len, sources))) < np.array([len(ids) for ids in sources])[:, None]
+        self._source["source_real"] = OrtValue.ortvalue_from_numpy(real)
         # as the graph orders them: key and value of layer 0, of layer 1 …
         self._cache_names = [name.replace("source", "cache") for name in names]
         self._new_names = [name.replace("source", "new") for name in names]
@@ -85,12 +84,13 @@ class OnnxSession:
         rows, heads, _, head_width = of_source.shape()
         dtype = np.float16 if "float16" in of_source.data_type() else np.float32
         self._cache = [np.zeros((rows, heads, 0, head_width), dtype) for _ in names]  # (B, H, C, d) each
+        self._new = None  # what the last pass is to put into it, as `_write` takes it
 
     def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
         """As `loop.Session.run`."""
         _, index = visibility.places(step.block_sizes)
         first_target = step.anchor if step.main else step.first[:, None]  # (B, G)
-        whole = step.forced is not None or step.banned is not None or self._chooser.sampling or self._chooser.temperature != 1
+        whole = self._graphs.whole or step.forced is not None or step.banned is not None
         found = self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
         if step.blocks == 1:
             forced = step.forced
@@ -114,7 +114,7 @@ class OnnxSession:
 
     def _choose(self, found: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):
         """Tokens and log-probabilities, (B, n), of slots of which a pass gave `found`."""
-        bounds = self._bounds if ends or self._chooser.sampling else None
+        bounds = self._bounds if ends else None
         if len(found) == 1:
             return self._chooser(np, found, target, bounds, forced, banned)
         tokens, log_probs = columns(Candidates(*found), self._graphs.specials)
@@ -127,6 +127,7 @@ class OnnxSession:
 
     def _pass(self, step: Pass, outputs: list[str], count: int = 1) -> list[np.ndarray]:
         """Runs the decoder and keeps the keys and values of the queries that are to be cached."""
+        self._write()
         token, position, last = step.queries()
         main, cached, first = step.main, step.cached, step.first
         columns = self._cache[0].shape[2] if first.any() else 0
@@ -149,16 +150,22 @@ class OnnxSession:
             "slot_positions": position[:, main:],
             "sees": sees,
             "bucket": bucket,
-            "count": np.array([count + len(self._graphs.specials)]),
+            "count": np.array([count + len(self._graphs.specials) if "tokens" in outputs else 0]),  # 0: nothing to do
         }
         feed.update(zip(self._cache_names, (buffer[:, :, :columns] for buffer in self._cache)))
         values = {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}
         found = self._graphs.decoder.run_with_ort_values(outputs + self._new_names, {**values, **self._source})
-        self._write(first, cached, [x.numpy() for x in found[len(outputs) :]])
+        self._new = first, cached, [x.numpy() for x in found[len(outputs) :]]
         return [x.numpy() for x in found[: len(outputs)]]
 
-    def _write(self, first: np.ndarray, cached: int, new: list[np.ndarray]) -> None:
-        """Puts the first `cached` of the new keys and values into their rows' columns."""
+    def _write(self) -> None:
+        """Puts the first `cached` of the last pass's keys and values into their rows' columns, from `first` on.
+
+        Put off until a pass needs them: a text's last one, in NAR often the only one, needs none.
+        """
+        if self._new is None:
+            return
+        (first, cached, new), self._new = self._new, None
         have, needed = self._cache[0].shape[2], int(first.max()) + cached
         if needed > have:
             grown = -(-needed // _ROOM) * _ROOM - have
@@ -177,12 +184,39 @@ class OnnxSession:
         Args:
             sources: the same of the sources where they are other rows, as with beams; empty: they stay.
         """
+        self._write()
         if self._bounds is not None:
             self._bounds = Bounds(*(x[rows] for x in self._bounds))
         self._cache = [buffer[rows] for buffer in self._cache]
         sources = rows if sources is None else sources
         if len(sources):
             self._source = {name: OrtValue.ortvalue_from_numpy(x.numpy()[sources]) for name, x in self._source.items()}
+
+
+def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list[OrtValue]]:
+    """Keys and values of the cross-attention: names of the encoder's outputs, and these, each (B, H, S, d).
+
+    Sources of like length go through the encoder together, as many as `at_once` allows: padding costs as
+    much as tokens do.
+    """
+    names = [output.name for output in graphs.encoder.get_outputs()]
+    lengths = np.array([len(ids) for ids in sources])
+    order, whole = np.argsort(-lengths, kind="stable"), None
+    while len(order):
+        rows = order[: max(1, graphs.at_once // lengths[order[0]])]
+        order = order[len(rows) :]
+        padded = np.full((len(rows), lengths[rows[0]]), graphs.specials[0])
+        for place, row in enumerate(rows):
+            padded[place, : lengths[row]] = sources[row]
+        found = graphs.encoder.run_with_ort_values(names, {"source": OrtValue.ortvalue_from_numpy(padded)})
+        if len(rows) == 1 == len(sources):
+            return names, found
+        arrays = [x.numpy() for x in found]
+        if whole is None:  # the longest come first
+            whole = [np.zeros((len(sources), *x.shape[1:]), x.dtype) for x in arrays]
+        for all_rows, x in zip(whole, arrays):
+            all_rows[rows, :, : x.shape[2]] = x
+    return names, [OrtValue.ortvalue_from_numpy(x) for x in whole]
 
 
 def columns(found: Candidates, specials: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
