@@ -15,7 +15,7 @@ from . import checkpoints, training_run
 from .command_line import add_min_lr
 from .dictionary import BertDictionary
 from .safety import settings
-from .trained_modes import trained_modes
+from .trained_modes import trained_blocks, trained_modes
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class BangTask(FairseqTask):
         """Builds the model; a new one may start from --load-from-pretrained-model.
 
         Once loaded the option is cleared, so that the checkpoints of this run never ask for the file;
-        nor does a run that resumes. `model.trained_modes` says what the options, of this run or of
-        the checkpoint, train.
+        nor does a run that resumes. `model.trained_modes` and `model.trained_blocks` say what the options,
+        of this run or of the checkpoint, train.
         """
         if not from_checkpoint:
             settings.allow(models=[cfg._name])  # the command line's own, which may be resumed
         model = super().build_model(cfg, from_checkpoint)
         run = training_run.whole(cfg)
-        model.trained_modes = trained_modes(run) if run else {}
+        model.trained_modes, model.trained_blocks = (trained_modes(run), trained_blocks(run)) if run else ({}, None)
         if run and not from_checkpoint and hasattr(model, "decodes"):
             training_run.check_modes(run, model.decodes)
         if from_checkpoint:

@@ -41,6 +41,7 @@ class TorchEngine:
         self._device = _device(device)
         self._model, self._dictionary = model, model.dictionary
         self._network = model.build().to(self._device, DTYPES[dtype])
+        self._network.lay_out()
         self.modes = tuple(self._network.decodes)
         self.shares = model.shares or None
         self.max_source_positions = model.sizes["max_source_positions"]

@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any, Dict, Union
+from typing import Any, Dict, NamedTuple, Optional, Union
+
+from .visibility import BLOCK_SIZE
 
 MODES = ("ar", "semi-nar", "nar")
-_DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss")
+_DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
 
 
 def split_shares(nar_ratio: float, semi_nar_ratio: float) -> Dict[str, float]:
@@ -46,6 +48,33 @@ def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
     if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
         shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
     return {mode: shares[mode] for mode in MODES if mode in shares}
+
+
+class Blocks(NamedTuple):
+    """Slots of the longest blocks that a checkpoint was trained with; AR's are of 1.
+
+    Attributes:
+        longest: wherever they hang. anywhere: of those that hang on any token, as drafts do.
+    """
+
+    longest: int
+    anywhere: int
+
+
+def trained_blocks(cfg: Union[Mapping, Namespace]) -> Optional[Blocks]:
+    """The blocks that a checkpoint was trained with; None where its options do not say.
+
+    Args: as `update_shares`.
+    """
+    shares, options = trained_modes(cfg), _options(cfg)
+    if not shares:
+        return None
+    ar, blocks = int("ar" in shares), 0
+    if ar and "semi-nar" in shares and not options.get("disable_ngram_loss"):
+        ar = options.get("ngram", 1)
+    if options.get("semi_nar_ratio"):
+        blocks = options.get("block_size", BLOCK_SIZE)
+    return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
 def _options(cfg: Union[Mapping, Namespace]) -> Dict[str, Any]:

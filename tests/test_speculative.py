@@ -94,6 +94,21 @@ def test_prefixes(width, golden_model, make_task, pairs):
                 torch.testing.assert_close(ar["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("width", [0, 2])
+def test_the_dial_keeps_no_unsure_token(width, golden_model, make_task, pairs):
+    """Behind a prefix as without one: what follows another token of its pass has the probability asked for."""
+    task = make_task(decoding="semi-nar", block_size=4, commit_threshold=0.6)
+    generator = task.build_generator([golden_model("mixed")], options(max_len_b=20))
+    together = 0
+    for batch in pairs("test", 12):
+        for (text,) in generator.generate(None, batch, prefix_tokens=batch["target"][:, :width] if width else None):
+            passes, scores = text["passes"][width:], text["positional_scores"][width:]
+            follows = passes[1:] == passes[:-1]
+            together += int(follows.sum())
+            assert (scores[1:][follows] >= np.log(0.6) - 1e-5).all()
+    assert together
+
+
 def test_rejected_drafts_leave_no_trace(golden_model, pairs, dictionary):
     """Logits after many passes of wrong drafts, of ragged lengths, against a pass without a cache."""
     model = golden_model("mixed")

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 from bang import checkpoints
-from bang.trained_modes import split_shares, trained_modes, update_shares
+from bang.trained_modes import Blocks, split_shares, trained_blocks, trained_modes, update_shares
 from fairseq.dataclass.configs import GenerationConfig
 
 from conftest import GOLDEN
@@ -73,3 +73,47 @@ def test_decoding_in_a_mode_that_was_not_trained(trained, decoding, warns, make_
     assert len(messages) == (warns is not None)
     if warns:
         assert f"--decoding {decoding}" in messages[0] and warns in messages[0]
+
+
+@pytest.mark.parametrize(
+    "cfg, blocks",
+    [
+        (options("ngram_language_loss", ngram=9), Blocks(9, 9)),
+        (options("ngram_language_loss", ngram=9, disable_ngram_loss=True), Blocks(1, 1)),
+        (options(MIXED, nar_ratio=0.3, ngram=3), Blocks(3, 3)),
+        (options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.3, block_size=6), Blocks(6, 1)),
+        (options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.3, block_size=6, random_block_offset=True), Blocks(6, 6)),
+        (options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.3, block_size=6, ngram=3), Blocks(6, 3)),
+        (options(MIXED, nar_ratio=1.0, ngram=9), Blocks(0, 0)),
+        (Namespace(), None),
+    ],
+)
+def test_blocks(cfg, blocks):
+    assert trained_blocks(cfg) == blocks
+
+
+UNHUNG, SHORT = "not trained to hang on any token", "trained with blocks of 4 tokens"
+
+
+@pytest.mark.parametrize(
+    "blocks, decoding, warns",
+    [
+        (Blocks(1, 1), dict(decoding="speculative"), UNHUNG),
+        (Blocks(4, 1), dict(decoding="speculative"), UNHUNG),
+        (Blocks(4, 1), dict(decoding="semi-nar", commit_threshold=0.5), UNHUNG),
+        (Blocks(4, 1), dict(decoding="semi-nar"), None),
+        (Blocks(4, 1), dict(decoding="semi-nar", block_size=5), f"--block-size 5: this checkpoint was {SHORT}"),
+        (Blocks(6, 4), dict(decoding="semi-nar", block_size=5, commit_threshold=0.5), f"--block-size 5: this checkpoint was {SHORT}"),
+        (Blocks(4, 4), dict(decoding="speculative", draft_length=4), f"--draft-length 4: this checkpoint was {SHORT}"),
+        (Blocks(4, 4), dict(decoding="speculative", draft_length=3), None),
+        (Blocks(4, 4), dict(decoding="nar"), None),
+        (None, dict(decoding="speculative"), None),
+    ],
+)
+def test_blocks_that_were_not_trained(blocks, decoding, warns, make_task, make_model, caplog):
+    model = make_model()
+    model.trained_modes, model.trained_blocks = {}, blocks
+    make_task(**decoding).build_generator([model], GenerationConfig(beam=1))
+    messages = [message for record in caplog.records if UNHUNG in (message := record.getMessage()) or "trained with blocks" in message]
+    assert len(messages) == (warns is not None)
+    assert warns is None or warns in messages[0]

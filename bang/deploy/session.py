@@ -56,7 +56,7 @@ class Candidates(NamedTuple):
 class OfLogProbs(Chooser):
     """Chooses by log-probabilities, which need no normalising."""
 
-    def _scores(self, xp, logits):
+    def _scores(self, xp, logits, scored):
         return logits[0], np.zeros(logits[0].shape[:-1], dtype=np.float32)
 
 

@@ -63,6 +63,7 @@ class Chooser:
         bounds: Optional[Bounds] = None,
         forced=None,
         banned: Optional[Tuple] = None,
+        scored: bool = True,
     ):
         """
         Args:
@@ -73,11 +74,12 @@ class Chooser:
             bounds: of the rows; None: no slot is near one and nothing is drawn.
             forced: token that a slot must give, -1 where it is free, (B, n).
             banned: rows, slots and tokens that must not come together, three arrays of one length.
+            scored: False: nobody asks for log-probabilities, and zeros will do.
         Returns:
             Tokens and their log-probabilities, (B, n): the model's own, noise left out and what was
             forbidden not made up for, as in fairseq.
         """
-        x, total = self._scores(xp, logits)
+        x, total = self._scores(xp, logits, scored or self.topp > 0)
         x[..., self.pad] = -float("inf")
         if self.unk_penalty:
             x[..., self.unk] -= self.unk_penalty
@@ -95,14 +97,14 @@ class Chooser:
             token = xp.where(last, self.eos, token)
         if forced is not None:
             token = xp.where(forced >= 0, forced, token)
-        return token, _at(x, token) - total
+        return token, _at(x, token) - total if scored else xp.zeros_like(x[..., 0])
 
-    def _scores(self, xp, logits: List):
-        """Logits of the average, (B, n, V), and their log-sum-exp, (B, n)."""
+    def _scores(self, xp, logits: List, scored: bool):
+        """Logits of the average, (B, n, V), and their log-sum-exp, (B, n), or None if not `scored`."""
         if self.temperature != 1:
             logits = [x / self.temperature for x in logits]
         if len(logits) == 1:
-            return logits[0], _logsumexp(xp, logits[0])
+            return logits[0], _logsumexp(xp, logits[0]) if scored else None
         mean = sum(xp.exp(x - _logsumexp(xp, x)[..., None]) for x in logits) / len(logits)
         return xp.log(mean), xp.zeros_like(mean[..., 0])
 

@@ -51,6 +51,7 @@ class Pass(NamedTuple):
             arrays of one length; None: none.
         ends: whether a row may be below its least length or at its limit at a slot that is read; False
             saves the backend the check.
+        scored: whether the log-probabilities of drafts are asked for; if not, zeros will do where G is above 1.
     """
 
     tokens: np.ndarray
@@ -61,6 +62,7 @@ class Pass(NamedTuple):
     forced: Optional[np.ndarray] = None
     banned: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None
     ends: bool = True
+    scored: bool = True
 
     @property
     def main(self) -> int:
@@ -144,16 +146,22 @@ class Way(NamedTuple):
         drafts: tokens that a block gives beyond its first, D.
         verify: drafts not kept are fed to the next pass, which keeps those that it would have given.
         threshold: drafts are kept unverified as long as each has at least this probability.
-        worth: drafts are fed as long as they have, all together, at least this probability: a block that
-            is hardly ever reached costs more than it gives.
         anchored: blocks hang on the last token; False: NAR, whose slots see no token.
     """
 
     drafts: int
     verify: bool = False
     threshold: float = 0.0
-    worth: float = 0.0
     anchored: bool = True
+
+    def block_sizes(self, drafts: int, blocks: int) -> Tuple[int, ...]:
+        """Slots of the blocks of a pass.
+
+        Where drafts are verified the blocks behind a draft draft half as far, two tokens at least: they are reached less
+        often, and slots cost more than the drafts save that are missed.
+        """
+        behind = max(min(drafts, 2), -(-drafts // 2)) if self.verify else drafts
+        return (1 + drafts,) + (1 + behind,) * (blocks - 1)
 
 
 def autoregressive() -> Way:
@@ -176,15 +184,15 @@ def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
     return Way(block_size - 1, threshold=threshold)
 
 
-def speculative(draft_length: int, worth: float = 0.0) -> Way:
-    """AR's own words: every draft that is worth it (`Way.worth`; default: every draft) is verified.
+def speculative(draft_length: int) -> Way:
+    """AR's own words: every draft is verified.
 
     Raises:
         ValueError: `draft_length` is below 1.
     """
     if draft_length < 1:
         raise ValueError(f"--draft-length {draft_length}: at least 1 token is drafted")
-    return Way(draft_length, verify=True, threshold=NEVER, worth=worth)
+    return Way(draft_length, verify=True, threshold=NEVER)
 
 
 def non_autoregressive() -> Way:
@@ -289,15 +297,15 @@ class Decoding:
         main = int((last - self.fed).max()) + blocks
         tokens = np.take_along_axis(self.text, self.fed[:, None] + np.arange(main), axis=1)
         anchor = last[:, None] + np.arange(blocks)
-        sizes, forced = (1 + drafts,) * blocks, None
+        given, forced = 0, None
         if not self.passes and blocks > 1:  # nothing is drafted inside what all rows are given
             given = int(self.drafted.min())
-            sizes = (1,) * given + sizes[given:]
             forced = np.full((len(last), blocks), -1)
             forced[:, :-1] = self.forced[:, : blocks - 1]
+        sizes = (1,) * given + self.way.block_sizes(drafts, blocks - given)
         banned = self._repeats(blocks) if self.no_repeat_ngram else None
         ends = self._ends(last, last + blocks - 1 + drafts)
-        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, scored=not self.way.verify)
 
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())
@@ -339,9 +347,7 @@ class Decoding:
         kept = np.where(ended, ends.argmax(1) + 1, kept)
         self.drafted = np.zeros_like(kept)
         if self.way.verify:
-            drafts = read >= kept[:, None]
-            chance = np.where(drafts, scores, 0.0).cumsum(1)
-            useful = ~drafts | ((tokens != self.pad) & (tokens != self.eos) & (chance >= np.log(self.way.worth or 1e-300)))
+            useful = (read < kept[:, None]) | (tokens != self.pad) & (tokens != self.eos)
             self.drafted = np.where(ended, 0, useful.cumprod(1).sum(1) - kept)
         columns = self.length[:, None] + read
         np.put_along_axis(self.text, columns, np.where(read < (kept + self.drafted)[:, None], tokens, self.pad), axis=1)

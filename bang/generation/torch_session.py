@@ -15,7 +15,7 @@ from .choice import Bounds, Chooser
 from .loop import Pass, accepted
 
 
-AT_ONCE = 24
+AT_ONCE = 64
 """So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""
 
 
@@ -79,11 +79,12 @@ class TorchSession:
         slot = xp.where(missing, 0, slot)
         rows = self._send(np.arange(len(step.tokens)))[:, None]
         target = first_target[rows, block[:, None]] + index
-        drafts, draft_scores = self._choose([x[rows, slot] for x in features], target, None, None, step.ends)
+        behind = [x[rows, slot] for x in features]
+        drafts, draft_scores = self._choose(behind, target, None, None, step.ends, step.scored)
         drafts = xp.where(missing, self.chooser.pad, drafts)
         return xp.concatenate([given, drafts], 1), xp.concatenate([scores, draft_scores], 1)
 
-    def _choose(self, features: List[Tensor], target, forced, banned, ends: bool):
+    def _choose(self, features: List[Tensor], target, forced, banned, ends: bool, scored: bool = True):
         """Tokens and log-probabilities of slots.
 
         Args:
@@ -93,7 +94,7 @@ class TorchSession:
         bounds = self.bounds if ends or self.chooser.sampling else None
         forced = None if forced is None else self._send(forced)
         banned = None if banned is None else tuple(map(self._send, banned))
-        return self.chooser(self.xp, logits, target, bounds, forced, banned)
+        return self.chooser(self.xp, logits, target, bounds, forced, banned, scored)
 
     def _logits(self, features: List[Tensor]) -> List:
         """(B, n, D) of each model to (B, n, V), where the tokens are chosen."""

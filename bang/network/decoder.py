@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from .. import visibility
 from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, side_by_side, slot_positions
-from .stepping import Cache, Sight, plain_sight, run_layers
 from .config import BangConfig
+from .packed import PackedProduct
+from .stepping import Cache, Sight, plain_sight, run_layers
 from ..visibility import Layout
 
 
@@ -115,6 +116,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         self.embed_out = None
         if not cfg.share_decoder_input_output_embed:
             self.embed_out = nn.Parameter(torch.empty(len(dictionary), cfg.decoder_embed_dim).normal_(std=0.02))
+        self._product = PackedProduct()
         self.need_attn = False
 
     def forward(self, *args, **kwargs):
@@ -215,7 +217,12 @@ class BangDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor) -> Tensor:
         """(..., D) to (..., V)"""
-        return F.linear(features, self.output_weight)
+        return self._product(features, self.output_weight)
+
+    def train(self, mode: bool = True):
+        if mode:
+            self._product.forget()
+        return super().train(mode)
 
     def max_positions(self) -> int:
         return self.max_target_positions

@@ -12,6 +12,7 @@ from ..command_line import settle_options
 from .config import ARCHITECTURES, BangConfig, with_defaults
 from .decoder import BangDecoder
 from .encoder import BangEncoder
+from .packed import lay_by_columns
 from ..visibility import Layout
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,12 @@ class BangModel(FairseqEncoderDecoderModel):
         super().prepare_for_inference_(cfg)
         if cfg.common.bf16:
             self.bfloat16()
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Arranges the weights of the layers in memory for decoding; call once they are where and as they are to stay."""
+        lay_by_columns(self.encoder.layers)
+        lay_by_columns(self.decoder.layers)
 
 
 class BangArModel(BangModel):
