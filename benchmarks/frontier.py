@@ -77,7 +77,7 @@ def measure(bang: Bang, chosen: list[System], sources: list[str], references: li
         )
         return found, (time.perf_counter() - start) / len(texts)
 
-    few = sources[:: -(-len(sources) // args.timed)]
+    few = spread(sources, args.timed)
     for turn in range(args.rounds):
         for system in chosen:
             generate(system, few[:1], 1)  # warm
@@ -202,7 +202,7 @@ def draw(report: dict, path: Path) -> None:
     pyplot.close(figure)
 
 
-def load(model: str, engine: str, threads: int, folder: str) -> Bang:
+def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) -> Bang:
     """Loads the model for an engine; a checkpoint is exported into `folder` if it has to be.
 
     Raises:
@@ -212,9 +212,9 @@ def load(model: str, engine: str, threads: int, folder: str) -> Bang:
         from bang.deploy.export import export
         from bang.pack import read_checkpoint
 
-        export(read_checkpoint(model), folder, engine.removeprefix("onnx-"))
-        model = folder
-    return Bang.load(model, device=None if engine == "torch" else "cpu", threads=threads)
+        export(read_checkpoint(model, vocab), folder, engine.removeprefix("onnx-"))
+        model, vocab = folder, None
+    return Bang.load(model, vocab=vocab, device=None if engine == "torch" else "cpu", threads=threads)
 
 
 def parts(data: Path, count: int | None) -> Iterator[list[str]]:
@@ -222,14 +222,20 @@ def parts(data: Path, count: int | None) -> Iterator[list[str]]:
     found = [read_texts(data / f"test.{side}") for side in ("src", "tgt")]
     if len(found[0]) != len(found[1]):
         raise ValueError(f"{data}: test.src has {len(found[0])} lines, test.tgt {len(found[1])}")
-    step = -(-len(found[0]) // (count or len(found[0])))
-    return (part[::step][:count] for part in found)
+    return (spread(part, count or len(part)) for part in found)
+
+
+def spread(texts: list[str], count: int) -> list[str]:
+    """So many of the texts at most, from all over."""
+    count = min(count, len(texts))
+    return [texts[index * len(texts) // count] for index in range(count)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="CHECKPOINT", help="checkpoint, or folder of bang pack; of bang export for onnx")
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with test.src and test.tgt, raw texts")
+    parser.add_argument("--vocab", metavar="FILE", help="the checkpoint's; default: beside it, or the published one")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results", metavar="DIR")
     parser.add_argument("--engine", default="torch", choices=["torch", "onnx-float32", "onnx-int8"])
     parser.add_argument("--sentences", type=int, metavar="N", help="of the test part (default: all)")
@@ -249,13 +255,13 @@ def main() -> None:
     try:
         sources, references = parts(args.data, args.sentences)
         with tempfile.TemporaryDirectory() as scratch:
-            bang = load(args.model, args.engine, args.threads, str(Path(scratch, "exported")))
+            bang = load(args.model, args.vocab, args.engine, args.threads, str(Path(scratch, "exported")))
             chosen = [one for one in systems(args.dial_block) if one.family in args.systems and one.options["mode"] in bang.modes]
             rows = measure(bang, chosen, sources, references, args)
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    settings = {**{name: value for name, value in vars(args).items() if name not in ("out", "data")}, "sentences": len(sources)}
-    settings["timed"] = len(sources[:: -(-len(sources) // args.timed)])
+    settings = {**{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")}, "sentences": len(sources)}
+    settings["timed"] = min(args.timed, len(sources))
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     packages = ("torch", "onnxruntime", "numpy")
     report = {
