@@ -2,8 +2,8 @@
 
     python benchmarks/exactness.py CHECKPOINT valid.src test.src --batches 1 8 36 --drafts 1 2 3 4 5 6
 
-The files hold source sentences in word pieces. Greedy AR is decoded token by token at the first batch size; every other way
-must give its tokens. Prints a row for each way, with tokens a pass, and ends with status 1 if any text differed.
+The files hold raw source texts. Greedy AR is decoded token by token at the first batch size; whatever else is decoded
+must give its tokens. Prints a row for each way and batch size, with tokens a pass, and ends with status 1 if any text differed.
 """
 
 import argparse
@@ -17,13 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bang.generation import loop  # noqa: E402
 from bang.pack import read_checkpoint  # noqa: E402
+from bang.text.evaluate import read_texts  # noqa: E402
+from bang.text.wordpieces import WordPieces  # noqa: E402
 from fairseq.dataclass.configs import GenerationConfig  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
-    parser.add_argument("pieces", nargs="+")
+    parser.add_argument("sources", nargs="+")
     parser.add_argument("--vocab", help="default: beside the checkpoint, or the published one")
     parser.add_argument("--batches", type=int, nargs="+", default=[36, 8, 1])
     parser.add_argument("--drafts", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], metavar="K")
@@ -36,12 +38,12 @@ def main() -> None:
     if args.random_weights:
         torch.manual_seed(1)
         for weight in network.parameters():
-            weight.data.normal_(std=0.08) if weight.dim() > 1 else None
+            if weight.dim() > 1:
+                weight.data.normal_(std=0.08)
     network.lay_out()
-    sources = []
-    for path in args.pieces:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")[: args.sentences]
-        sources += [model.dictionary.encode_line(line, add_if_not_exist=False).long()[-512:] for line in lines if line]
+    pieces, longest = WordPieces(model.dictionary.symbols), model.sizes["max_source_positions"]
+    texts = [text for path in args.sources for text in read_texts(path)[: args.sentences]]
+    sources = [model.dictionary.encode_line(pieces(text), add_if_not_exist=False).long()[-longest:] for text in texts]
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # batches of like lengths
 
     def decode(way: loop.Way, size: int) -> tuple[dict, float, float]:

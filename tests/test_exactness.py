@@ -1,0 +1,56 @@
+"""Speculative decoding gives greedy AR's tokens: real texts, batch sizes, draft lengths, worthless drafts."""
+
+import sys
+
+import pytest
+from bang.generation import loop
+from bang.text.vocabulary import read_vocabulary
+
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import exactness  # noqa: E402
+
+
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Runs the script: its status, and the rows of its table as lists of strings."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["exactness.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            exactness.main()
+        return stop.value.code, [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+
+    return call
+
+
+@pytest.fixture
+def golden(tmp_path):
+    """Arguments for a golden checkpoint and a file of texts."""
+    words = [piece for piece in read_vocabulary(VOCAB_SMALL) if piece.isalpha()]
+    (tmp_path / "src").write_text("".join(" ".join(words[i : i + 3 + i]) + "\n" for i in range(9)))
+    return [GOLDEN / "mixed" / "checkpoint.pt", tmp_path / "src", "--vocab", VOCAB_SMALL, "--max-len", 12]
+
+
+def test_a_golden_checkpoint(check, golden):
+    status, rows = check(*golden, "--batches", 4, 1, "--drafts", 1, 3)
+    assert status == 0
+    assert [row[:4] for row in rows] == [
+        [way, size, "9", "0"] for size in "41" for way in ("greedy AR", "speculative, K = 1", "speculative, K = 3")
+    ]
+    assert rows[0][4] == "1.00" and float(rows[2][4]) > 1
+
+
+def test_other_words_are_noticed(check, golden, monkeypatch):
+    monkeypatch.setattr(loop, "speculative", loop.semi_autoregressive)  # nothing is verified
+    status, rows = check(*golden, "--batches", 9, "--drafts", 3)
+    assert status == 1 and int(rows[1][3]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", [[], ["--random-weights"]], ids=["trained", "random"])
+def test_the_shipped_model(weights, check):
+    checkpoint, sources = ROOT / "models" / "debian-synopsis" / "checkpoint.pt", ROOT / "examples" / "debian" / "test.src"
+    status, rows = check(checkpoint, sources, "--sentences", 12 if weights else 40, *weights)
+    assert status == 0 and len(rows) == 3 * 7
