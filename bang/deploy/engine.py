@@ -13,6 +13,7 @@ from .. import visibility
 from ..api import Hypothesis, Options
 from ..generation import loop
 from ..generation.choice import Bounds
+from ..generation.limits import check_lengths, least_length, length_limits
 from ..model_folder import read_pieces
 from ..text.files import StrPath
 from .beam import search
@@ -52,24 +53,21 @@ class OnnxEngine:
         )
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
-        specials = self._graphs.specials
-        limit = options.max_len_a * np.array([len(ids) for ids in sources], dtype=np.float64) + options.max_len
-        limit = np.minimum(limit.astype(np.int64), self._max_len)
-        if not options.max_len_a and options.min_len > options.max_len:
-            raise ValueError(f"min_len={options.min_len}: above the longest text allowed, max_len={options.max_len}")
-        least = np.minimum(options.min_len, limit)
+        specials, way = self._graphs.specials, _way(options)
+        check_lengths(options.max_len_a, options.max_len, options.min_len)
+        lengths = np.array([len(ids) for ids in sources])
+        limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
+        least = np.minimum(least_length(options.min_len, way.anchored), limit)
         if options.mode == "ar" and options.beam > 1:
             found = search(
                 OnnxSession(self._graphs, sources), options.beam, least, limit, specials, options.len_penalty,
                 options.no_repeat_ngram_size,
             )  # fmt: skip
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
-        if options.mode == "nar" and options.min_len == 1:
-            least = np.zeros_like(limit)  # the cut passes over an eos in front: one token stands there anyway
         bounds = Bounds(least, limit, np.arange(len(sources)))
         session = OnnxSession(self._graphs, sources, OfLogProbs(*specials), bounds)
-        blocking = options.no_repeat_ngram_size if options.mode == "ar" else 0
-        decoding = loop.Decoding(session, _way(options), least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
+        blocking = options.no_repeat_ngram_size if options.mode in ("ar", "speculative") else 0
+        decoding = loop.Decoding(session, way, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
         return [
             _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
             for text in decoding.run()
@@ -102,7 +100,8 @@ def _session(path: Path, device: str | None, threads: int | None) -> InferenceSe
     # waiting threads sleep: where other work shares the cores, spinning ones make a text several times as slow
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    slow = ["SkipLayerNormFusion"] if name == "cpu" else []  # fused it takes six times as long as its two parts
+    # fused they take six times and 1.3 times as long as their two parts
+    slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if name == "cpu" else []
     choice = [(provider, {"device_id": number} if number else {})]
     try:
         return InferenceSession(path, options, providers=choice, disabled_optimizers=slow)

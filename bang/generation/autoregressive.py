@@ -8,7 +8,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, Sequenc
 from torch import Tensor, nn
 
 from ..network.decoder import BangDecoder
-from .generator import check_lengths, length_limits
+from .limits import check_lengths, length_limits
 
 
 class NgramBlocker(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .choice import Bounds, Chooser
+from .limits import check_lengths, least_length, length_limits
 from .loop import Decoding, Text, Way
 from .statistics import Statistics
 from .torch_session import TorchSession
@@ -49,8 +50,7 @@ class LoopGenerator:
         self.models, self.way, self.chooser = models, way, chooser
         self.symbols_to_strip_from_output = {chooser.eos}
         self.max_len_a, self.max_len_b = max_len_a, max_len_b
-        # a NAR canvas may begin with eos, which the cut passes over: one token stands there anyway
-        self.min_len = min_len if way.anchored or min_len != 1 else 0
+        self.min_len = least_length(min_len, way.anchored)
         # positions of slots run to max_decoder_positions + 1, so the final eos needs no spare one
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
@@ -103,22 +103,3 @@ class LoopGenerator:
     def normalized(self, scores: Tensor) -> Tensor:
         """The score of a text from those of its tokens, eos included."""
         return scores.sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)
-
-
-def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, max_len: int) -> np.ndarray:
-    """Most tokens of each text, eos not counted, (B); in double precision, as fairseq counts for AR."""
-    return np.minimum((max_len_a * source_lengths.astype(np.float64) + max_len_b).astype(np.int64), max_len)
-
-
-def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int = 0) -> None:
-    """Refuses a least length that no text can reach.
-
-    Raises:
-        ValueError: in one line.
-    """
-    longest = min(max_len_b, max_len or max_len_b)
-    if not max_len_a and min_len > longest:
-        raise ValueError(
-            f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens "
-            "(--max-len-b, --max-nar-length)"
-        )

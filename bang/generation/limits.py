@@ -1,0 +1,40 @@
+"""How long a text may be, and how long it must: numpy alone, for torch and the runtime alike."""
+
+import numpy as np
+
+
+def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, max_len: int) -> np.ndarray:
+    """Most tokens of each text, eos not counted, (B); in double precision, as fairseq counts for AR.
+
+    Args:
+        source_lengths: eos included, (B).
+        max_len_a, max_len_b: the limit is `max_len_a` times the source's length plus `max_len_b`.
+        max_len: limit whatever the source.
+    """
+    return np.minimum((max_len_a * source_lengths.astype(np.float64) + max_len_b).astype(np.int64), max_len)
+
+
+def least_length(min_len: int, anchored: bool) -> int:
+    """Tokens before which no eos may be chosen.
+
+    The default of 1 asks nothing of NAR (not `anchored`): its canvas may begin with eos, which the cut passes over, so
+    that one token stands there anyway.
+    """
+    return min_len if anchored or min_len != 1 else 0
+
+
+def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int = 0) -> None:
+    """Refuses a least length that no text can reach.
+
+    Args:
+        max_len: 0: no such limit.
+
+    Raises:
+        ValueError: in one line.
+    """
+    longest = min(max_len_b, max_len or max_len_b)
+    if not max_len_a and min_len > longest:
+        raise ValueError(
+            f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens "
+            "(--max-len-b, --max-nar-length)"
+        )
