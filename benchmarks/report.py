@@ -1,0 +1,76 @@
+"""What `speed.py` makes of its measurements: ratios, a table and a picture."""
+
+from pathlib import Path
+
+
+PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
+         for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
+PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "ar greedy", "fairseq", "ar greedy")]
+"""Our system and mode, and those that they are to be compared with."""
+
+
+def ratios(rows: list[dict]) -> list[dict]:
+    """Ours against another system, by the clock and by CPU time: at each batch size, and each at its best."""
+    of = {}
+    for row in rows:
+        of.setdefault((row["system"], row["mode"]), {})[row["batch"]] = row
+    found = []
+    for *ours, other, other_mode in PAIRS:
+        a, b = of.get(tuple(ours)), of.get((other, other_mode))
+        if not a or not b:
+            continue
+        speed, cpu = ({size: (a[size][key], b[size][key]) for size in a} for key in
+                      ("sentences_per_second", "cpu_milliseconds_per_sentence"))  # fmt: skip
+        speed["best"] = tuple(map(max, zip(*speed.values())))
+        cpu["best"] = tuple(map(min, zip(*cpu.values())))
+        found += [
+            {"ours": " ".join(ours), "other": f"{other} {other_mode}", "batch": size,
+             "times_as_fast": speed[size][0] / speed[size][1], "by_cpu_time": cpu[size][1] / cpu[size][0]}
+            for size in speed
+        ]  # fmt: skip
+    return found
+
+
+def table(report: dict) -> str:
+    """Markdown."""
+    rows, batches = report["rows"], report["settings"]["batches"]
+    of = {(row["system"], row["mode"], row["batch"]): row for row in rows}
+    lines = ["| sentences a second | mode | " + " | ".join(f"batch {size}" for size in batches)
+             + " | CPU ms a sentence | GiB |", "| --- " * (len(batches) + 4) + "|"]  # fmt: skip
+    for name, mode in dict.fromkeys((row["system"], row["mode"]) for row in rows):
+        cases = [of[name, mode, size] for size in batches]
+        cells = [f"{x['sentences_per_second']:.1f} ({x['lowest']:.1f}–{x['highest']:.1f})" for x in cases]
+        cells.append(" / ".join(f"{x['cpu_milliseconds_per_sentence']:.1f}" for x in cases))
+        lines.append(f"| {name} | {mode} | " + " | ".join(cells) + f" | {cases[0]['peak_memory_gib']:.1f} |")
+    lines += ["", "| | against | batch | times as fast | by CPU time |", "| --- " * 5 + "|"]
+    lines += [f"| {x['ours']} | {x['other']} | {x['batch']} | {x['times_as_fast']:.2f} | {x['by_cpu_time']:.2f} |"
+              for x in report["ratios"]]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def draw(report: dict, path: Path) -> None:
+    """A bar for each system, mode and batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows, batches = report["rows"], report["settings"]["batches"]
+    names = list(dict.fromkeys((row["system"], row["mode"]) for row in rows))
+    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.27 * len(names) * max(1, len(batches) ** 0.5)), layout="constrained")
+    height = 0.8 / len(batches)
+    for index, size in enumerate(batches):
+        of = {(row["system"], row["mode"]): row for row in rows if row["batch"] == size}
+        values = [of[name]["sentences_per_second"] for name in names]
+        spread = [[value - of[name]["lowest"] for name, value in zip(names, values)],
+                  [of[name]["highest"] - value for name, value in zip(names, values)]]  # fmt: skip
+        places = [place + index * height for place in range(len(names))]
+        axes.barh(places, values, height, xerr=spread, label=f"batch {size}", error_kw={"elinewidth": 0.7})
+    axes.set_yticks([place + height * (len(batches) - 1) / 2 for place in range(len(names))], [" · ".join(name) for name in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("sentences a second (median and range of the rounds)")
+    settings = report["settings"]
+    source = f"of {settings['source_length']}" if settings["source_length"] else "as they are"
+    axes.set_title(f"{settings['arch']}, texts of {settings['length']} tokens, sources {source}, {settings['threads']} threads")
+    axes.legend()
+    figure.savefig(path, dpi=130)
