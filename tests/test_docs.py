@@ -18,7 +18,7 @@ from fairseq import options
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
-RUN_BY_TEST_README = {"README.md": ["Try it", "Use a model"], "fairseq.md": None, "pretraining.md": None, "starts.md": None}
+RUN_BY_TEST_README = {"README.md": ["Try it", "Use a model", "Ship a model"], "fairseq.md": None, "pretraining.md": None, "starts.md": None}
 """Pages and their sections; Try it is the quick start."""
 
 PARSERS = {

@@ -94,6 +94,17 @@ def test_use_a_model(checkout):
     in_folder(checkout, "python use.py")
 
 
+@pytest.mark.slow
+def test_ship_a_model(checkout):
+    """After the above, which packs the model."""
+    (export,) = blocks(README, "Ship a model")
+    in_folder(checkout, export)
+    assert len((checkout / "texts.int8").read_text().splitlines()) == 16
+    (python,) = blocks(README, "Ship a model", "python")
+    (checkout / "ship.py").write_text(python, encoding="utf-8")
+    in_folder(checkout, "python ship.py")
+
+
 def test_pretraining(checkout):
     """After fairseq's commands, whose binarized pairs it fine-tunes on."""
     (block,) = blocks(DOCS / "pretraining.md")

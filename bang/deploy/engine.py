@@ -97,8 +97,8 @@ def _session(path: Path, device: str | None, threads: int | None) -> InferenceSe
         raise ValueError(f"device {device!r}: this onnxruntime has {', '.join(have)} alone")
     options = SessionOptions()
     options.log_severity_level = 3
-    # waiting threads sleep: where other work shares the cores, spinning ones make a text several times as slow
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # a thread that waits sleeps soon: where other work shares the cores, spinning on makes a text several times as slow
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     # fused they take six times and 1.3 times as long as their two parts
     slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if name == "cpu" else []
