@@ -70,12 +70,14 @@ def measure(bang: Bang, chosen: list[System], sources: list[str], references: li
     """A row of results for each system."""
     written, alone, together = {}, defaultdict(list), defaultdict(lambda: defaultdict(list))
 
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[args.clock]
+
     def generate(system: System, texts: list[str], batch_tokens: int) -> tuple[list[Generation], float]:
-        start = time.perf_counter()
+        start = clock()
         found = bang.generate(
             texts, details=True, truncate=True, max_len=args.max_len, batch_tokens=batch_tokens, **system.options
         )
-        return found, (time.perf_counter() - start) / len(texts)
+        return found, (clock() - start) / len(texts)
 
     few = spread(sources, args.timed)
     for turn in range(args.rounds):
@@ -170,7 +172,7 @@ def draw(report: dict, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, panels = pyplot.subplots(1, 2, figsize=(14, 6.5), sharey=True, layout="constrained")
     sides = (("milliseconds", "ms a sentence at batch 1 (quicker to the left)"),
@@ -183,23 +185,39 @@ def draw(report: dict, path: Path) -> None:
                 continue
             x, y = [row[key] for row in rows], [row["ROUGE-L"] for row in rows]
             axes.plot(x, y, marker=marks[family], markersize=9 if len(rows) == 1 else 6, linewidth=1, label=family)
-            for index, row in enumerate(rows):
-                if row["label"]:  # neighbours of a family above and below, so that they do not meet
-                    axes.annotate(row["label"], (row[key], row["ROUGE-L"]), xytext=(0, 7 if index % 2 else -13),
-                                  textcoords="offset points", fontsize=7.5, ha="center")  # fmt: skip
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter() if max(x) / min(x) < 10 else NullFormatter())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3, which="both")
+        axes.grid(alpha=0.3)
         axes.margins(0.08, 0.12)
     panels[0].set_ylabel("ROUGE-L")
     panels[0].legend()
     settings = report["settings"]
     figure.suptitle(f"{Path(settings['model']).name}, {settings['sentences']} sentences, {settings['engine']}, {settings['threads']} threads")
+    figure.draw_without_rendering()  # settles what is where
+    for axes, (key, _) in zip(panels, sides):
+        _label(axes, key, report["rows"])
     with replacing(path) as file:
         figure.savefig(file, dpi=130, format="png")
     pyplot.close(figure)
+
+
+def _label(axes, key: str, rows: list[dict]) -> None:
+    """Writes the labels of points beside them, the ends of each family first, as long as there is room."""
+    taken = [axes.transData.transform((row[key], row["ROUGE-L"])) for row in rows]
+    labelled = [row for row in rows if row["label"]]
+    families = [[row for row in labelled if row["family"] == family] for family in FAMILIES]
+    ends = [row for of in families for row in of[:1] + of[1:][-1:]]
+    for row in [*ends, *(row for row in labelled if row not in ends)]:
+        point = row[key], row["ROUGE-L"]
+        for offset in ((0, 9), (0, -10), (19, 0), (-19, 0)):  # points, of which an inch has 72
+            place = axes.transData.transform(point) + [part * axes.figure.dpi / 72 for part in offset]
+            if all(abs(place - other)[0] > 32 or abs(place - other)[1] > 11 for other in taken):
+                axes.annotate(row["label"], point, offset, textcoords="offset points", fontsize=7.5, ha="center", va="center")
+                taken.append(place)
+                break
 
 
 def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) -> Bang:
@@ -243,6 +261,8 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[512, 2048], metavar="N",
                         help="batches to try, in source tokens (default: 512 2048)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"],
+                        help="cpu: time that the process computes; with 1 thread a busy machine disturbs it less")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--max-len", type=int, default=40, help="longest text, in word pieces (default: %(default)s)")
     parser.add_argument("--dial-block", type=int, default=6, metavar="K", help="largest block of the dial (default: %(default)s)")
