@@ -13,6 +13,7 @@ frontier.json, a table (frontier.md) and a picture (frontier.png) into --out.
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import sys
@@ -272,6 +273,7 @@ def main() -> None:
     for name in ("sentences", "timed", "rounds"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: give 1 or more")
+    logging.disable(logging.INFO)  # of the libraries
     try:
         sources, references = parts(args.data, args.sentences)
         with tempfile.TemporaryDirectory() as scratch:
