@@ -1,5 +1,6 @@
 """What `speed.py` makes of its measurements: ratios, a table and a picture."""
 
+import logging
 from pathlib import Path
 
 
@@ -52,6 +53,7 @@ def draw(report: dict, path: Path) -> None:
     """A bar for each system, mode and batch size."""
     import matplotlib
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq lets every library's debug messages through
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -46,7 +45,13 @@ def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list)
             lengths = generate(chosen[first : first + size], args.length)
             assert set(lengths) == {args.length}, f"{name}, {mode}: texts of {sorted(set(lengths))} tokens"
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        pipe.send((seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+        pipe.send((seconds, cpu_seconds, most_memory()))
+
+
+def most_memory() -> float:
+    """GiB that this process has held at most; getrusage would count what the process that started it held, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]:
