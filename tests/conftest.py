@@ -223,3 +223,15 @@ def hypotheses(log: str, base: float = 2.0):
 def train_log(log: str, kind: str = "train_inner"):
     """The JSON records that fairseq-train --log-format json printed."""
     return [json.loads(line) for line in re.findall(rf"\| {kind} \| (\{{.*\}})$", log, flags=re.M)]
+
+
+@pytest.fixture
+def little_bert(tmp_path):
+    """A random BERT of the public vocabulary, 6 layers of width 32, as Hugging Face saves it."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(hidden_size=32, num_hidden_layers=6, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    pieces = [line.rsplit(" ", 1)[0] for line in (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return tmp_path / "bert"

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertModel
 
 from conftest import ROOT
 from rouge import rouge
@@ -25,18 +24,8 @@ def test_rouge_by_hand(tmp_path):
         rouge(tmp_path / "hypo", tmp_path / "ref")
 
 
-@pytest.fixture
-def bert(tmp_path):
-    """A random BERT of the public vocabulary, as Hugging Face saves it."""
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    pieces = [line.rsplit(" ", 1)[0] for line in (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()]
-    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    return tmp_path / "bert"
-
-
 @pytest.mark.parametrize("start", ["ngram9", pytest.param("bert+ngram2", marks=pytest.mark.slow)])
-def test_evidence_script(start, bert, tmp_path):
+def test_evidence_script(start, little_bert, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
@@ -47,7 +36,7 @@ def test_evidence_script(start, bert, tmp_path):
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WIDTH": "32", "LAYERS": "1",
         "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": start, "MODES": "semi-nar",
-        **({"BERT": str(bert), "DECODER_LAYERS": "1"} if "bert" in start else {}),
+        **({"BERT": str(little_bert), "DECODER_LAYERS": "1"} if "bert" in start else {}),
     }  # fmt: skip
     command = ["bash", ROOT / "scripts" / "evidence.sh", data, tmp_path / "out"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -59,7 +48,7 @@ def test_evidence_script(start, bert, tmp_path):
     assert re.fullmatch(rf"1\tsemi-nar\t{re.escape(start)}\t[\d.]+\t[\d.]+\tROUGE-1 .* ROUGE-L [\d.]+", row)
     if "bert" in start:
         log = (tmp_path / "out" / "seed1" / start / "train.log").read_text()
-        assert f"started from the pretrained model {bert} (bert)" in log
+        assert f"started from the pretrained model {little_bert} (bert)" in log
 
 
 def test_a_misspelt_start_is_refused(tmp_path):

@@ -1,0 +1,43 @@
+"""The script that made the shipped model: all of it, on few pairs and few updates."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bang.model_folder import MODEL, read_config
+from conftest import ROOT
+
+
+@pytest.mark.slow
+def test_ship_model(little_bert, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: 40 if "train" in path.name else 8]
+        (data / path.name).write_text("".join(lines), encoding="utf-8")
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "START": str(little_bert),
+        "UPDATES": "3", "TEACHER": "1", "STUDENT": "2", "WARMUP": "1", "SHARDS": "1",
+    }  # fmt: skip
+
+    def run():
+        command = ["bash", ROOT / "scripts" / "ship_model.sh", data, out]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stderr
+
+    run()
+    teacher, student = (out / "teacher.log").read_text(), (out / "distilled" / "train.log").read_text()
+    assert '"train_num_updates": "4"' in teacher and '"train_num_updates": "5"' in student
+    # both go on from update 3, the student on references and the teacher's words: 80 pairs
+    assert all(re.search(r"Loaded checkpoint .*@ 3 updates", log) for log in (teacher, student))
+    assert len((out / "distilled" / "distilled" / "train.tgt").read_text().splitlines()) == 80
+    assert (out / "shipped" / "checkpoint.pt").stat().st_size < 4_000_000
+    assert "ROUGE-L" in (out / "shipped" / "scores.txt").read_text()
+    assert read_config(out / "shipped.folder")["format"] == MODEL
+    again = run()
+    assert "fine-tune: up to date" in again and again.count("up to date") > 20
