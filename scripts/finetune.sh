@@ -48,6 +48,8 @@ case $mode in
     n-stream) mode_options=(--nar-ratio 0 --ngram 9 "${few_epochs[@]}") ;;
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed, n-stream or all" >&2; exit 2 ;;
 esac
+schedule=(--lr-scheduler inverse_sqrt --warmup-init-lr 1e-07)
+if [[ " $* " == *" --lr-scheduler "* ]]; then schedule=(); fi # another has no such options
 find_gpus
 options=(
     "$data" --save-dir "$save_dir" --tensorboard-logdir "$save_dir/tensorboard"
@@ -55,7 +57,7 @@ options=(
     --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1
     --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode_options[@]}"
     --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1
-    --lr 0.0001 --lr-scheduler inverse_sqrt --min-lr 1e-09 --warmup-init-lr 1e-07
+    --lr 0.0001 --min-lr 1e-09 "${schedule[@]}"
     --max-tokens 3072 --update-freq 1 --num-workers 8 --ddp-backend no_c10d "$@"
 )
 if [[ " $* " != *" --warmup-updates"[=\ ]* ]]; then
