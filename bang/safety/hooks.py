@@ -5,6 +5,7 @@ all call `checkpoint_utils.load_checkpoint_to_cpu` before they build anything.
 """
 
 import argparse
+import platform
 import tarfile
 from typing import Any, Optional
 
@@ -48,14 +49,24 @@ def broadcast_object_slow(*args: Any, **kwargs: Any) -> Any:
         return files.plain(_broadcast_object_slow(*args, **kwargs))
 
 
-class _Archive(tarfile.TarFile):
-    """What fairseq's hub unpacks; a member that would land outside the archive's folder is an error."""
+def open_archive(path: str, mode: str = "r") -> tarfile.TarFile:
+    """What fairseq's hub unpacks; a member that would land outside the archive's folder is an error.
 
-    extraction_filter = staticmethod(tarfile.data_filter)
+    Raises:
+        ValueError: this Python, older than 3.11.4, unpacks whatever an archive says.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise ValueError(
+            f"{path}: Python {platform.python_version()} cannot unpack an archive safely; unpack it yourself and give the "
+            "folder, or use Python 3.11.4 or later"
+        )
+    archive = tarfile.open(path, mode)
+    archive.extraction_filter = tarfile.data_filter
+    return archive
 
 
 def install() -> None:
     """Makes fairseq read checkpoints here, and unpack its hub's archives."""
-    file_utils.tarfile = argparse.Namespace(open=_Archive.open)
+    file_utils.tarfile = argparse.Namespace(open=open_archive)
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     distributed_utils._broadcast_object_slow = broadcast_object_slow
