@@ -60,6 +60,15 @@ def _tokenize_chunk(vocab: StrPath, chunk: Chunk) -> bytes:
     return "".join(f"{word_pieces(decode_line(line, chunk.name, number))}\n" for number, line in numbered).encode()
 
 
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent alone decides what they mean.
+
+    A worker that died of one could leave the parent waiting for ever.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
@@ -70,8 +79,7 @@ def _map_in_order(
         return
     # A forked worker has torch and the vocabulary loaded already.
     context = get_context("fork" if "fork" in get_all_start_methods() else None)
-    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_parent)
     pending = deque()
     try:
         for item in items:
