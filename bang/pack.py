@@ -139,6 +139,22 @@ def _vocabulary_of(path: StrPath, state: Mapping[str, Any], vocab: StrPath | Non
     return dictionary
 
 
+def read_model(path: StrPath, vocab: StrPath | None = None) -> TrainedModel:
+    """Reads a folder of `bang pack` or a checkpoint.
+
+    Args:
+        vocab: a checkpoint's vocabulary, see `read_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: one line.
+    """
+    if not os.path.isdir(path):
+        return read_checkpoint(path, vocab)
+    if vocab is not None:
+        raise ValueError(f"{path}: brings its own vocabulary; give no other")
+    return read_folder(path)
+
+
 def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> TrainedModel:
     """Reads several checkpoints of one run into one model of the mean weights.
 

@@ -13,18 +13,11 @@ from pathlib import Path
 
 from bang.api import Bang
 from bang.deploy.export import export
-from bang.pack import read_checkpoint
+from bang.pack import read_model
 from bang.text.evaluate import evaluate
 from bang.text.files import read_lines
 from bang.torch_engine import TorchEngine
-
-WAYS = {
-    "AR, beam 4": dict(mode="ar", beam=4),
-    "AR, greedy": dict(mode="ar", beam=1),
-    "semi-NAR, blocks of 4": dict(mode="semi-nar", block_size=4),
-    "NAR": dict(mode="nar"),
-    "speculative, 4 drafts": dict(mode="speculative", draft_length=4),
-}
+from systems import MODES
 
 
 def main() -> None:
@@ -39,7 +32,7 @@ def main() -> None:
     sources, references = (
         list(itertools.islice(read_lines(path), args.sentences)) for path in (args.sources, args.references)
     )
-    model = read_checkpoint(args.checkpoint)
+    model = read_model(args.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         systems = {"torch": Bang(TorchEngine(model, "cpu", threads=args.threads), model.dictionary.symbols)}
         for precision in ("float32", "int8"):
@@ -48,7 +41,7 @@ def main() -> None:
         print(f"{len(sources)} sentences\n")
         print("| mode | float32 as torch | int8 as torch | ROUGE-L, torch | float32 | int8 | int8 against float32 |")
         print("| --- " * 7 + "|")
-        for name, way in WAYS.items():
+        for name, way in MODES.items():
             found = {
                 system: bang.generate(sources, max_len=args.max_len, truncate=True, details=True, **way)
                 for system, bang in systems.items()

@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from bang.api import Bang, Generation  # noqa: E402
+from bang.model_folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
+from report import cpu_name  # noqa: E402
 
 DRAFTS = (1, 2, 3, 4, 5, 6)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -222,16 +224,20 @@ def _label(axes, key: str, rows: list[dict]) -> None:
 
 
 def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) -> Bang:
-    """Loads the model for an engine; a checkpoint is exported into `folder` if it has to be.
+    """Loads the model for an engine, and exports it into `folder` if the engine is onnxruntime and it is no export yet.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
-    if engine != "torch" and Path(model).is_file():
+    config = read_config(model, MODEL, EXPORT) if Path(model).is_dir() else {"format": MODEL}
+    if config["format"] == EXPORT:
+        if engine != f"onnx-{config['precision']}":
+            raise ValueError(f"{model}: an export in {config['precision']}; give --engine onnx-{config['precision']}")
+    elif engine != "torch":
         from bang.deploy.export import export
-        from bang.pack import read_checkpoint
+        from bang.pack import read_model
 
-        export(read_checkpoint(model, vocab), folder, engine.removeprefix("onnx-"))
+        export(read_model(model, vocab), folder, engine.removeprefix("onnx-"))
         model, vocab = folder, None
     return Bang.load(model, vocab=vocab, device=None if engine == "torch" else "cpu", threads=threads)
 
@@ -284,10 +290,9 @@ def main() -> None:
         sys.exit(f"{parser.prog}: error: {error}")
     settings = {**{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")}, "sentences": len(sources)}
     settings["timed"] = min(args.timed, len(sources))
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     packages = ("torch", "onnxruntime", "numpy")
     report = {
-        "settings": settings, "machine": f"{cpu}, {os.cpu_count()} cores", "load": os.getloadavg(),
+        "settings": settings, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "load": os.getloadavg(),
         "versions": {name: version(name) for name in packages}, "rows": rows, "verdicts": verdicts(rows),
     }  # fmt: skip
     args.out.mkdir(exist_ok=True, parents=True)

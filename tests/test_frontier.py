@@ -57,6 +57,22 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_measured_is_what_was_asked_for(tmp_path):
+    """An export's engine cannot be another than its own, and a packed model is exported for onnxruntime."""
+    from bang.deploy.export import export
+    from bang.pack import read_model, write_folder
+
+    model = read_model(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+    write_folder(model, tmp_path / "packed")
+    export(model, tmp_path / "export")
+    with pytest.raises(ValueError, match="an export in float32; give --engine onnx-float32"):
+        frontier.load(str(tmp_path / "export"), None, "torch", 1, str(tmp_path / "made"))
+    packed = frontier.load(str(tmp_path / "packed"), None, "onnx-float32", 1, str(tmp_path / "made"))
+    assert type(packed.engine).__name__ == "OnnxEngine"
+    with pytest.raises(ValueError, match="packed: brings its own vocabulary; give no other"):
+        read_model(tmp_path / "packed", VOCAB_SMALL)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [(["--rounds", "0"], "--rounds 0: give 1 or more"), ([], "test.src has 2 lines, test.tgt 1")],

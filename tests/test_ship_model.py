@@ -31,11 +31,11 @@ def test_ship_model(little_bert, tmp_path):
         return done.stderr
 
     run()
-    teacher, student = (out / "teacher.log").read_text(), (out / "distilled" / "train.log").read_text()
+    teacher, student = (out / "teacher-3-1.log").read_text(), (out / "student-3-1-2" / "train.log").read_text()
     assert '"train_num_updates": "4"' in teacher and '"train_num_updates": "5"' in student
     # both go on from update 3, the student on references and the teacher's words: 80 pairs
     assert all(re.search(r"Loaded checkpoint .*@ 3 updates", log) for log in (teacher, student))
-    assert len((out / "distilled" / "distilled" / "train.tgt").read_text().splitlines()) == 80
+    assert len((out / "student-3-1-2" / "distilled" / "train.tgt").read_text().splitlines()) == 80
     assert (out / "shipped" / "checkpoint.pt").stat().st_size < 4_000_000
     assert "ROUGE-L" in (out / "shipped" / "scores.txt").read_text()
     assert read_config(out / "shipped.folder", MODEL)["sizes"]["encoder_embed_dim"] == 32

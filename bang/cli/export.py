@@ -10,7 +10,6 @@ What is exported runs on onnxruntime, tokenizers and numpy alone. It is checked 
 
 import argparse
 import itertools
-import os
 import sys
 
 from ..model_folder import import_heavy
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         if not texts:
             raise ValueError(f"{args.check}: holds no text to check with")
     export, pack = import_heavy("bang.deploy.export"), import_heavy("bang.pack")
-    model = pack.read_folder(args.model) if os.path.isdir(args.model) else pack.read_checkpoint(args.model, args.vocab)
+    model = pack.read_model(args.model, args.vocab)
     export.export(model, args.folder, args.precision, args.reduce_range)
     for mode, agreeing in export.compare(model, args.folder, texts).items():
         print(f"{mode}: {agreeing} of {len(texts)} texts as the model's", file=sys.stderr)

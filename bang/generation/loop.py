@@ -29,7 +29,7 @@ all kept: G = 1, D = K - 1. NAR has one block too, anchored at nothing; its slot
 values are cached, slot i at column i, and M = 0.
 """
 
-from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Protocol, Tuple
 
 import numpy as np
 
