@@ -66,6 +66,17 @@ def test_filled_from_the_references(collect, tmp_path):
     assert result.returncode == 1 and "ref has 5 lines for 6 sentences: give one for each" in result.stderr
 
 
+def test_the_hypothesis_closest_to_the_reference(collect, tmp_path):
+    log = "S-0\tx\nH-0\t-0.1\ta library\nH-0\t-0.3\ta small c library\nH-0\t-0.4\ta small c ##c library\n"
+    log += "S-1\ty\nH-1\t-0.1\tone\nH-1\t-0.2\ttwo\nS-2\tz\n"
+    (tmp_path / "ref").write_text("small c library for tests\nnothing alike\nthe third\n")
+    assert collect(log, "--closest-to", tmp_path / "ref")[1] == "a small c library\none\n\n"
+    result, text = collect(log, "--closest-to", tmp_path / "ref", "--fill", tmp_path / "ref")
+    assert text == "a small c library\none\nthe third\n" and " 1 of them" in result.stderr
+    result, _ = collect(log, "--closest-to", tmp_path / "ref", "--total", "4")
+    assert result.returncode == 1 and "ref has 3 lines for 4 sentences: give one for each" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["mixed/generate_test_ar_beam1.txt", "nar/generate_train_nar.txt"])
 def test_golden_logs(name, tmp_path):
     log = GOLDEN / name

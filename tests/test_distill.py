@@ -50,6 +50,10 @@ def test_plan(data, tmp_path, monkeypatch):
     again = words(plan, "binarize-distilled")
     assert after(again, "--trainpref") == str(tmp_path / "out" / "distilled" / "train")
     assert after(again, "--validpref") == str(tmp_path / "out" / "tokenized" / "valid")
+    assert "--nbest" not in shard and "--closest-to" not in words(plan, "merge")
+    plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8, closest=True)
+    assert after(words(plan, "teacher-1"), "--nbest") == "2"
+    assert after(words(plan, "merge"), "--closest-to") == str(tmp_path / "out" / "tokenized" / "train.tgt")
     monkeypatch.setattr("bang.recipes.distill.gpu_count", lambda: 2)
     steps = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=3).steps[2:5]
     assert [step.commands[0].environment["CUDA_VISIBLE_DEVICES"] for step in steps] == ["0", "1", "0"]
@@ -99,6 +103,7 @@ def test_teachers_that_will_not_do(tmp_path):
     [
         (["--shards", "0"], "give 1 or more"),
         (["--at-once", "-1"], "give 1 or more"),
+        (["--closest", "--beam", "1"], "--closest --beam 1: there is nothing to choose from; give a beam of 2 or more"),
         (["--mode", "rn"], "--mode rn: choose ar, nar, semi-nar, n-stream, all"),
         (["--vocab", str(VOCAB)], "has 1389 entries of a vocabulary, .*vocab.txt 30522: give the --vocab it was trained with"),
         (["--teacher", str(GOLDEN / "nar" / "checkpoint.pt")], "trained for nar only"),

@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count.add_argument("--source", metavar="FILE", help="the tokenized input, to count its lines instead")
     parser.add_argument("--fill", metavar="FILE", help="take its line, the reference for instance, where there is no "
                         "hypothesis or an empty one")
+    parser.add_argument("--closest-to", metavar="FILE", help="the tokenized references: of the hypotheses of --nbest N "
+                        "take the one nearest to its line by BLEU, not the likeliest")
 
 
 def run(args: argparse.Namespace) -> None:
-    sentences, missing = collect(args.log, args.output, args.total, args.source, args.fill)
+    sentences, missing = collect(args.log, args.output, args.total, args.source, args.fill, args.closest_to)
     filled = "" if args.fill is None else f", filled from {args.fill}"
     print(f"{sentences} sentences, {missing} of them without a hypothesis{filled}", file=sys.stderr)

@@ -29,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "GPU, or one)")
     parser.add_argument("--keep-references", action="store_true", help="the student learns from the references too, each "
                         "source with both; for a student that writes token by token as well (--mode all)")
+    parser.add_argument("--closest", action="store_true", help="of the texts of the teacher's beam take the one nearest to "
+                        "the reference by BLEU, not the likeliest (sequence-level interpolation)")
     add_recipe_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     options = recipe_options(args, mode=args.mode, preset=args.preset)
     plan = distillation_plan(
-        args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references
+        args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references, args.closest
     )
     run_plan(plan, args)

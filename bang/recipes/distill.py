@@ -30,6 +30,7 @@ def distillation_plan(
     shards: int,
     at_once: int | None = None,
     keep_references: bool = False,
+    closest: bool = False,
 ) -> Plan:
     """The whole way: the teacher decodes the train part, the student learns from it and is evaluated.
 
@@ -41,15 +42,19 @@ def distillation_plan(
         shards: parts of the train part, each decoded by a process of its own and never again once it is done.
         at_once: how many of them run at the same time; None: one on each GPU, or one.
         keep_references: the student learns from the references too; every source stands there twice.
+        closest: the student learns the text of the teacher's beam that is nearest to the reference, not the likeliest
+            (sequence-level interpolation, section 3.3 of Kim and Rush).
 
     Raises:
-        ValueError: see `find_pairs` and `check_teacher`; fewer than one shard.
+        ValueError: see `find_pairs` and `check_teacher`; fewer than one shard; `closest` of a beam of one.
     """
     check_checkout()
     gpus = gpu_count()
     at_once = at_once or max(gpus, 1)
     if shards < 1 or at_once < 1:
         raise ValueError(f"--shards {shards} --at-once {at_once}: give 1 or more")
+    if closest and options.beam < 2:
+        raise ValueError(f"--closest --beam {options.beam}: there is nothing to choose from; give a beam of 2 or more")
     pairs, out = find_pairs(data), Path(out)
     check_teacher(teacher, options.vocab)
     sources = sum(1 for _ in read_lines(pairs["train.src"]))
@@ -61,6 +66,7 @@ def distillation_plan(
     logs = []
     # sentences over a length limit are left out here, and filled from the references below
     words = generate_words(binarized, "train", teacher, "ar", options) + ["--skip-invalid-size-inputs-valid-test"]
+    words += ["--nbest", options.beam] if closest else []
     for shard in range(shards):
         log = out / "teacher" / f"{shard}.log"
         environment = {"CUDA_VISIBLE_DEVICES": str(shard % gpus)} if gpus else {}
@@ -71,6 +77,7 @@ def distillation_plan(
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
     source, target, written = tokenized["train.src"], tokenized["train.tgt"], out / "teacher" / "train.tgt"
     merged = ["python", "-m", "bang", "collect", out / "teacher.log", written, "--source", source, "--fill", target]
+    merged += ["--closest-to", target] if closest else []
     commands = [
         Command(["cat", *logs], stdout=out / "teacher.log"),
         Command(merged, log=out / "distilled" / "count.txt"),

@@ -1,6 +1,7 @@
 """The hypotheses of a fairseq-generate or fairseq-interactive log, in the order of the input."""
 
 import re
+from collections.abc import Callable, Sequence
 
 from . import files
 
@@ -9,19 +10,19 @@ from . import files
 _RECORD = re.compile(r"([SH])-(\d+)\t([^\t]*)\t?(.*)")
 
 
-def read_log(log: str) -> tuple[dict[int, str], int]:
-    """Reads the best hypothesis of each sentence.
+def read_log(log: str) -> tuple[dict[int, list[str]], int]:
+    """Reads the hypotheses of each sentence.
 
     Args:
         log: what fairseq-generate or fairseq-interactive printed in one run.
 
     Returns:
-        Hypotheses by sentence id, and one more than the highest id of a source or a hypothesis.
+        Hypotheses by sentence id, the best first, and one more than the highest id of a source or a hypothesis.
 
     Raises:
         ValueError: no hypothesis in the log, or more than one run.
     """
-    hypotheses: dict[int, str] = {}
+    hypotheses: dict[int, list[str]] = {}
     sources: set[int] = set()
     for number, line in enumerate(files.read_lines(log), start=1):
         record = _RECORD.search(line)
@@ -29,7 +30,7 @@ def read_log(log: str) -> tuple[dict[int, str], int]:
             continue
         kind, sentence, text = record[1], int(record[2]), record[4]
         if kind == "H":
-            hypotheses.setdefault(sentence, text)  # the first of --nbest is the best
+            hypotheses.setdefault(sentence, []).append(text)
         elif sentence in sources:
             raise ValueError(
                 f"{log}, line {number}: source S-{sentence} for the second time: "
@@ -45,8 +46,25 @@ def read_log(log: str) -> tuple[dict[int, str], int]:
     return hypotheses, max(sources | hypotheses.keys()) + 1
 
 
+def _make_closest() -> Callable[[Sequence[str], str], str]:
+    """What finds the text nearest to a reference, of equals the first.
+
+    Nearest by BLEU of the sentence over what stands between blanks (word pieces are words here), n-gram counts smoothed
+    by one (Lin and Och 2004), as Kim and Rush 2016 choose. Unlike ROUGE's F1 it does not prefer the shortest.
+    """
+    from sacrebleu.metrics import BLEU  # fairseq brings it
+
+    bleu = BLEU(tokenize="none", smooth_method="add-k", smooth_value=1, effective_order=True)
+    return lambda texts, reference: max(texts, key=lambda text: bleu.sentence_score(text, [reference]).score)
+
+
 def collect(
-    log: str, output: str, total: int | None = None, source: str | None = None, fill: str | None = None
+    log: str,
+    output: str,
+    total: int | None = None,
+    source: str | None = None,
+    fill: str | None = None,
+    closest_to: str | None = None,
 ) -> tuple[int, int]:
     """Writes the hypotheses of a log, one line a sentence.
 
@@ -56,16 +74,19 @@ def collect(
         total: how many sentences the input has; None: as many as the highest id in the log asks for.
         source: the tokenized input, whose lines are counted in place of `total`.
         fill: a file whose lines, the references for instance, stand in for hypotheses that are missing or empty.
+        closest_to: the tokenized references: of a sentence's hypotheses (fairseq-generate's --nbest) the one nearest
+            to its line by BLEU is taken, not the likeliest.
 
     Returns:
         How many lines were written, and how many of them for lack of a hypothesis are empty or filled.
 
     Raises:
-        ValueError: see `read_log`; also more sentences in the log than in the input, or not as many lines in `fill`.
+        ValueError: see `read_log`; also more sentences in the log than in the input, or not as many lines in `fill` or
+            `closest_to`.
     """
-    inputs = [path for path in (log, source, fill) if path is not None]
+    inputs = [path for path in (log, source, fill, closest_to) if path is not None]
     files.refuse_overwriting(output, inputs)
-    hypotheses, seen = read_log(log)
+    found, seen = read_log(log)
     if source is not None:
         total = sum(1 for _ in files.read_lines(source))
     if total is None:
@@ -73,12 +94,25 @@ def collect(
     elif seen > total:
         asked = f"--total says {total}" if source is None else f"{source} has {total}"
         raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
-    if fill is not None:
-        hypotheses = {sentence: text for sentence, text in hypotheses.items() if text.strip()}
-        others = list(files.read_lines(fill))
-        if len(others) != total:
-            raise ValueError(f"{fill} has {len(others)} lines for {total} sentences: give one for each")
+    others, references = _read_beside(fill, total), _read_beside(closest_to, total)
+    closest = _make_closest() if references else None
+    missing = 0
     with files.replacing(output) as file:
         for sentence in range(total):
-            file.write(f"{hypotheses.get(sentence, '' if fill is None else others[sentence])}\n".encode())
-    return total, total - len(hypotheses)
+            texts = found.get(sentence, [])
+            text = closest(texts, references[sentence]) if closest and texts else "".join(texts[:1])
+            if fill is None:
+                missing += not texts
+            elif not text.strip():
+                missing += 1
+                text = others[sentence]
+            file.write(f"{text}\n".encode())
+    return total, missing
+
+
+def _read_beside(path: str | None, total: int) -> list[str]:
+    """The lines of a file that has one for each sentence; none without a file."""
+    lines = [] if path is None else list(files.read_lines(path))
+    if path is not None and len(lines) != total:
+        raise ValueError(f"{path} has {len(lines)} lines for {total} sentences: give one for each")
+    return lines
