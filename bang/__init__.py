@@ -17,7 +17,7 @@ if "fairseq" in sys.modules:
 
 def __getattr__(name: str):
     if name == "Bang":  # the API's own imports wait until somebody asks for it
-        from .api import Bang
+        from .inference.api import Bang
 
         return Bang
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

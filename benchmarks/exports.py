@@ -11,12 +11,12 @@ import itertools
 import tempfile
 from pathlib import Path
 
-from bang.api import Bang
+from bang.inference.api import Bang
 from bang.deploy.export import export
-from bang.pack import read_model
+from bang.deploy.pack import read_model
 from bang.text.evaluate import evaluate
 from bang.text.files import read_lines
-from bang.torch_engine import TorchEngine
+from bang.inference.torch_engine import TorchEngine
 from systems import MODES
 
 

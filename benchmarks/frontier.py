@@ -28,8 +28,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from bang.api import Bang, Generation  # noqa: E402
-from bang.model_folder import EXPORT, MODEL, read_config  # noqa: E402
+from bang.inference.api import Bang, Generation  # noqa: E402
+from bang.inference.folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
 from report import cpu_name  # noqa: E402
@@ -235,7 +235,7 @@ def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) 
             raise ValueError(f"{model}: an export in {config['precision']}; give --engine onnx-{config['precision']}")
     elif engine != "torch":
         from bang.deploy.export import export
-        from bang.pack import read_model
+        from bang.deploy.pack import read_model
 
         export(read_model(model, vocab), folder, engine.removeprefix("onnx-"))
         model, vocab = folder, None

@@ -57,8 +57,8 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
 
         return lambda mode: translate
     if kind == "onnx":
-        from bang.deploy.engine import load
-        from bang.model_folder import EXPORT, read_config
+        from bang.inference.onnx_engine import load
+        from bang.inference.folder import EXPORT, read_config
 
         engine = load(folder / name, read_config(folder / name, EXPORT), device=device, threads=threads)[0]
     else:
@@ -67,10 +67,10 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
         torch.set_num_threads(threads)
         if kind in ("plain", "fairseq"):
             return _torch_baseline(kind, arch, device)
-        from bang.torch_engine import TorchEngine
+        from bang.inference.torch_engine import TorchEngine
 
         engine = TorchEngine(trained_model(arch), device, precision, threads)
-    from bang.api import Options
+    from bang.inference.api import Options
 
     def of_mode(mode):
         def generate(batch, length):
@@ -134,7 +134,7 @@ def trained_model(arch: str):
     from bang.dictionary import BertDictionary
     from bang.network.config import BangConfig
     from bang.network.model import BangModel
-    from bang.pack import TrainedModel
+    from bang.deploy.pack import TrainedModel
     from dataclasses import fields
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from omegaconf import OmegaConf

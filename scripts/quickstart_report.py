@@ -8,7 +8,7 @@ import argparse
 import sys
 import time
 
-from bang.api import Bang
+from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
-from bang import Bang, api
-from bang.api import Generation, Hypothesis, Options
+from bang import Bang
+from bang.inference import api
+from bang.inference.api import Generation, Hypothesis, Options
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
@@ -173,7 +174,7 @@ def test_untrained_modes_are_told_once(texts, caplog):
     model = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
     for mode in ("ar", "nar", "semi-nar", "semi-nar"):
         model.generate(texts[:1], mode)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "bang.api"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "bang.inference.api"]
     assert warning.startswith("mode semi-nar: this model was not trained for it (ar 50%, nar 50%)")
 
 

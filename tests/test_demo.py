@@ -7,7 +7,7 @@ import pytest
 
 from bang import Bang
 from bang.__main__ import main
-from bang.api import Generation
+from bang.inference.api import Generation
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
@@ -25,7 +25,7 @@ def text():
 
 
 def test_words_are_coloured_by_pass_and_escaped():
-    from bang import demo
+    from bang.inference import demo
 
     generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[0, 0, 1, 1, 2, 2])
     page = demo.render([("semi-nar", generation, 12.4), ("<i>", Generation("", []), 0.1)])
@@ -38,7 +38,7 @@ def test_words_are_coloured_by_pass_and_escaped():
 
 
 def test_compare(model, text):
-    from bang import demo
+    from bang.inference import demo
 
     found = demo.compare(model, text, ["ar", "nar"], beam=1)
     assert [mode for mode, _, _ in found] == ["ar", "nar"] and all(milliseconds > 0 for _, _, milliseconds in found)
@@ -74,7 +74,7 @@ def test_in_a_browser(model, text, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    from bang import demo
+    from bang.inference import demo
 
     address = demo.serve(model, "127.0.0.1", port=None, wait=False)
     browser.get(address)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from bang import Bang, checkpoints, pack
+from bang import Bang, checkpoints
+from bang.deploy import pack
 from bang.__main__ import main
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bang.model_folder import MODEL, read_config
+from bang.inference.folder import MODEL, read_config
 from conftest import ROOT
 
 

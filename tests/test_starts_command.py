@@ -6,7 +6,7 @@ import pytest
 import torch
 from bang import starts
 from bang.__main__ import main
-from bang.pack import read_checkpoint, write_folder
+from bang.deploy.pack import read_checkpoint, write_folder
 from conftest import GOLDEN, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf

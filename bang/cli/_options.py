@@ -35,7 +35,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace):
     """The model that the command line names."""
-    from ..api import Bang
+    from ..inference.api import Bang
 
     return Bang.load(args.model, vocab=args.vocab, device=args.device, dtype=args.dtype, threads=args.threads)
 

@@ -26,6 +26,6 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("the page needs gradio, which is not installed: pip install 'bang[demo]'")
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
-    from ..demo import serve
+    from ..inference.demo import serve
 
     serve(model, args.host, args.port, args.text)

@@ -12,7 +12,7 @@ import argparse
 import itertools
 import sys
 
-from ..model_folder import import_heavy
+from ..inference.folder import import_heavy
 
 HELP = "a model to ONNX graphs that run without torch"
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         texts = [line for line in itertools.islice(read_lines(args.check), 100) if line.strip()]
         if not texts:
             raise ValueError(f"{args.check}: holds no text to check with")
-    export, pack = import_heavy("bang.deploy.export"), import_heavy("bang.pack")
+    export, pack = import_heavy("bang.deploy.export"), import_heavy("bang.deploy.pack")
     model = pack.read_model(args.model, args.vocab)
     export.export(model, args.folder, args.precision, args.reduce_range)
     for mode, agreeing in export.compare(model, args.folder, texts).items():

@@ -9,7 +9,7 @@ The folder holds weights without the optimizer (model.safetensors), sizes, train
 
 import argparse
 
-from ..model_folder import import_heavy
+from ..inference.folder import import_heavy
 from ._options import add_generation_arguments, generation_options
 
 HELP = "a checkpoint to a folder that holds all that generation needs"
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    pack = import_heavy("bang.pack")
+    pack = import_heavy("bang.deploy.pack")
     if args.last is None:
         paths = [args.checkpoint]
     else:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from .. import plugin, starts  # noqa: F401  (plugin: registers the architectures)
     from ..dictionary import BertDictionary
-    from ..pack import write_checkpoint
+    from ..deploy.pack import write_checkpoint
     from ..starts import convert
 
     options = {name: getattr(args, name) for name in _MODEL}

@@ -8,7 +8,7 @@ It has no optimizer state: a run that goes on from it begins with a new one.
 
 import argparse
 
-from ..model_folder import import_heavy
+from ..inference.folder import import_heavy
 
 HELP = "a folder of bang pack back to a checkpoint for fairseq's commands"
 
@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    pack = import_heavy("bang.pack")
+    pack = import_heavy("bang.deploy.pack")
     pack.write_checkpoint(pack.read_folder(args.folder), args.checkpoint)

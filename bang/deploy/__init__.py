@@ -1,1 +1,1 @@
-"""Shipping a model: ONNX graphs (`graph`, `export`), and the runtime without torch (`engine`, `session`, `beam`)."""
+"""Making what is shipped of a checkpoint: a model folder (`pack`), ONNX graphs (`graph`, `export`)."""

@@ -17,12 +17,12 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
-from ..api import Bang
-from ..model_folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
+from ..inference.api import Bang
+from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..network.model import BangModel
-from ..pack import DTYPES, TrainedModel
+from .pack import DTYPES, TrainedModel
 from ..text.files import StrPath, new_folder
-from ..torch_engine import TorchEngine
+from ..inference.torch_engine import TorchEngine
 
 from .graph import DecoderGraph, EncoderGraph
 

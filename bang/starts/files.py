@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import checkpoints
-from ..model_folder import MODEL, read_pieces
+from ..inference.folder import MODEL, read_pieces
 from ..safety.settings import check_start
 from . import bert, prophetnet
 

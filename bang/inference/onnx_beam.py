@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..generation.loop import Pass
-from .session import OnnxSession, columns
+from .onnx_session import OnnxSession, columns
 
 
 class Found(NamedTuple):
@@ -93,7 +93,7 @@ def _forbid(ids, log_probs, tokens, eos: int, least, limit, no_repeat_ngram: int
     """Sets what may not come next to -inf: pad, eos too early, all but eos at the limit, repeated n-grams.
 
     Args:
-        ids, log_probs: candidates in the order of `session.columns`, (B, n).
+        ids, log_probs: candidates in the order of `onnx_session.columns`, (B, n).
         tokens: hypotheses so far, the start symbol first, (B, step + 1).
         least, limit: (B).
     """

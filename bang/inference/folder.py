@@ -1,7 +1,7 @@
 """What a model is made of on disk: the folders of `bang pack` and `bang export`, and fairseq's checkpoints.
 
 Light: says which engine a model wants and leaves the rest to it. A folder's config.json begins with
-`format` and `version`; `pack.py` and `deploy/` write the two kinds.
+`format` and `version`; `bang/deploy` writes the two kinds.
 """
 
 import importlib
@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .text.files import StrPath
-from .text.vocabulary import read_vocabulary
+from ..text.files import StrPath
+from ..text.vocabulary import read_vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
 MODEL, EXPORT = "bang model", "bang export"
 VERSIONS = {MODEL: 1, EXPORT: 1}
 
-_ENGINES = {MODEL: "bang.torch_engine", EXPORT: "bang.deploy.engine"}
+_ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
 
 
 def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
-from ..api import Hypothesis, Options
+from .api import Hypothesis, Options
 from ..generation import loop
 from ..generation.choice import Bounds
 from ..generation.limits import check_lengths, least_length, length_limits
-from ..model_folder import read_pieces
+from .folder import read_pieces
 from ..text.files import StrPath
-from .beam import search
-from .session import Graphs, OfLogProbs, OnnxSession
+from .onnx_beam import search
+from .onnx_session import Graphs, OfLogProbs, OnnxSession
 
 _AT_ONCE = 256
 """Source tokens that go through the encoder together on a CPU: enough to share its weights, few enough for the cache."""
@@ -116,7 +116,7 @@ def _first_line(error: Exception) -> str:
 def load(
     folder: StrPath, config: dict[str, Any], device: str | None = None, dtype: str = "float32", threads: int | None = None
 ) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
-    """See `model_folder.load`. The precision is the export's own: `dtype` must be its default."""
+    """See `folder.load`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
         raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
     return OnnxEngine(folder, config, device, threads), read_pieces(folder), config["generation"]

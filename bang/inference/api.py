@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from . import model_folder
-from .text.cleanup import to_text
-from .text.files import StrPath
-from .text.wordpieces import WordPieces
+from . import folder
+from ..text.cleanup import to_text
+from ..text.files import StrPath
+from ..text.wordpieces import WordPieces
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Bang:
         Raises:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
-        engine, pieces, defaults = model_folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
+        engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
         known = {field.name for field in fields(Options)}
         defaults = {name: value for name, value in defaults.items() if name in known}
         return cls(engine, pieces, Options(**{"mode": _best_trained(engine), **defaults}))

@@ -10,9 +10,9 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .api import Hypothesis, Options
-from .data import PairDataset
-from .pack import DTYPES, TrainedModel, read_checkpoint, read_folder
-from .text.files import StrPath
+from ..data import PairDataset
+from ..deploy.pack import DTYPES, TrainedModel, read_checkpoint, read_folder
+from ..text.files import StrPath
 
 
 _OF_MODE = {"semi-nar": ("block_size", "commit_threshold"), "speculative": ("draft_length",)}
@@ -98,12 +98,12 @@ def _device(name: str | None) -> torch.device:
 
 
 def load(folder: StrPath, config: dict[str, Any], **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
-    """See `model_folder.load`."""
+    """See `folder.load`."""
     return _ready(read_folder(folder), options)
 
 
 def load_checkpoint(path: StrPath, vocab: StrPath | None, **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
-    """See `model_folder.load`."""
+    """See `folder.load`."""
     return _ready(read_checkpoint(path, vocab), options)
 
 

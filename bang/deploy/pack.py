@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import checkpoints, plugin  # noqa: F401  (plugin: registers the architectures)
-from .api import Options
-from .dictionary import BertDictionary
-from .model_folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS, read_config
-from .network.model import BangModel
-from .task import BangTranslationConfig, BangTranslationTask
-from .text.files import StrPath, new_folder, replacing
-from .text.vocabulary import VOCAB
-from .trained_modes import trained_modes
+from .. import checkpoints, plugin  # noqa: F401  (plugin: registers the architectures)
+from ..inference.api import Options
+from ..dictionary import BertDictionary
+from ..inference.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS, read_config
+from ..network.model import BangModel
+from ..task import BangTranslationConfig, BangTranslationTask
+from ..text.files import StrPath, new_folder, replacing
+from ..text.vocabulary import VOCAB
+from ..trained_modes import trained_modes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -21,7 +21,7 @@ class Graphs(NamedTuple):
     """The exported network, as several threads and batches may share it.
 
     Attributes:
-        encoder, decoder: see `graph`.
+        encoder, decoder: see `deploy.graph`.
         table: bucket of each distance.
         positions: rows of the decoder's table of positions.
         specials: ids of pad, unk and eos.
