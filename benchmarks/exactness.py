@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bang.generation import loop  # noqa: E402
-from bang.deploy.pack import read_checkpoint  # noqa: E402
+from bang.inference.trained_model import read_checkpoint  # noqa: E402
 from bang.text.evaluate import read_texts  # noqa: E402
 from bang.text.wordpieces import WordPieces  # noqa: E402
 from fairseq.dataclass.configs import GenerationConfig  # noqa: E402

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bang.inference.api import Bang
 from bang.deploy.export import export
-from bang.deploy.pack import read_model
+from bang.inference.trained_model import read_model
 from bang.text.evaluate import evaluate
 from bang.text.files import read_lines
 from bang.inference.torch_engine import TorchEngine

@@ -235,7 +235,7 @@ def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) 
             raise ValueError(f"{model}: an export in {config['precision']}; give --engine onnx-{config['precision']}")
     elif engine != "torch":
         from bang.deploy.export import export
-        from bang.deploy.pack import read_model
+        from bang.inference.trained_model import read_model
 
         export(read_model(model, vocab), folder, engine.removeprefix("onnx-"))
         model, vocab = folder, None

@@ -134,7 +134,7 @@ def trained_model(arch: str):
     from bang.dictionary import BertDictionary
     from bang.network.config import BangConfig
     from bang.network.model import BangModel
-    from bang.deploy.pack import TrainedModel
+    from bang.inference.trained_model import TrainedModel
     from dataclasses import fields
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from omegaconf import OmegaConf

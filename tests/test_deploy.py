@@ -14,12 +14,12 @@ import pytest
 import torch
 from bang import visibility
 from bang.__main__ import main
-from bang.inference.api import Bang, Options
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
+from bang.inference.api import Bang, Options
 from bang.inference.onnx_session import Candidates, columns
-from bang.deploy.pack import read_checkpoint
 from bang.inference.torch_engine import TorchEngine
+from bang.inference.trained_model import read_checkpoint
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from hypothesis import HealthCheck, given, settings, strategies
 

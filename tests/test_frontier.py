@@ -60,7 +60,8 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
 def test_what_is_measured_is_what_was_asked_for(tmp_path):
     """An export's engine cannot be another than its own, and a packed model is exported for onnxruntime."""
     from bang.deploy.export import export
-    from bang.deploy.pack import read_model, write_folder
+    from bang.deploy.pack import write_folder
+    from bang.inference.trained_model import read_model
 
     model = read_model(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
     write_folder(model, tmp_path / "packed")

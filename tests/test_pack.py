@@ -10,8 +10,9 @@ import torch
 from fairseq import checkpoint_utils
 
 from bang import Bang, checkpoints
-from bang.deploy import pack
 from bang.__main__ import main
+from bang.deploy import pack
+from bang.inference import trained_model
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
@@ -116,9 +117,9 @@ def test_there_and_back(folder, run, data_bin, tmp_path):
 
 
 def test_half_precision(tmp_path, texts):
-    pack.write_folder(pack.read_checkpoint(CHECKPOINT, VOCAB_SMALL), tmp_path / "half", dtype="float16")
+    pack.write_folder(trained_model.read_checkpoint(CHECKPOINT, VOCAB_SMALL), tmp_path / "half", dtype="float16")
     model = Bang.load(tmp_path / "half")
-    assert pack.read_folder(tmp_path / "half").weights["decoder.embed_tokens.weight"].dtype == torch.float16
+    assert trained_model.read_folder(tmp_path / "half").weights["decoder.embed_tokens.weight"].dtype == torch.float16
     assert next(model.engine._network.parameters()).dtype == torch.float32
     assert all(model.generate(texts, "nar"))
 
@@ -139,7 +140,7 @@ def save_dir(tmp_path):
 
 def test_average_of_the_last_checkpoints(save_dir, tmp_path):
     main(["pack", "--last", "2", str(save_dir), str(tmp_path / "model")])
-    found, given = pack.read_folder(tmp_path / "model"), checkpoints.check(str(CHECKPOINT))["model"]
+    found, given = trained_model.read_folder(tmp_path / "model"), checkpoints.check(str(CHECKPOINT))["model"]
     assert found.updates == 800 and "the mean of checkpoint" in (tmp_path / "model" / "README.md").read_text()
     for name, value in given.items():
         torch.testing.assert_close(found.weights[name], value + 2.5)  # (1 + 4) / 2
@@ -170,7 +171,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    model = pack.read_checkpoint(CHECKPOINT, VOCAB_SMALL)
+    model = trained_model.read_checkpoint(CHECKPOINT, VOCAB_SMALL)
     monkeypatch.setattr(type(model.dictionary), "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
         pack.write_folder(model, tmp_path / "model")
@@ -210,5 +211,5 @@ def test_damaged_files(copy):
 
 
 def test_models_with_one_mode(tmp_path, texts):
-    pack.write_folder(pack.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
+    pack.write_folder(trained_model.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
     assert Bang.load(tmp_path / "nar").defaults.mode == "nar"

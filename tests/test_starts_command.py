@@ -6,7 +6,8 @@ import pytest
 import torch
 from bang import starts
 from bang.__main__ import main
-from bang.deploy.pack import read_checkpoint, write_folder
+from bang.deploy.pack import write_folder
+from bang.inference.trained_model import read_checkpoint
 from conftest import GOLDEN, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
         texts = [line for line in itertools.islice(read_lines(args.check), 100) if line.strip()]
         if not texts:
             raise ValueError(f"{args.check}: holds no text to check with")
-    export, pack = import_heavy("bang.deploy.export"), import_heavy("bang.deploy.pack")
-    model = pack.read_model(args.model, args.vocab)
+    export, trained_model = import_heavy("bang.deploy.export"), import_heavy("bang.inference.trained_model")
+    model = trained_model.read_model(args.model, args.vocab)
     export.export(model, args.folder, args.precision, args.reduce_range)
     for mode, agreeing in export.compare(model, args.folder, texts).items():
         print(f"{mode}: {agreeing} of {len(texts)} texts as the model's", file=sys.stderr)

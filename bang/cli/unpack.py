@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    pack = import_heavy("bang.deploy.pack")
-    pack.write_checkpoint(pack.read_folder(args.folder), args.checkpoint)
+    pack, trained_model = import_heavy("bang.deploy.pack"), import_heavy("bang.inference.trained_model")
+    pack.write_checkpoint(trained_model.read_folder(args.folder), args.checkpoint)

@@ -19,17 +19,15 @@ from torch.export import Dim
 
 from ..inference.api import Bang
 from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
-from ..network.model import BangModel
-from .pack import DTYPES, TrainedModel
-from ..text.files import StrPath, new_folder
 from ..inference.torch_engine import TorchEngine
-
+from ..inference.trained_model import DTYPES, TrainedModel
+from ..network.model import BangModel
+from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET = 20
 PRECISIONS = ("float32", "int8", "float16")
-
 
 
 def export(model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None) -> None:

@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from . import folder
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
+from . import folder
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
-from .api import Hypothesis, Options
 from ..generation import loop
 from ..generation.choice import Bounds
 from ..generation.limits import check_lengths, least_length, length_limits
-from .folder import read_pieces
 from ..text.files import StrPath
+from .api import Hypothesis, Options
+from .folder import read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 

@@ -9,10 +9,10 @@ import torch
 from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
-from .api import Hypothesis, Options
 from ..data import PairDataset
-from ..deploy.pack import DTYPES, TrainedModel, read_checkpoint, read_folder
 from ..text.files import StrPath
+from .api import Hypothesis, Options
+from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
 _OF_MODE = {"semi-nar": ("block_size", "commit_threshold"), "speculative": ("draft_length",)}
@@ -25,7 +25,7 @@ class TorchEngine:
 
     Args:
         device: "cpu", "cuda" …; None: a GPU if there is one.
-        dtype: one of `pack.DTYPES`.
+        dtype: one of `trained_model.DTYPES`.
         threads: CPU threads of an operation, in the whole process; None: as they are.
     """
 

@@ -8,7 +8,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 from ..dictionary import BertDictionary
-from ..deploy.pack import TrainedModel
+from ..inference.trained_model import TrainedModel
 from .files import OPTION, Start
 
 ARCHITECTURE = "bang_ar_nar_mixed"
