@@ -1,59 +1,109 @@
 """What an export writes against the model it comes from: texts that agree, and ROUGE-L of float32 and int8.
 
-    python benchmarks/exports.py models/debian-synopsis/checkpoint.pt test.src test.tgt
+    python benchmarks/exports.py models/debian-synopsis/checkpoint.pt DATA
 
-SOURCES and REFERENCES are raw text, a line each. Every mode, AR by beam search and greedily; texts of at most
---max-len word pieces, sources cut to what the model takes. Prints a table; agreement is of word pieces.
+DATA holds raw texts, test.src and test.tgt. Every mode, AR by beam search and greedily; texts of at most --max-len
+word pieces, sources cut to what the model takes; agreement is of word pieces. The model is exported anew. Writes
+exports.json and a table, exports.md, into --out.
 """
 
 import argparse
-import itertools
+import json
+import logging
+import os
+import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-from bang.inference.api import Bang
-from bang.deploy.export import export
-from bang.inference.trained_model import read_model
-from bang.text.evaluate import evaluate
-from bang.text.files import read_lines
-from bang.inference.torch_engine import TorchEngine
-from systems import MODES
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+from bang import Bang  # noqa: E402
+from bang.text.evaluate import evaluate  # noqa: E402
+from bang.text.files import replacing  # noqa: E402
+from frontier import parts  # noqa: E402
+from report import cpu_name  # noqa: E402
+from systems import MODES  # noqa: E402
+
+MOST_LOST = 0.3
+"""ROUGE-L that int8 may lose against float32, the target."""
+
+
+def compare(systems: dict[str, Bang], sources: list[str], references: list[str], max_len: int) -> list[dict]:
+    """A row for each mode of the model: texts that agree with torch's, and each system's ROUGE-L."""
+    rows = []
+    for name, way in MODES.items():
+        if way["mode"] not in systems["torch"].modes:
+            continue
+        found = {system: bang.generate(sources, max_len=max_len, truncate=True, details=True, **way)
+                 for system, bang in systems.items()}  # fmt: skip
+        scores = evaluate({system: [one.text for one in texts] for system, texts in found.items()}, references, ["rouge"])
+        agree = {system: sum(a.pieces == b.pieces for a, b in zip(found["torch"], texts)) for system, texts in found.items()}
+        rouge = {system: scores["systems"][system]["ROUGE-L"] for system in systems}
+        rows.append({"mode": name, "agree": agree, "ROUGE-L": rouge})
+        print(f"{name}: done", file=sys.stderr)
+    return rows
+
+
+def table(report: dict) -> str:
+    """Markdown, and whether the targets are reached."""
+    lines = ["| mode | float32 as torch | int8 as torch | ROUGE-L, torch | float32 | int8 | int8 against float32 |", "| --- " * 7 + "|"]
+    for row in report["rows"]:
+        rouge, agree = row["ROUGE-L"], row["agree"]
+        scores = " | ".join(f"{score:.2f}" for score in rouge.values())
+        lines.append(f"| {row['mode']} | {agree['float32']} | {agree['int8']} | {scores} | {rouge['int8'] - rouge['float32']:+.2f} |")
+    differ = {row["mode"]: report["sentences"] - row["agree"]["float32"] for row in report["rows"]}
+    same = not any(differ.values())
+    lost, mode = max((round(row["ROUGE-L"]["float32"] - row["ROUGE-L"]["int8"], 2), row["mode"]) for row in report["rows"])
+    told = "every text is torch's" if same else "not torch's: " + ", ".join(f"{n} of {m}" for m, n in differ.items() if n)
+    lines += [
+        "",
+        f"{report['sentences']} sentences. float32, every text as torch's: {'reached' if same else 'missed'} ({told}).",
+        f"int8, ROUGE-L at most {MOST_LOST} lower in every mode: {'reached' if lost <= MOST_LOST else 'missed'} "
+        f"({mode} changes most for the worse, by {-lost:+.2f}).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("sources")
-    parser.add_argument("references")
-    parser.add_argument("--sentences", type=int, help="the first ones (default: all)")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train, or a folder of bang pack")
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--vocab", metavar="FILE", help="the checkpoint's; default: beside it, or the published one")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results", metavar="DIR")
+    parser.add_argument("--sentences", type=int, metavar="N", help="of the test part, from all over (default: all)")
     parser.add_argument("--max-len", type=int, default=40, help="word pieces of a text (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="default: the libraries' choice")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    sources, references = (
-        list(itertools.islice(read_lines(path), args.sentences)) for path in (args.sources, args.references)
-    )
-    model = read_model(args.checkpoint)
-    with tempfile.TemporaryDirectory() as scratch:
-        systems = {"torch": Bang(TorchEngine(model, "cpu", threads=args.threads), model.dictionary.symbols)}
-        for precision in ("float32", "int8"):
-            export(model, Path(scratch, precision), precision)
-            systems[precision] = Bang.load(Path(scratch, precision), threads=args.threads)
-        print(f"{len(sources)} sentences\n")
-        print("| mode | float32 as torch | int8 as torch | ROUGE-L, torch | float32 | int8 | int8 against float32 |")
-        print("| --- " * 7 + "|")
-        for name, way in MODES.items():
-            found = {
-                system: bang.generate(sources, max_len=args.max_len, truncate=True, details=True, **way)
-                for system, bang in systems.items()
-            }
-            texts = {system: [generation.text for generation in of_system] for system, of_system in found.items()}
-            scores = evaluate(texts, references, ["rouge"])["systems"]
-            rouge = [scores[system]["ROUGE-L"] for system in systems]
-            agree = [
-                sum(a.pieces == b.pieces for a, b in zip(found["torch"], found[system])) for system in ("float32", "int8")
-            ]
-            cells = [name, *map(str, agree), *(f"{score:.2f}" for score in rouge), f"{rouge[2] - rouge[1]:+.2f}"]
-            print("| " + " | ".join(cells) + " |", flush=True)
+    if args.sentences is not None and args.sentences < 1:
+        parser.error(f"--sentences {args.sentences}: give 1 or more")
+    logging.disable(logging.INFO)  # of the libraries
+    from bang.deploy.export import export
+    from bang.inference.torch_engine import TorchEngine
+    from bang.inference.trained_model import read_model
+
+    try:
+        sources, references = parts(args.data, args.sentences)
+        model = read_model(args.checkpoint, args.vocab)
+        with tempfile.TemporaryDirectory() as scratch:
+            systems = {"torch": Bang(TorchEngine(model, "cpu", threads=args.threads), model.dictionary.symbols)}
+            for precision in ("float32", "int8"):
+                export(model, Path(scratch, precision), precision)
+                systems[precision] = Bang.load(Path(scratch, precision), threads=args.threads)
+            rows = compare(systems, sources, references, args.max_len)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    report = {
+        "checkpoint": args.checkpoint, "updates": model.updates, "sentences": len(sources), "max_len": args.max_len,
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores", "rows": rows,
+        "versions": {name: version(name) for name in ("torch", "onnxruntime", "numpy")},
+    }  # fmt: skip
+    args.out.mkdir(exist_ok=True, parents=True)
+    for name, text in (("exports.json", json.dumps(report, indent=2) + "\n"), ("exports.md", table(report))):
+        with replacing(args.out / name) as file:
+            file.write(text.encode())
+    print(table(report), end="")
 
 
 if __name__ == "__main__":

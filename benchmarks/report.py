@@ -1,14 +1,51 @@
-"""What `speed.py` makes of its measurements: ratios, a table and a picture."""
+"""What `speed.py` makes of its measurements: ratios, targets reached and missed, a table and a picture."""
 
 import logging
 import platform
 from pathlib import Path
-
+from typing import NamedTuple
 
 PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
          for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
 PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "ar greedy", "fairseq", "ar greedy")]
 """Our system and mode, and those that they are to be compared with."""
+
+
+class Target(NamedTuple):
+    """How many times as fast as another system one of ours is to be, on `base` sizes.
+
+    Attributes:
+        ours, other: as `ratios` names them.
+        batch: sentences, or "best".
+        length: tokens of a text; None: any. source_length: of joined sources; None: as they are.
+        least: times as fast.
+    """
+
+    ours: str
+    other: str
+    batch: int | str
+    length: int | None
+    source_length: int | None
+    least: float
+
+
+_INT8, _FLOAT32 = "ctranslate2-int8 ar greedy", "ctranslate2-float32 ar greedy"
+TARGETS = (
+    Target("onnx-int8 nar", _INT8, 1, 12, None, 6),
+    Target("onnx-int8 nar", _INT8, "best", 12, None, 1.8),
+    Target("onnx-int8 nar", _INT8, 1, 32, None, 12),
+    Target("onnx-int8 nar", _INT8, "best", 32, None, 3),
+    Target("onnx-float32 nar", _FLOAT32, 1, 12, None, 6),
+    Target("onnx-float32 nar", _FLOAT32, "best", 12, None, 1.4),
+    Target("onnx-int8 ar greedy", _INT8, 1, None, None, 0.8),  # 1.25 times its time
+    Target("onnx-float32 ar greedy", _FLOAT32, 1, None, None, 0.8),
+    Target("torch-float32 nar", "plain nar", 36, 12, None, 2.2),
+    Target("torch-float32 nar", "plain nar", 1, 32, 512, 5),
+    Target("torch-float32 nar", "plain nar", "best", 32, 512, 5),
+)
+
+GPU_MILLISECONDS, GPU_SPEED = 1.5, 6000
+"""NAR with sources of 512 on an H100, the best half-precision system: a sentence at batch 1, and sentences a second."""
 
 
 def cpu_name() -> str:
@@ -39,6 +76,39 @@ def ratios(rows: list[dict]) -> list[dict]:
     return found
 
 
+def verdicts(report: dict) -> list[dict]:
+    """The targets that this run measured: what was to be reached, what was, by the clock and by CPU time."""
+    settings = report["settings"]
+    if not settings["arch"].endswith("_base"):
+        return []
+    if settings["device"] != "cpu":
+        return _on_gpu(report["rows"]) if settings["source_length"] == 512 else []
+    found = {(ratio["ours"], ratio["other"], ratio["batch"]): ratio for ratio in report["ratios"]}
+    verdicts = []
+    for target in TARGETS:
+        ratio = found.get(target[:3])
+        same_texts = target.length in (None, settings["length"]) and target.source_length == settings["source_length"]
+        if ratio is None or not same_texts:
+            continue
+        verdicts.append({
+            "target": f"{target.ours} against {target.other}, batch {target.batch}", "least": target.least,
+            "found": ratio["times_as_fast"], "by_cpu_time": ratio["by_cpu_time"],
+            "reached": ratio["times_as_fast"] >= target.least,
+        })  # fmt: skip
+    return verdicts
+
+
+def _on_gpu(rows: list[dict]) -> list[dict]:
+    half = [row for row in rows if row["mode"] == "nar" and row["system"].endswith("float16")]  # bfloat16 too
+    alone = [row["sentences_per_second"] for row in half if row["batch"] == 1]
+    cases = (("batch 1", alone, 1000 / GPU_MILLISECONDS), ("best batch", [row["sentences_per_second"] for row in half], GPU_SPEED))
+    return [
+        {"target": f"NAR in half precision, {name}, sentences a second", "least": least, "found": max(speeds),
+         "by_cpu_time": None, "reached": max(speeds) >= least}
+        for name, speeds, least in cases if speeds
+    ]  # fmt: skip
+
+
 def table(report: dict) -> str:
     """Markdown."""
     rows, batches = report["rows"], report["settings"]["batches"]
@@ -53,6 +123,11 @@ def table(report: dict) -> str:
     lines += ["", "| | against | batch | times as fast | by CPU time |", "| --- " * 5 + "|"]
     lines += [f"| {x['ours']} | {x['other']} | {x['batch']} | {x['times_as_fast']:.2f} | {x['by_cpu_time']:.2f} |"
               for x in report["ratios"]]  # fmt: skip
+    if report["targets"]:
+        lines += ["", "| target | times as fast | by the clock | by CPU time | |", "| --- " * 5 + "|"]
+    for x in report["targets"]:
+        cpu = "" if x["by_cpu_time"] is None else f"{x['by_cpu_time']:.2f}"
+        lines.append(f"| {x['target']} | {x['least']:.4g} | {x['found']:.4g} | {cpu} | {'reached' if x['reached'] else 'missed'} |")
     return "\n".join(lines) + "\n"
 
 

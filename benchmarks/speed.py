@@ -1,15 +1,18 @@
 """Speed of every way to generate, side by side in one run, on the same sources and sizes.
 
     python benchmarks/speed.py                                   # base size, texts of 12 tokens, batches of 1, 8, 36
-    python benchmarks/speed.py --length 32 --source-length 512 --batches 1 8 --systems torch-float32 plain
+    python benchmarks/speed.py --name speed-32 --length 32 --modes nar "ar greedy" --systems onnx-int8 ctranslate2-int8
+    python benchmarks/speed.py --name speed-512 --length 32 --source-length 512 --batches 1 8 --sentences 8 \
+        --modes nar --systems torch-float32 plain
 
-Our modes in torch and in onnxruntime; NAR as the reference formulates it (the whole canvas, all logits);
-fairseq's Transformer of the same size, and CTranslate2 with that Transformer's weights. Weights are random,
-so texts are made to have `--length` tokens; speed does not depend on what they say (`systems.py`). Each system
-runs in a process of its own, with the same number of threads; in every round all of them take turns, so that
-other work on the machine meets all alike. Sentences a second by the clock: median and range of the rounds;
-CPU time, which other work disturbs less: the least of the rounds; memory: the most that a process held.
-Writes JSON, a table and a picture to --out (`report.py`).
+Our modes in torch and in onnxruntime; NAR as the reference formulates it (`plain`: a canvas as long as the batch's
+longest source, all of it in one pass and with all its logits); fairseq's Transformer of the same size, and CTranslate2
+with that Transformer's weights. Weights are random, so texts are made to have `--length` tokens; speed does not depend
+on what they say (`systems.py`). Each system runs in a process of its own, with the same number of threads; in every
+round all of them take turns, so that other work on the machine meets all alike. Sentences a second by the clock:
+median and range of the rounds; CPU time, which other work disturbs less: the least of the rounds; memory: the most
+that a process held. Writes JSON, a table and a picture to --out, and says which of the targets that it measured are
+reached (`report.py`).
 """
 
 import argparse
@@ -27,8 +30,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from report import cpu_name, draw, ratios, table
-from systems import MODES, OTHERS, OURS, make_system, prepare, read_sources
+from bang.generation.loop import NAR_PIECE
+from report import cpu_name, draw, ratios, table, verdicts
+from systems import MODES, ON_GPUS, OTHERS, OURS, make_system, prepare, read_sources
 
 
 def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list) -> None:
@@ -39,7 +43,7 @@ def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list)
     pipe.send("ready")
     for mode, size, count in iter(pipe.recv, None):
         generate = modes.setdefault(mode, system(mode))
-        chosen = sources[:: len(sources) // count][:count]  # of all lengths
+        chosen = [sources[index * len(sources) // count] for index in range(count)]  # of all lengths
         start, start_cpu = time.perf_counter(), time.process_time()
         for first in range(0, count, size):
             lengths = generate(chosen[first : first + size], args.length)
@@ -72,7 +76,7 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
     for turn in range(-1, args.rounds):  # the first is a warm-up
         for case in cases:
             name, mode, size = case
-            count = max(size, args.sentences if size > 1 else args.sentences // 3) if turn >= 0 else size
+            count = size * max(1, args.sentences // (size if size > 1 else 3)) if turn >= 0 else size
             pipe = workers[name][0]
             pipe.send((mode, size, count))
             seconds, cpu_seconds, memory[name] = pipe.recv()
@@ -83,12 +87,13 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
     for pipe, process in workers.values():
         pipe.send(None)
         process.join()
-    passes = {"nar": 1 if args.length < 32 else -(-(args.length + 1) // 32), "semi-nar 4": -(-(args.length + 1) // 4)}
+    slots = args.length + 1  # the end has one too
+    passes = {"nar": -(-slots // NAR_PIECE), "semi-nar 4": -(-slots // 4), "ar greedy": slots, "ar beam 4": slots}
     return [
         {
             "system": name, "mode": mode, "batch": size, "sentences_per_second": statistics.median(found),
             "lowest": min(found), "highest": max(found), "milliseconds_per_sentence": 1000 / statistics.median(found),
-            "cpu_milliseconds_per_sentence": min(cpu[name, mode, size]), "passes": passes.get(mode),
+            "cpu_milliseconds_per_sentence": min(cpu[name, mode, size]), "passes": 1 if name == "plain" else passes.get(mode),
             "peak_memory_gib": memory[name],
         }
         for (name, mode, size), found in speeds.items()
@@ -98,15 +103,16 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="bang_ar_nar_mixed_base", help="sizes (default: %(default)s)")
-    parser.add_argument("--systems", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *OTHERS], metavar="SYSTEM",
-                        help="of " + ", ".join([*OURS, *OTHERS]) + " (default: all)")
+    parser.add_argument("--systems", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *ON_GPUS, *OTHERS], metavar="SYSTEM",
+                        help="of " + ", ".join([*OURS, *ON_GPUS, *OTHERS]) + " (default: all but the float16 ones)")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES), metavar="MODE",
                         help="of " + ", ".join(MODES) + " (default: all)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 36], metavar="N")
     parser.add_argument("--length", type=int, default=12, help="tokens of a text (default: %(default)s)")
     parser.add_argument("--source-length", type=int, metavar="S", help="join sources to this length (default: as they are)")
     parser.add_argument("--sources", type=Path, default=REPOSITORY / "examples" / "debian" / "test.src", metavar="FILE")
-    parser.add_argument("--sentences", type=int, default=72, help="of a round; at batch 1 a third (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=36,
+                        help="of a round, in whole batches; at batch 1 a third (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -133,6 +139,7 @@ def main() -> None:
         "rows": rows,
         "ratios": ratios(rows),
     }
+    report["targets"] = verdicts(report)
     args.out.mkdir(exist_ok=True, parents=True)
     (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (args.out / f"{args.name}.md").write_text(table(report), encoding="utf-8")

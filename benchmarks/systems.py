@@ -17,13 +17,14 @@ MODES = {
     "speculative 4": dict(mode="speculative", draft_length=4),
 }
 OURS = ("torch-float32", "torch-bfloat16", "onnx-float32", "onnx-int8")
+ON_GPUS = ("torch-float16", "onnx-float16")
 OTHERS = {
     "plain": ("nar",),
     "fairseq": ("ar greedy", "ar beam 4"),
     "ctranslate2-float32": ("ar greedy",),
     "ctranslate2-int8": ("ar greedy",),
 }
-"""Systems, and the modes that the others have."""
+"""Systems, those that are made for GPUs, and the modes that the others have."""
 
 
 def prepare(systems: list[str], arch: str, folder: Path) -> None:
@@ -99,11 +100,11 @@ def _torch_baseline(kind: str, arch: str, device: str):
         @torch.inference_mode()
         def canvas(batch, length):
             inputs = sample(batch, dictionary.pad(), dictionary.eos())
-            previous = inputs["src_tokens"].new_full((len(batch), length + 1), dictionary.eos())
-            layout = visibility.non_autoregressive(length + 1)
-            logits = network(**inputs, prev_output_tokens=previous, layout=layout)[0]
+            width = max(inputs["src_tokens"].size(1), length + 1)
+            previous = inputs["src_tokens"].new_full((len(batch), width), dictionary.eos())
+            logits = network(**inputs, prev_output_tokens=previous, layout=visibility.non_autoregressive(width))[0]
             scores, tokens = logits.float().log_softmax(-1).max(-1)
-            return [len(row) - 1 for row in tokens.tolist()]
+            return [len(row[:length]) for row in tokens.tolist()]
 
         return lambda mode: canvas
     from fairseq.sequence_generator import SequenceGenerator

@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import struct
 
+import demo_screenshot
 import pytest
 
 from bang import Bang
@@ -55,39 +57,23 @@ def test_without_gradio(monkeypatch):
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
+    pytest.importorskip("selenium.webdriver")
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
         pytest.skip("needs Debian's chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1000"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
+    with demo_screenshot.browser() as chrome:
+        yield chrome
 
 
 @pytest.mark.slow
 def test_in_a_browser(model, text, browser):
-    """Type, choose, press: the texts are the model's, with as many passes as each mode takes."""
+    """Type, choose, press: the texts are the model's, with as many passes as each mode takes; and the README's picture."""
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
     from bang.inference import demo
 
     address = demo.serve(model, "127.0.0.1", port=None, wait=False)
-    browser.get(address)
-    wait = WebDriverWait(browser, 60)
-    box = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#source textarea"))
-    box.send_keys(text)
-    boxes = browser.find_elements(By.CSS_SELECTOR, "#modes input[type=checkbox]")
-    assert [mode for mode, item in zip(model.modes, boxes, strict=True) if item.is_selected()] == ["ar", "nar"]  # trained
-    for item in boxes:
-        if not item.is_selected():
-            item.click()
-    browser.find_element(By.CSS_SELECTOR, "#generate").click()
-    rows = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#output tr[data-mode]"))
+    ticked, rows = demo_screenshot.generate(browser, address, text)
+    assert [mode for mode, is_ticked in zip(model.modes, ticked, strict=True) if is_ticked] == ["ar", "nar"]  # trained
     assert {row.get_attribute("data-mode") for row in rows} == set(model.modes)
     for row in rows:
         mode = row.get_attribute("data-mode")
@@ -100,3 +86,7 @@ def test_in_a_browser(model, text, browser):
         colours = {span.value_of_css_property("background-color") for span in shown}
         assert len(colours) == len(set(expected.passes[:-1]))
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and address not in entry["message"]] == []
+    picture = demo_screenshot.picture(browser)
+    width, height = struct.unpack(">II", picture[16:24])  # of a PNG's header
+    bottom = browser.find_element(By.CSS_SELECTOR, "#output").rect
+    assert picture.startswith(b"\x89PNG") and width == 1100 and height >= bottom["y"] + bottom["height"]

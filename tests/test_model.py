@@ -26,6 +26,29 @@ def test_encoder_and_logits_are_the_reference(name, golden_model, forward_arrays
             assert torch.equal(logits.argmax(2)[real], arrays[f"{mode}_argmax"][real])
 
 
+@pytest.mark.parametrize("pads", ["right", "left"])
+@pytest.mark.parametrize("at_once", [1, 40, 1000])
+def test_an_encoder_laid_out_for_decoding_encodes_by_lengths(pads, at_once, golden_model, monkeypatch):
+    """The same at real tokens, however many sources go at once."""
+    encoder = golden_model("mixed").encoder
+    monkeypatch.setattr("bang.network.encoder.AT_ONCE", at_once)
+    monkeypatch.setattr(encoder, "in_parts", False)
+    source = torch.randint(200, len(encoder.dictionary), (7, 30), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([3, 30, 17, 1, 2, 17, 9])
+    real = torch.arange(30) < lengths[:, None]
+    if pads == "left":
+        real = real.flip(1)
+    source = source.masked_fill(~real, encoder.padding_idx)
+    with torch.no_grad():
+        expected = encoder(source, lengths)
+        monkeypatch.setattr(encoder, "in_parts", True)
+        found = encoder(source, lengths)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found["encoder_out"][0][real.t()], expected["encoder_out"][0][real.t()], atol=1e-5, rtol=0)
+    assert torch.equal(found["encoder_padding_mask"][0], expected["encoder_padding_mask"][0])
+    assert torch.equal(found["src_lengths"][0].long(), expected["src_lengths"][0].long())
+
+
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_a_canvas_of_200_slots_is_the_reference(name, golden_model, forward_arrays):
     model, arrays = golden_model(name), forward_arrays[name]

@@ -202,8 +202,8 @@ def non_autoregressive() -> Way:
 
 NEVER = float("inf")
 
-NAR_PIECE = 32
-"""Slots of a NAR canvas that are decoded at once: later slots wait until some sentence needs them."""
+NAR_PIECE = 33
+"""Slots of a NAR canvas that are decoded at once, 32 tokens and an end: later slots wait until some sentence needs them."""
 
 
 class Text(NamedTuple):

@@ -109,7 +109,8 @@ class BangModel(FairseqEncoderDecoderModel):
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Arranges the weights of the layers in memory for decoding; call once they are where and as they are to stay."""
+        """Gets ready to decode: arranges the layers' weights in memory; call once they are where and as they are to stay."""
+        self.encoder.in_parts = True
         lay_by_columns(self.encoder.layers)
         lay_by_columns(self.decoder.layers)
 

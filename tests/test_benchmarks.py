@@ -1,0 +1,120 @@
+"""`benchmarks/speed.py` and `exports.py`: verdicts from made-up numbers, and whole runs at the smallest size."""
+
+import json
+import sys
+
+import pytest
+
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from bang.text.vocabulary import read_vocabulary
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import exports  # noqa: E402
+import report  # noqa: E402
+import speed  # noqa: E402
+
+
+def row(system, mode, batch, speed, cpu):
+    return {"system": system, "mode": mode, "batch": batch, "sentences_per_second": speed, "lowest": speed - 1,
+            "highest": speed + 1, "cpu_milliseconds_per_sentence": cpu, "peak_memory_gib": 0.5}  # fmt: skip
+
+
+def told(rows, length=12, source_length=None, batches=(1, 36), **settings):
+    settings = {"arch": "bang_ar_nar_mixed_base", "device": "cpu", "threads": 2, "length": length, "batches": batches,
+                "source_length": source_length, **settings}  # fmt: skip
+    found = {"settings": settings, "rows": rows, "ratios": report.ratios(rows)}
+    found["targets"] = report.verdicts(found)
+    return found
+
+
+ROWS = [
+    row("onnx-int8", "nar", 1, 60.0, 30.0), row("onnx-int8", "nar", 36, 70.0, 20.0),
+    row("onnx-int8", "ar greedy", 1, 9.0, 130.0), row("onnx-int8", "ar greedy", 36, 30.0, 36.0),
+    row("ctranslate2-int8", "ar greedy", 1, 10.0, 120.0), row("ctranslate2-int8", "ar greedy", 36, 40.0, 32.0),
+]  # fmt: skip
+
+
+def test_what_is_reached_and_what_is_missed():
+    found = told(ROWS)
+    reached = {x["target"]: x["reached"] for x in found["targets"]}
+    assert reached == {
+        "onnx-int8 nar against ctranslate2-int8 ar greedy, batch 1": True,  # 6.0 times
+        "onnx-int8 nar against ctranslate2-int8 ar greedy, batch best": False,  # 1.75, of 1.8
+        "onnx-int8 ar greedy against ctranslate2-int8 ar greedy, batch 1": True,  # 0.9, of 0.8
+    }
+    table = report.table(found)
+    assert "batch best | 1.8 | 1.75 | 1.60 | missed |" in table and "batch 1 | 6 | 6 | 4.00 | reached |" in table
+    assert "| onnx-int8 | nar | 60.0 (59.0–61.0) | 70.0 (69.0–71.0) | 30.0 / 20.0 | 0.5 |" in table
+
+
+@pytest.mark.parametrize("settings, targets", [
+    (dict(length=32), {12, 3, 0.8}), (dict(length=20), {0.8}), (dict(source_length=512), set()), (dict(arch="bang_nar"), set()),
+])  # fmt: skip
+def test_targets_are_of_their_sizes_and_lengths(settings, targets):
+    assert {x["least"] for x in told(ROWS, **settings)["targets"]} == targets
+
+
+def test_a_gpu_has_targets_of_its_own():
+    rows = [row("torch-float32", "nar", 1, 9000.0, 1.0), row("onnx-float16", "nar", 1, 600.0, 1.0),
+            row("torch-bfloat16", "nar", 1, 700.0, 1.0), row("torch-bfloat16", "nar", 36, 5000.0, 1.0)]  # fmt: skip
+    found = told(rows, 32, 512, device="cuda")
+    assert [(x["found"], x["reached"]) for x in found["targets"]] == [(700.0, True), (5000.0, False)]
+    assert "| NAR in half precision, best batch, sentences a second | 6000 | 5000 |  | missed |" in report.table(found)
+    assert told(rows, 12, None, device="cuda")["targets"] == []
+
+
+@pytest.mark.slow
+def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
+    arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "ctranslate2-int8", "--modes", "nar", "ar greedy",
+                 "--batches", "1", "2", "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
+                 "--cache", tmp_path / "cache", "--out", tmp_path / "out", "--name", "small"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, arguments)])
+    speed.main()
+    found = json.loads((tmp_path / "out" / "small.json").read_text())
+    cases = [(x["system"], x["mode"], x["batch"]) for x in found["rows"]]
+    assert cases == [(system, mode, size) for system, mode in (("torch-float32", "nar"), ("torch-float32", "ar greedy"),
+                     ("plain", "nar"), ("ctranslate2-int8", "ar greedy")) for size in (1, 2)]  # fmt: skip
+    assert all(x["lowest"] <= x["sentences_per_second"] <= x["highest"] and x["peak_memory_gib"] > 0.1 for x in found["rows"])
+    assert [x["batch"] for x in found["ratios"] if x["other"] == "plain nar"] == [1, 2, "best"]
+    assert found["source_tokens"] == {"mean": 20, "longest": 20} and found["targets"] == []
+    assert capsys.readouterr().out == (tmp_path / "out" / "small.md").read_text()
+    assert (tmp_path / "out" / "small.png").read_bytes().startswith(b"\x89PNG")
+
+
+def write_parts(folder):
+    pieces = [piece for piece in read_vocabulary(VOCAB_SMALL) if piece.isalpha()]
+    for side, start in (("src", 0), ("tgt", 3)):
+        (folder / f"test.{side}").write_text("".join(" ".join(pieces[start + i : start + i + 5]) + "\n" for i in range(8)))
+
+
+@pytest.mark.slow
+def test_exports_from_start_to_end(tmp_path, monkeypatch, capsys):
+    write_parts(tmp_path)
+    arguments = [GOLDEN / "mixed" / "checkpoint.pt", tmp_path, "--vocab", VOCAB_SMALL, "--out", tmp_path / "out", "--sentences", 6,
+                 "--max-len", 8, "--threads", 1]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["exports.py", *map(str, arguments)])
+    exports.main()
+    found = json.loads((tmp_path / "out" / "exports.json").read_text())
+    assert [x["mode"] for x in found["rows"]] == list(exports.MODES)
+    assert all(x["agree"]["torch"] == x["agree"]["float32"] == found["sentences"] == 6 for x in found["rows"])
+    assert all(x["ROUGE-L"]["torch"] == x["ROUGE-L"]["float32"] for x in found["rows"])
+    table = (tmp_path / "out" / "exports.md").read_text()
+    assert capsys.readouterr().out == table and "every text as torch's: reached" in table
+
+
+def test_what_exports_lose_is_told():
+    def mode(name, float32, int8, agree):
+        return {"mode": name, "agree": {"torch": 9, "float32": agree, "int8": 5}, "ROUGE-L": {"torch": 40.0, "float32": float32, "int8": int8}}
+
+    rows = [mode("nar", 40.0, 39.7, 9), mode("ar greedy", 40.0, 40.5, 9)]
+    told = exports.table({"sentences": 9, "rows": rows})
+    assert "lower in every mode: reached (nar changes most for the worse, by -0.30)" in told and "(every text is torch's)" in told
+    told = exports.table({"sentences": 9, "rows": [*rows, mode("semi-nar 4", 40.0, 39.69, 7)]})
+    assert "missed (not torch's: 2 of semi-nar 4)" in told and "missed (semi-nar 4 changes most for the worse, by -0.31)" in told
+
+
+def test_a_mistake_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["exports.py", "no-such.pt", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        exports.main()
+    assert str(stop.value.code).startswith("exports.py: error: ") and "\n" not in str(stop.value.code)
