@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
          for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
-PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "ar greedy", "fairseq", "ar greedy")]
+PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "nar", "ctranslate2-float32", "ar greedy"),
+          ("torch-float32", "ar greedy", "fairseq", "ar greedy")]  # fmt: skip
 """Our system and mode, and those that they are to be compared with."""
 
 
@@ -40,6 +41,7 @@ TARGETS = (
     Target("onnx-int8 ar greedy", _INT8, 1, None, None, 0.8),  # 1.25 times its time
     Target("onnx-float32 ar greedy", _FLOAT32, 1, None, None, 0.8),
     Target("torch-float32 nar", "plain nar", 36, 12, None, 2.2),
+    Target("torch-float32 nar", _FLOAT32, 36, 12, None, 1),
     Target("torch-float32 nar", "plain nar", 1, 32, 512, 5),
     Target("torch-float32 nar", "plain nar", "best", 32, 512, 5),
 )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,14 @@ def test_any_batch_and_length(runtime, trained, data):
     assert all(len(one.tokens) <= 6 and np.isfinite(one.positional_scores).all() for one in found)
 
 
+@pytest.mark.parametrize("rows, longest", [(1, 1), (1, 512), (64, 1), (64, 512)])
+def test_the_smallest_and_the_largest_batch(rows, longest, runtime, quantized, trained):
+    batch = [np.append(np.arange(200, 199 + longest), trained.dictionary.eos())] * rows
+    for model in (runtime, Bang.load(quantized[0], threads=1)):
+        found = model.engine.generate(batch, Options(mode="nar", max_len=4))
+        assert len(found) == rows and len({tuple(one.tokens) for one in found}) == 1
+
+
 @pytest.mark.parametrize("mode", ["nar", "semi-nar"])
 def test_the_longest_texts(mode, plugin, runtime, sources):
     options = Options(mode=mode, max_len=600, min_len=600, block_size=64)
@@ -211,6 +220,10 @@ def test_the_runtime_needs_neither_torch_nor_fairseq(exported, runtime):
     assert [line.split("\t") for line in done.stdout.splitlines()] == expected
 
 
+FIRST_TEXT = 1.5
+"""Seconds from the start of the command to its first text."""
+
+
 @pytest.mark.slow
 def test_an_environment_without_torch(exported, runtime, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -218,12 +231,20 @@ def test_an_environment_without_torch(exported, runtime, tmp_path):
     packages = ["onnxruntime", "tokenizers", "numpy", "tqdm", "-c", ROOT / "requirements.txt"]
     subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
-    done = subprocess.run(
-        [python, "-m", "bang", "generate", exported, "--mode", "nar", "--max-len", "16"], input="\n".join(TEXTS),
-        capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == runtime.generate(TEXTS, "nar", max_len=16)
+
+    def generate(texts):
+        """What the command writes, and its CPU time: the clock would count what else runs here."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [python, "-m", "bang", "generate", exported, "--mode", "nar", "--max-len", "16", "--threads", "1"],
+            input="\n".join(texts), capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin"},
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines(), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert generate(TEXTS)[0] == runtime.generate(TEXTS, "nar", max_len=16)
+    assert min(generate(TEXTS[:1])[1] for _ in range(3)) < FIRST_TEXT
 
 
 @pytest.fixture(scope="session")
@@ -291,8 +312,34 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     (folder / "decoder.weights").write_bytes(b"")
     assert "decoder.onnx: cannot be loaded" in refused(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "version": 99}))
-    assert "version 99" in refused(folder)
+    for version in (99, "1", None):
+        (folder / "config.json").write_text(json.dumps({**config, "version": version}))
+        assert f"bang export of version {version!r}, and version 1 is wanted; make it again" in refused(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "format": "another's"}))
+    assert "format \"another's\" is not 'bang model' or 'bang export'" in refused(folder)
+
+
+def test_an_export_without_a_mode(exported, tmp_path, capsys):
+    """As those of --arch bang_ar: in the API and on the command line."""
+    folder = tmp_path / "ar"
+    shutil.copytree(exported, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "modes": ["ar", "speculative"]}))
+    with pytest.raises(ValueError, match="^mode 'nar': this model has ar, speculative$"):
+        Bang.load(folder).generate("text", "nar")
+    with pytest.raises(SystemExit, match="^bang generate: error: mode 'nar': this model has ar, speculative$"):
+        main(["generate", str(folder), "--mode", "nar"])
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_half_written(trained, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(export, "quantize", broken)
+    with pytest.raises(OSError, match="no space left"):
+        export.export(trained, tmp_path / "new", "int8")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):

@@ -38,6 +38,26 @@ def blocks(page, section=None, language="bash"):
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
+RUN_BY = {
+    ("Try it", "bash"): "test_quickstart",
+    ("Use a model", "python"): "test_readme",
+    ("Use a model", "bash"): "test_readme",
+    ("Ship a model", "bash"): "test_readme",
+    ("Ship a model", "python"): "test_readme",
+    ("Recipes", "bash"): "test_run_task, test_distill; here dry",
+}
+"""The README's blocks of commands and code, and the tests that run them."""
+
+
+def test_every_block_of_the_readme_is_run_by_a_test():
+    """A new one has to be added to those that are run; results and the citation are no commands."""
+    found = []
+    for section in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.M)[1:]:
+        found += [(section.split("\n")[0], language) for language in re.findall(r"^```(\w*)\n.*?^```$", section, flags=re.M | re.S)]
+    assert [place for place in found if place[1] not in ("", "bibtex")] == list(RUN_BY)
+    assert [place for place in found if place[1] in ("", "bibtex")] == [("Results", ""), ("Citation", "bibtex")]
+
+
 def lines(block):
     return [line for line in block.replace("\\\n", " ").strip().splitlines() if line.strip()]
 
