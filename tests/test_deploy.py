@@ -333,13 +333,26 @@ def test_an_export_without_a_mode(exported, tmp_path, capsys):
 
 
 def test_nothing_half_written(trained, tmp_path, monkeypatch):
-    def broken(*_):
+    def broken(network, folder):
+        (folder / "encoder.onnx").write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(export, "quantize", broken)
+    monkeypatch.setattr(export, "write_graphs", broken)
     with pytest.raises(OSError, match="no space left"):
-        export.export(trained, tmp_path / "new", "int8")
+        export.export(trained, tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags, asked, reduced", [
+    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
+])  # fmt: skip
+def test_cpus_that_saturate_get_seven_bits(flags, asked, reduced, trained, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(export, "write_graphs", lambda network, folder: None)
+    monkeypatch.setattr(export, "quantize", lambda path, reduce_range: found.append((path.name, reduce_range)))
+    monkeypatch.setattr(export, "_cpu_flags", lambda: flags)
+    export.export(trained, tmp_path / "new", "int8", asked)
+    assert found == [("encoder.onnx", reduced), ("decoder.onnx", reduced)]
 
 
 def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):

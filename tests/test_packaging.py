@@ -61,7 +61,7 @@ def imported(*folders):
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "benchmarks") - requirements(site, "recipes", "benchmarks") == set()
+    assert imported("scripts", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
     assert imported("bang", "scripts", "tests") - requirements(site, "test", "demo", "browser") == set()
 
 
