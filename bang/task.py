@@ -43,7 +43,7 @@ NO_EFFECT_UNVERIFIED = "sampling sampling_topk sampling_topp no_repeat_ngram_siz
 """Generation options that look at the tokens before, one by one."""
 
 
-OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length")
+OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length", "draft_from_source")
 UNKNOWN_SAMPLE = 1000  # first texts of a split that tell whether raw text was binarized
 
 
@@ -76,6 +76,13 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     )
     draft_length: int = field(
         default=visibility.BLOCK_SIZE, metadata={"help": "tokens that speculative decoding drafts at once"}
+    )
+    draft_from_source: float = field(
+        default=loop.SOURCE_GAIN,
+        metadata={
+            "help": "what the log-probability of a draft gains if, somewhere in the source, it follows the token before it: "
+            "of several likely drafts the one that the source has is tried (0: the network alone drafts)"
+        },
     )
     max_nar_length: int = field(
         default=0,
@@ -262,7 +269,9 @@ class BangTranslationTask(BangTask, TranslationTask):
                 f"--beam {args.beam} with --decoding speculative: it gives the words of --beam 1, and --decoding ar those "
                 "of a beam search"
             )
-        return loop.speculative(self.cfg.draft_length)
+        # a source in other ids has nothing to say
+        alike = self.source_dictionary == self.target_dictionary
+        return loop.speculative(self.cfg.draft_length, self.cfg.draft_from_source if alike else 0)
 
     def _unverified(self) -> bool:
         """Whether tokens are kept that nothing has verified."""
@@ -340,6 +349,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
             ("commit_threshold", 0.0, "semi-nar"),
             ("draft_length", visibility.BLOCK_SIZE, "speculative"),
+            ("draft_from_source", loop.SOURCE_GAIN, "speculative"),
             ("rescore", 0, "nar semi-nar"),
         ):
             if self.cfg.decoding not in decoding.split() and getattr(self.cfg, name) != default:

@@ -120,6 +120,7 @@ MODES = {
     "nar, several pieces": dict(mode="nar", max_len=70, min_len=40),
     "nar, limits": dict(mode="nar", max_len=1, max_len_a=0.3),
     "speculative": dict(mode="speculative", draft_length=3),
+    "speculative, source left out": dict(mode="speculative", draft_from_source=0),
     "speculative, n-grams": dict(mode="speculative", no_repeat_ngram_size=2, min_len=5),
 }
 

@@ -37,13 +37,20 @@ def test_a_golden_checkpoint(check, golden):
     status, rows = check(*golden, "--batches", 4, 1, "--drafts", 1, 3)
     assert status == 0
     assert [row[:4] for row in rows] == [
-        [way, size, "9", "0"] for size in "41" for way in ("greedy AR", "speculative, K = 1", "speculative, K = 3")
+        ["greedy AR", "4", "9", "0"], *([f"speculative, K = {k}", size, "9", "0"] for size in "41" for k in (1, 3))
     ]
     assert rows[0][4] == "1.00" and float(rows[2][4]) > 1
 
 
+def test_the_source_left_out_and_greedy_texts_written(check, golden, tmp_path):
+    status, rows = check(*golden, "--batches", 9, "--drafts", 2, "--from-source", 0, 4, "--texts", tmp_path / "greedy")
+    assert status == 0 and [row[0] for row in rows[1:]] == ["speculative, K = 2, G = 0", "speculative, K = 2, G = 4"]
+    lines = (tmp_path / "greedy").read_text().splitlines()
+    assert len(lines) == 9 and any(line.strip() for line in lines)
+
+
 def test_other_words_are_noticed(check, golden, monkeypatch):
-    monkeypatch.setattr(loop, "speculative", loop.semi_autoregressive)  # nothing is verified
+    monkeypatch.setattr(loop, "speculative", lambda length, gain: loop.semi_autoregressive(length))  # nothing is verified
     status, rows = check(*golden, "--batches", 9, "--drafts", 3)
     assert status == 1 and int(rows[1][3]) > 0
 
@@ -53,4 +60,4 @@ def test_other_words_are_noticed(check, golden, monkeypatch):
 def test_the_shipped_model(weights, check):
     checkpoint, sources = ROOT / "models" / "debian-synopsis" / "checkpoint.pt", ROOT / "examples" / "debian" / "test.src"
     status, rows = check(checkpoint, sources, "--sentences", 12 if weights else 40, *weights)
-    assert status == 0 and len(rows) == 3 * 7
+    assert status == 0 and len(rows) == 1 + 3 * 6

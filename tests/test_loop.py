@@ -114,12 +114,13 @@ def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
             assert text.scores == pytest.approx(np.log(chances), abs=1e-5)
 
 
-def test_good_drafts_save_passes():
-    texts, session = decode(loop.speculative(4), least=24, limit=24, skill=1.0, rows=3)
-    # the first pass verifies nothing; behind drafts that were all right a block drafts half as far
-    assert [np.bincount(text.passes).tolist() for text in texts] == [[1, 5] + [3] * 6 + [1]] * 3
-    assert session.shapes[:3] == [(1, (5,)), (5, (5, 3, 3, 3, 3)), (3, (5, 3, 3))]
-    texts, session = decode(loop.speculative(4), least=24, limit=24, skill=0.0, rows=3)
+@pytest.mark.parametrize("gain,behind,passes", [(0.0, 2, [1, 5] + [3] * 6 + [1]), (4.0, 1, [1, 5] + [2] * 9 + [1])])
+def test_good_drafts_save_passes(gain, behind, passes):
+    texts, session = decode(loop.speculative(4, gain), least=24, limit=24, skill=1.0, rows=3)
+    # the first pass verifies nothing; behind drafts that were all right a block drafts less far
+    assert [np.bincount(text.passes).tolist() for text in texts] == [passes] * 3
+    assert session.shapes[:3] == [(1, (5,)), (5, (5,) + (1 + behind,) * 4), (1 + behind, (5,) + (1 + behind,) * behind)]
+    texts, session = decode(loop.speculative(4, gain), least=24, limit=24, skill=0.0, rows=3)
     assert len(session.shapes) > 15
 
 
@@ -199,6 +200,8 @@ def test_rows_leave_and_come_back_in_order():
         (lambda: loop.semi_autoregressive(0), "--block-size 0"),
         (lambda: loop.semi_autoregressive(4, 1.5), "--commit-threshold 1.5"),
         (lambda: loop.speculative(0), "--draft-length 0"),
+        (lambda: loop.speculative(2, -1.0), "--draft-from-source -1.0"),
+        (lambda: loop.speculative(2, float("inf")), "--draft-from-source inf"),
     ],
 )
 def test_what_cannot_be_is_refused(make, option):

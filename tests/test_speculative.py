@@ -17,10 +17,11 @@ from test_generation import decode, options
 def compare(make_task, pairs, dictionary):
     """Decodes a split both ways and compares texts and scores; returns the statistics' summary."""
 
-    def call(models, split="test", batch_size=7, draft_length=4, **generation):
+    def call(models, split="test", batch_size=7, draft_length=4, gain=loop.SOURCE_GAIN, **generation):
         both = []
         for decoding in ("ar", "speculative"):
-            task = make_task(decoding=decoding, draft_length=draft_length)
+            drafting = {} if decoding == "ar" else dict(draft_length=draft_length, draft_from_source=gain)
+            task = make_task(decoding=decoding, **drafting)
             beam = {"beam": 1} if decoding == "ar" else {}
             generator = task.build_generator(models, options(**{**generation, **beam}))
             both.append(decode(generator, pairs(split, batch_size), dictionary))
@@ -40,6 +41,13 @@ def compare(make_task, pairs, dictionary):
 def test_the_words_are_those_of_greedy_ar(draft_length, batch_size, compare, golden_model):
     summary = compare([golden_model("mixed")], batch_size=batch_size, draft_length=draft_length)
     assert summary["passes"] < summary["tokens"]  # some drafts are accepted
+
+
+@pytest.mark.parametrize("gain", [0.0, 4.0, 1000.0])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_whatever_the_source_has_to_say(gain, batch_size, compare, golden_model):
+    compare([golden_model("mixed")], batch_size=batch_size, gain=gain)
+    compare([golden_model("mixed"), golden_model("nar")], batch_size=batch_size, gain=gain, max_len_b=9)
 
 
 @pytest.mark.slow
@@ -223,6 +231,7 @@ def test_the_dial_goes_from_semi_nar_to_greedy_ar(threshold, golden_model, make_
     [
         (dict(decoding="speculative"), dict(beam=4), "--beam 4 with --decoding speculative"),
         (dict(decoding="speculative", draft_length=0), {}, "--draft-length 0"),
+        (dict(decoding="speculative", draft_from_source=-1), {}, "--draft-from-source -1"),
         (dict(decoding="semi-nar", commit_threshold=1.2), {}, "--commit-threshold 1.2"),
         (dict(decoding="speculative"), dict(temperature=0.0), "--temperature 0.0"),
     ],

@@ -9,6 +9,7 @@ GENERATION = {
     "block_size": (int, "tokens that semi-NAR predicts at once"),
     "commit_threshold": (float, "semi-NAR keeps a block's tokens as long as each has this probability; 0: all"),
     "draft_length": (int, "tokens that speculative decoding drafts at once"),
+    "draft_from_source": (float, "what a draft's log-probability gains where it follows in the source; 0: nothing"),
     "max_len": (int, "limit on the word pieces of a text"),
     "max_len_a": (float, "what each word piece of the source adds to that limit"),
     "min_len": (int, "least word pieces of a text"),

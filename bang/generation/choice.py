@@ -64,6 +64,7 @@ class Chooser:
         forced=None,
         banned: Optional[Tuple] = None,
         scored: bool = True,
+        favoured: Optional[Tuple] = None,
     ):
         """
         Args:
@@ -75,6 +76,8 @@ class Chooser:
             forced: token that a slot must give, -1 where it is free, (B, n).
             banned: rows, slots and tokens that must not come together, three arrays of one length.
             scored: False: nobody asks for log-probabilities, and zeros will do.
+            favoured: rows, slots and tokens, and what is added to the log-probabilities of these,
+                four arrays that broadcast.
         Returns:
             Tokens and their log-probabilities, (B, n): the model's own, noise left out and what was
             forbidden not made up for, as in fairseq.
@@ -90,6 +93,9 @@ class Chooser:
                 early = early & (forced < 0)
                 last = last & (forced < 0)
             x[..., self.eos] = xp.where(early, -float("inf"), x[..., self.eos])
+        if favoured is not None:
+            *where, gain = favoured
+            x[tuple(where)] += gain
         if banned is not None:
             x[banned] = -float("inf")
         token = self._pick(xp, x, total, target, bounds)
@@ -98,6 +104,37 @@ class Chooser:
         if forced is not None:
             token = xp.where(forced >= 0, forced, token)
         return token, _at(x, token) - total if scored else xp.zeros_like(x[..., 0])
+
+    def draft(self, xp: ModuleType, logits: List, target, bounds: Optional[Bounds], before, source, gain, missing):
+        """Drafts to be verified, (B, D): the slots' choice, helped by the source.
+
+        Slots do not see each other's tokens, but the source shows what may follow a word or a piece
+        of one: a token gains that stands there behind the draft before it. A draft that repeats
+        the one before is never chosen, and one that has no slot comes from the source alone.
+
+        Args:
+            logits, target, bounds: as in `__call__`, n = D.
+            before: token that the first draft follows, (B).
+            source: token ids, (B, S).
+            gain: what the log-probability of tokens gains that follow in the source; 0: the slots alone choose.
+            missing: drafts that have no slot, (B, D); their logits are those of one nearby.
+        Returns:
+            Tokens; pad where there is neither slot nor source.
+        """
+        if not gain:
+            return xp.where(missing, self.pad, self(xp, logits, target, bounds, scored=False)[0])
+        rows, drafts = _count(before), []
+        behind = xp.where(source[:, 1:] == self.eos, self.pad, source[:, 1:])
+        for i in range(target.shape[1]):
+            without = missing[:, i : i + 1]
+            # pad, which is never chosen, stands in for what does not follow
+            follows = xp.where(source[:, :-1] == before[:, None], behind, self.pad)
+            favoured = rows[:, None], 0 * rows[:, None], follows, xp.where(without, _CERTAIN, gain)
+            one = [x[:, i : i + 1] for x in logits]
+            token, _ = self(xp, one, target[:, i : i + 1], bounds, None, (rows, 0 * rows, before), False, favoured)
+            drafts.append(xp.where(without & ~(follows == token).any(1)[:, None], self.pad, token))
+            before = drafts[-1][:, 0]
+        return xp.concatenate(drafts, 1)
 
     def _scores(self, xp, logits: List, scored: bool):
         """Logits of the average, (B, n, V), and their log-sum-exp, (B, n), or None if not `scored`."""
@@ -129,6 +166,9 @@ class Chooser:
         piece = _count(x[0, 0]) * 0x9E3779B1  # spread: neighbours must not be near in what is hashed
         uniform = (xp.asarray(_hash(slot + piece), dtype=xp.float32) + 0.5) * 2.0**-32
         return -xp.log1p(-uniform)
+
+
+_CERTAIN = 1e4  # a log-probability that outweighs all others
 
 
 def _at(x, token):

@@ -36,6 +36,10 @@ import numpy as np
 from .. import visibility
 
 
+SOURCE_GAIN = 4.0
+"""What a draft's log-probability gains where it follows in the source: a factor of 55."""
+
+
 class Pass(NamedTuple):
     """What one pass of the network runs. Arrays are int64, on the host.
 
@@ -51,7 +55,8 @@ class Pass(NamedTuple):
             arrays of one length; None: none.
         ends: whether a row may be below its least length or at its limit at a slot that is read; False
             saves the backend the check.
-        scored: whether the log-probabilities of drafts are asked for; if not, zeros will do where G is above 1.
+        source_gain: drafts are to be verified, and gain so much where they follow in the source
+            (`choice.Chooser.draft`); None: they may be kept as they are, by their log-probabilities.
     """
 
     tokens: np.ndarray
@@ -62,7 +67,7 @@ class Pass(NamedTuple):
     forced: Optional[np.ndarray] = None
     banned: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None
     ends: bool = True
-    scored: bool = True
+    source_gain: Optional[float] = None
 
     @property
     def main(self) -> int:
@@ -119,6 +124,24 @@ def accepted(drafted, given):
     return (drafted == given[:, :-1]).cumprod(1).sum(1)
 
 
+def drafting_slots(step: Pass, given, send=lambda x: x):
+    """Where the drafts behind the last accepted token are read.
+
+    Args:
+        given: tokens of the first slots, (B, G). send: takes an array of the loop's to where `given` is.
+    Returns:
+        Token before the first draft, (B); the slot of each draft, the target that it predicts and whether
+        its block lacks it, so that the block's last slot stands in, (B, D) each.
+    """
+    block, row = accepted(send(step.drafted()), given), send(np.arange(len(step.tokens)))
+    index = send(np.arange(1, 1 + step.drafts))
+    sizes = np.array(step.block_sizes)
+    starts, last = send(np.cumsum(sizes) - sizes)[block][:, None], send(sizes - 1)[block][:, None]
+    missing = index > last
+    slot = starts + index - (index - last) * missing
+    return given[row, block], slot, send(step.anchor)[row, block][:, None] + index, missing
+
+
 class Session(Protocol):
     """A batch being decoded: encoded sources, keys and values, and a `choice.Chooser`."""
 
@@ -147,20 +170,24 @@ class Way(NamedTuple):
         verify: drafts not kept are fed to the next pass, which keeps those that it would have given.
         threshold: drafts are kept unverified as long as each has at least this probability.
         anchored: blocks hang on the last token; False: NAR, whose slots see no token.
+        source_gain: what drafts that are verified gain where they follow in the source, in log-probability.
     """
 
     drafts: int
     verify: bool = False
     threshold: float = 0.0
     anchored: bool = True
+    source_gain: float = 0.0
 
     def block_sizes(self, drafts: int, blocks: int) -> Tuple[int, ...]:
         """Slots of the blocks of a pass.
 
-        Where drafts are verified the blocks behind a draft draft half as far, two tokens at least: they are reached less
-        often, and slots cost more than the drafts save that are missed.
+        Where drafts are verified the blocks behind a draft draft half as far, two tokens at least, or one where the
+        source may go on: they are reached less often, and slots cost more than the drafts save that are missed.
         """
-        behind = max(min(drafts, 2), -(-drafts // 2)) if self.verify else drafts
+        behind = drafts
+        if self.verify:
+            behind = min(drafts, 1) if self.source_gain else max(min(drafts, 2), -(-drafts // 2))
         return (1 + drafts,) + (1 + behind,) * (blocks - 1)
 
 
@@ -184,15 +211,20 @@ def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
     return Way(block_size - 1, threshold=threshold)
 
 
-def speculative(draft_length: int) -> Way:
+def speculative(draft_length: int, source_gain: float = SOURCE_GAIN) -> Way:
     """AR's own words: every draft is verified.
 
+    Args:
+        source_gain: what drafts gain where they follow in the source, in log-probability; 0: the slots alone draft.
+
     Raises:
-        ValueError: `draft_length` is below 1.
+        ValueError: `draft_length` is below 1, or `source_gain` below 0.
     """
     if draft_length < 1:
         raise ValueError(f"--draft-length {draft_length}: at least 1 token is drafted")
-    return Way(draft_length, verify=True, threshold=NEVER)
+    if not 0 <= source_gain < NEVER:
+        raise ValueError(f"--draft-from-source {source_gain}: give a number, 0 or more")
+    return Way(draft_length, verify=True, threshold=NEVER, source_gain=source_gain)
 
 
 def non_autoregressive() -> Way:
@@ -304,8 +336,9 @@ class Decoding:
             forced[:, :-1] = self.forced[:, : blocks - 1]
         sizes = (1,) * given + self.way.block_sizes(drafts, blocks - given)
         banned = self._repeats(blocks) if self.no_repeat_ngram else None
+        gain = self.way.source_gain if self.way.verify else None
         ends = self._ends(last, last + blocks - 1 + drafts)
-        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, scored=not self.way.verify)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain)
 
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import visibility
 from ..network.stepping import Cache, Sight, make_sight, plain_sight
 from .choice import Bounds, Chooser
-from .loop import Pass, accepted
+from .loop import Pass, drafting_slots
 
 
 AT_ONCE = 64
@@ -39,6 +39,7 @@ class TorchSession:
         self.device = src_tokens.device
         self.xp = np if self.device.type == "cpu" else torch
         self.chooser = chooser
+        self.source = src_tokens.numpy() if self.xp is np else src_tokens
         self.bounds = Bounds(*map(self._send, bounds))
 
     def run(self, step: Pass) -> Tuple[np.ndarray, np.ndarray]:
@@ -49,7 +50,7 @@ class TorchSession:
             for decoder, cache in zip(self.decoders, self.caches)
         ]
         first_target = self._send(step.anchor if step.main else step.first[:, None])  # (B, G)
-        if step.blocks == 1:
+        if step.blocks == 1 and step.source_gain is None:
             forced = step.forced
             if forced is not None and step.drafts:
                 forced = np.concatenate([forced, np.full((len(forced), step.drafts), -1)], axis=1)
@@ -72,32 +73,37 @@ class TorchSession:
         given, scores = self._choose([x[:, starts] for x in features], first_target, step.forced, step.banned, step.ends)
         if not step.drafts:
             return given, scores
-        block = accepted(self._send(step.drafted()), given)  # (B)
-        index = self._send(np.arange(1, 1 + step.drafts))
-        slot = self._send(starts)[block][:, None] + index  # (B, D)
-        missing = index >= self._send(np.array(step.block_sizes))[block][:, None]
-        slot = xp.where(missing, 0, slot)
-        rows = self._send(np.arange(len(step.tokens)))[:, None]
-        target = first_target[rows, block[:, None]] + index
-        behind = [x[rows, slot] for x in features]
-        drafts, draft_scores = self._choose(behind, target, None, None, step.ends, step.scored)
-        drafts = xp.where(missing, self.chooser.pad, drafts)
+        before, slot, target, missing = drafting_slots(step, given, self._send)
+        behind = [x[self._send(np.arange(len(given)))[:, None], slot] for x in features]
+        if step.source_gain is None:
+            drafts, draft_scores = self._choose(behind, target, None, None, step.ends)
+            drafts = xp.where(missing, self.chooser.pad, drafts)
+        else:
+            bounds = self._rules(step.ends)
+            drafts = self.chooser.draft(
+                xp, self._logits(behind), target, bounds, before, self.source, step.source_gain, missing
+            )
+            draft_scores = xp.zeros_like(drafts, dtype=scores.dtype)
         return xp.concatenate([given, drafts], 1), xp.concatenate([scores, draft_scores], 1)
 
-    def _choose(self, features: List[Tensor], target, forced, banned, ends: bool, scored: bool = True):
+    def _choose(self, features: List[Tensor], target, forced, banned, ends: bool):
         """Tokens and log-probabilities of slots.
 
         Args:
             features: of each model, (B, n, D); or logits already, (B, n, V), numpy.
         """
-        logits = features if isinstance(features[0], np.ndarray) else self._logits(features)
-        bounds = self.bounds if ends or self.chooser.sampling else None
         forced = None if forced is None else self._send(forced)
         banned = None if banned is None else tuple(map(self._send, banned))
-        return self.chooser(self.xp, logits, target, bounds, forced, banned, scored)
+        return self.chooser(self.xp, self._logits(features), target, self._rules(ends), forced, banned)
 
-    def _logits(self, features: List[Tensor]) -> List:
-        """(B, n, D) of each model to (B, n, V), where the tokens are chosen."""
+    def _rules(self, ends: bool):
+        """The bounds, if a slot may be near one or the rows' random numbers are asked for."""
+        return self.bounds if ends or self.chooser.sampling else None
+
+    def _logits(self, features: List) -> List:
+        """(B, n, D) of each model to (B, n, V), where the tokens are chosen; logits already stay as they are."""
+        if isinstance(features[0], np.ndarray):
+            return features
         logits = [decoder.output_layer(x).float() for decoder, x in zip(self.decoders, features)]
         return [x.numpy() for x in logits] if self.xp is np else logits
 
@@ -115,6 +121,7 @@ class TorchSession:
         """As `loop.Session.keep`."""
         rows = self._send(rows)
         self.bounds = Bounds(*(x[rows] for x in self.bounds))
+        self.source = self.source[rows]
         for cache in self.caches:
             cache.keep(torch.as_tensor(rows))
 

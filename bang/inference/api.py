@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ..generation.loop import SOURCE_GAIN
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
@@ -27,7 +28,7 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
-_NUMBERS = "beam block_size commit_threshold draft_length max_len max_len_a min_len no_repeat_ngram_size".split()
+_NUMBERS = "beam block_size commit_threshold draft_length draft_from_source max_len max_len_a min_len no_repeat_ngram_size".split()
 _TRAINED_AS = {"speculative": "ar"}
 
 
@@ -41,6 +42,7 @@ class Options:
         block_size: tokens that semi-NAR predicts at once.
         commit_threshold: semi-NAR keeps a block's tokens as long as each has this probability; 0: all.
         draft_length: tokens that speculative decoding drafts at once.
+        draft_from_source: what a draft's log-probability gains where it follows in the source; 0: nothing.
         max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.
         min_len: a text's least length; a limit wins over it.
         len_penalty: a hypothesis' score is its log-probability over its length to this power.
@@ -52,6 +54,7 @@ class Options:
     block_size: int = 4
     commit_threshold: float = 0.0
     draft_length: int = 4
+    draft_from_source: float = SOURCE_GAIN
     max_len: int = 200
     max_len_a: float = 0.0
     min_len: int = 1

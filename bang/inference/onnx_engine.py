@@ -85,7 +85,7 @@ def _way(options: Options) -> loop.Way:
     if options.mode == "semi-nar":
         return loop.semi_autoregressive(options.block_size, options.commit_threshold)
     if options.mode == "speculative":
-        return loop.speculative(options.draft_length)
+        return loop.speculative(options.draft_length, options.draft_from_source)
     return loop.non_autoregressive()
 
 

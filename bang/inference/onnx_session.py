@@ -11,7 +11,7 @@ from onnxruntime import InferenceSession, OrtValue
 
 from .. import visibility
 from ..generation.choice import Bounds, Chooser
-from ..generation.loop import Pass, accepted
+from ..generation.loop import Pass, drafting_slots
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
 _NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees
@@ -77,6 +77,8 @@ class OnnxSession:
         self._source = dict(zip(names, found))
         real = np.arange(max(map(len, sources))) < np.array([len(ids) for ids in sources])[:, None]
         self._source["source_real"] = OrtValue.ortvalue_from_numpy(real)
+        self._ids = np.full(real.shape, graphs.specials[0])
+        self._ids[real] = np.concatenate(sources)
         # as the graph orders them: key and value of layer 0, of layer 1 …
         self._cache_names = [name.replace("source", "cache") for name in names]
         self._new_names = [name.replace("source", "new") for name in names]
@@ -90,9 +92,9 @@ class OnnxSession:
         """As `loop.Session.run`."""
         _, index = visibility.places(step.block_sizes)
         first_target = step.anchor if step.main else step.first[:, None]  # (B, G)
-        whole = self._graphs.whole or step.forced is not None or step.banned is not None
+        whole = self._graphs.whole or step.forced is not None or step.banned is not None or bool(step.source_gain)
         found = self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
-        if step.blocks == 1:
+        if step.blocks == 1 and step.source_gain is None:
             forced = step.forced
             if forced is not None and step.drafts:
                 forced = np.concatenate([forced, np.full((len(forced), step.drafts), -1)], axis=1)
@@ -101,15 +103,15 @@ class OnnxSession:
         given, scores = self._choose([x[:, starts] for x in found], first_target, step.forced, step.banned, step.ends)
         if not step.drafts:
             return given, scores
-        # the drafts of the block behind the last accepted token
-        block = accepted(step.drafted(), given)  # (B)
-        behind = np.arange(1, 1 + step.drafts)
-        missing = behind >= np.array(step.block_sizes)[block][:, None]
-        slot = np.where(missing, 0, starts[block][:, None] + behind)
-        rows = np.arange(len(given))[:, None]
-        target = first_target[rows, block[:, None]] + behind
-        drafts, draft_scores = self._choose([x[rows, slot] for x in found], target, None, None, step.ends)
-        drafts = np.where(missing, self._chooser.pad, drafts)
+        before, slot, target, missing = drafting_slots(step, given)
+        behind = [x[np.arange(len(given))[:, None], slot] for x in found]
+        if step.source_gain:
+            bounds = self._bounds if step.ends else None
+            drafts = self._chooser.draft(np, behind, target, bounds, before, self._ids, step.source_gain, missing)
+            draft_scores = np.zeros(drafts.shape, dtype=scores.dtype)
+        else:
+            drafts, draft_scores = self._choose(behind, target, None, None, step.ends)
+            drafts = np.where(missing, self._chooser.pad, drafts)
         return np.concatenate([given, drafts], axis=1), np.concatenate([scores, draft_scores], axis=1)
 
     def _choose(self, found: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):
@@ -191,6 +193,7 @@ class OnnxSession:
         sources = rows if sources is None else sources
         if len(sources):
             self._source = {name: OrtValue.ortvalue_from_numpy(x.numpy()[sources]) for name, x in self._source.items()}
+            self._ids = self._ids[sources]
 
 
 def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list[OrtValue]]:

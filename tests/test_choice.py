@@ -1,0 +1,70 @@
+"""Drafts by the slots and the source, against a plain loop over rows."""
+
+import numpy as np
+import pytest
+import torch
+from bang.generation.choice import Bounds, Chooser
+
+PAD, UNK, EOS, VOCABULARY = 0, 1, 2, 12
+CHOOSER = Chooser(PAD, UNK, EOS)
+BACKENDS = pytest.mark.parametrize("xp", [np, torch], ids=["numpy", "torch"])
+
+
+def draft(xp, logits, before, source, gain, missing, chooser=CHOOSER, bounds=None):
+    """`Chooser.draft` of plain lists or numpy arrays."""
+    logits, before, source, missing = map(np.array, (logits, before, source, missing))
+    target = np.broadcast_to(np.arange(missing.shape[1]), missing.shape)
+    arrays = logits.astype(np.float32), target, before, source, missing
+    if xp is torch:
+        arrays = map(torch.tensor, arrays)
+        bounds = bounds and Bounds(*map(torch.tensor, bounds))
+    logits, target, before, source, missing = arrays
+    return np.asarray(chooser.draft(xp, [logits], target, bounds, before, source, gain, missing)).tolist()
+
+
+def slow_draft(logits, before, source, gain, missing):
+    """One row."""
+    drafts = []
+    for of_slot, without in zip(logits, missing):
+        behind = {after for token, after in zip(source, source[1:]) if token == before} - {EOS, PAD, before}
+        of_slot = [x + gain * (token in behind) for token, x in enumerate(of_slot)]
+        allowed = (behind if without else set(range(VOCABULARY))) - {PAD, before}
+        before = max(allowed, key=lambda token: of_slot[token], default=PAD)
+        drafts.append(before)
+    return drafts
+
+
+@BACKENDS
+def test_drafts_are_those_of_a_plain_loop(xp):
+    rng, from_source = np.random.default_rng(1), 0
+    for _ in range(200):
+        rows, length, number = rng.integers(1, 4), rng.integers(1, 20), rng.integers(1, 6)
+        logits = rng.normal(size=(rows, number, VOCABULARY)) * 2
+        source = rng.integers(3, VOCABULARY, (rows, length))
+        source[:, -1] = EOS
+        source[0, : length // 3] = PAD
+        before = rng.integers(3, VOCABULARY, rows)
+        missing = np.arange(number) >= rng.integers(0, number + 1, (rows, 1))
+        gain = float(rng.choice([0.5, 2.0, 50.0]))
+        found = draft(xp, logits, before, source, gain, missing)
+        assert found == [slow_draft(*row[:3], gain, row[3]) for row in zip(logits.tolist(), before, source.tolist(), missing)]
+        from_source += found != draft(xp, logits, before, source, 0, missing)
+    assert from_source > 100
+
+
+@BACKENDS
+def test_without_a_gain_the_slots_alone_choose(xp):
+    logits = np.eye(VOCABULARY)[[[5, 5, 7]]]
+    assert draft(xp, logits, [5], [[5, 6, 7, EOS]], 0, [[False, False, True]]) == [[5, 5, PAD]]
+
+
+@BACKENDS
+def test_drafts_are_drawn_with_the_noise_of_the_slots_that_verify_them(xp):
+    """The same token, where the source has nothing to say."""
+    chooser = Chooser(PAD, UNK, EOS, sampling=True, seed=3)
+    logits = np.random.default_rng(2).normal(size=(40, 1, VOCABULARY))
+    bounds = Bounds(np.zeros(40, dtype=int), np.full(40, 9), np.arange(40))
+    nothing, none = np.full((40, 3), PAD), np.zeros((40, 1), dtype=bool)
+    alone = draft(xp, logits, np.full(40, PAD), nothing, 0, none, chooser, bounds)
+    assert draft(xp, logits, np.full(40, PAD), nothing, 4.0, none, chooser, bounds) == alone
+    assert len({token for (token,) in alone}) > 4  # drawn, and not the likeliest
