@@ -15,7 +15,7 @@ import pytest
 from bang.__main__ import main
 from bang.text import tokenize
 from bang.text.vocabulary import VOCAB, read_vocabulary
-from bang.text.wordpieces import load_word_pieces
+from bang.text.wordpieces import WordPieces, load_word_pieces
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -222,3 +222,21 @@ def test_refusals(arguments, message, tmp_path):
     assert message in stop.value.code and stop.value.code.startswith("bang tokenize: error: ")
     assert (tmp_path / "raw").read_text() == "text\n"
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_smaller_vocabulary_spells_what_it_lacks(tmp_path):
+    text, small = tmp_path / "text", tmp_path / "vocab.txt"
+    text.write_text("a library for archives, a library for games: the unaffable\n", encoding="utf-8")
+    main(["vocabulary", str(small), str(text), "--vocab", str(VOCAB)])
+    whole, pieces = read_vocabulary(VOCAB), read_vocabulary(small)
+    characters = {piece for piece in whole if len(piece.removeprefix("##")) == 1}
+    assert pieces.keys() - characters == {"[PAD]", "[X_SEP]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "library", "for"}
+    assert characters < pieces.keys() and list(pieces) == [piece for piece in whole if piece in pieces]
+    assert {piece: whole[piece] for piece in pieces} == pieces
+    split = load_word_pieces(small)
+    assert split("A library, 漢 games") == "a library , 漢 g ##a ##m ##e ##s"
+    main(["vocabulary", str(small), str(text), "--min-count", "1"])
+    assert load_word_pieces(VOCAB)(text.read_text()).split() == WordPieces(list(read_vocabulary(small)))(text.read_text()).split()
+    for arguments, message in ((["--min-count", "0"], "--min-count 0: give 1 or more"), (["--vocab", str(small)], "is the input")):
+        with pytest.raises(SystemExit, match=message):
+            main(["vocabulary", str(small), str(text), *arguments])

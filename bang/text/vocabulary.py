@@ -5,7 +5,7 @@ Free of fairseq, whose import takes seconds, for the commands that have no other
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .files import StrPath, decode_line
@@ -59,3 +59,20 @@ def read_vocabulary(source: StrPath | Iterable[str] | Iterable[bytes]) -> dict[s
                 f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}"
             )
     return counts
+
+
+def smaller_vocabulary(vocabulary: Mapping[str, int], seen: Mapping[str, int], least: int) -> dict[str, int]:
+    """The pieces that a text uses, in their order, with those that every vocabulary needs.
+
+    Special pieces stay, and single characters, within a word too: what else a word could be made of, it is spelled.
+
+    Args:
+        vocabulary: see `read_vocabulary`.
+        seen: how often the text has each piece.
+        least: how often it has to have one.
+    """
+
+    def stays(piece: str) -> bool:
+        return piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) or len(piece.removeprefix("##")) == 1 or seen.get(piece, 0) >= least
+
+    return {piece: count for piece, count in vocabulary.items() if stays(piece)}
