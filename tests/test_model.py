@@ -148,9 +148,28 @@ def test_embeddings_are_shared_as_told(make_model):
     assert own.decoder.embed_out.shape == (1389, 48) and "decoder.embed_out" in own.state_dict()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_frozen_layers_learn_nothing_and_the_others_as_ever(shared, make_model, forward_arrays):
+    def gradients(**options):
+        model = make_model(share_all_embeddings=shared, **options)
+        inputs = [forward_arrays["mixed"][key] for key in ("src_tokens", "src_lengths", "prev_output_tokens")]
+        model.train()(*inputs)[0].square().sum().backward()
+        return {name: weight.grad for name, weight in model.named_parameters()}
+
+    usual, frozen = gradients(), gradients(freeze_encoder_layers=1)
+    without = {name for name, gradient in frozen.items() if gradient is None}
+    first = {name for name in usual if name.startswith(("encoder.embed_positions.", "encoder.emb_layer_norm.", "encoder.layers.0."))}
+    assert without == first | (set() if shared else {"encoder.embed_tokens.weight"})
+    for name in usual.keys() - without - {"encoder.embed_tokens.weight"}:
+        torch.testing.assert_close(frozen[name], usual[name], msg=name)
+    if shared:
+        assert frozen["encoder.embed_tokens.weight"].abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     "options,message",
     [
+        ({"freeze_encoder_layers": 3}, "--freeze-encoder-layers 3: the encoder has 2"),
         ({"decoder_embed_dim": 64}, "--share-all-embeddings needs one width"),
         ({"num_buckets": 1}, "--num-buckets 1"),
         ({"relative_max_distance": 16}, "--relative-max-distance 16"),

@@ -25,7 +25,9 @@ from .folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_TRAINING_ONLY = ("load_from_pretrained_model", "pretrained_encoder_layers", "pretrained_decoder_layers", "load_sep")
+_TRAINING_ONLY = (
+    "load_from_pretrained_model", "pretrained_encoder_layers", "pretrained_decoder_layers", "freeze_encoder_layers", "load_sep",
+)  # fmt: skip
 ENCODER_TABLE, DECODER_TABLE = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
 
 

@@ -70,6 +70,13 @@ class BangConfig(FairseqDataclass):
     pretrained_decoder_layers: Optional[str] = field(
         default=None, metadata={"help": "the same for the decoder; both of a BERT's start from its encoder"}
     )
+    freeze_encoder_layers: int = field(
+        default=0,
+        metadata={
+            "help": "leave the first so many layers of the encoder as they start: nothing is learned there, and no time spent "
+            "on gradients"
+        },
+    )
     load_sep: bool = field(
         default=False,
         metadata={"help": "with --load-from-pretrained-model: start the embedding of [X_SEP] as that of [SEP]"},

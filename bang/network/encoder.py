@@ -15,7 +15,8 @@ the cache, and of like lengths: padding costs as much as tokens do."""
 class BangEncoder(TransformerEncoderBase):
     """`dropout(LN(E[src] + P[pos]))`, no embedding scale, then post-norm layers; no final LN.
 
-    fairseq's encoder does just this but for the name of the embedding's layer norm.
+    fairseq's encoder does just this but for the name of the embedding's layer norm. With --freeze-encoder-layers the first
+    layers and what comes before them are constant; a shared embedding still learns from its other uses.
     """
 
     def __init__(self, cfg: BangConfig, dictionary, embed_tokens):
@@ -27,12 +28,20 @@ class BangEncoder(TransformerEncoderBase):
         self.emb_layer_norm = self.layernorm_embedding
         self.layernorm_embedding = None
         self.in_parts = False  # `BangModel.lay_out`: for decoding, sources of like length are encoded together
+        self.frozen_layers = getattr(cfg, "freeze_encoder_layers", 0)
+        if not 0 <= self.frozen_layers <= cfg.encoder_layers:
+            raise ValueError(f"--freeze-encoder-layers {self.frozen_layers}: the encoder has {cfg.encoder_layers} (--encoder-layers)")
+        if self.frozen_layers:
+            constant = [] if cfg.share_all_embeddings else [self.embed_tokens]
+            for module in (*constant, self.embed_positions, self.emb_layer_norm, *self.layers[: self.frozen_layers]):
+                module.requires_grad_(False)
 
     def forward_embedding(self, src_tokens, token_embedding=None):
         """(B, S) to the first layer's input and the bare embedding, both (B, S, D)."""
         if token_embedding is None:
             token_embedding = self.embed_tokens(src_tokens)
         x = self.emb_layer_norm(token_embedding + self.embed_positions(src_tokens))
+        x = x.detach() if self.frozen_layers else x
         return self.dropout_module(x), token_embedding
 
     def forward(self, src_tokens, src_lengths=None, return_all_hiddens=False, token_embeddings=None):
