@@ -136,13 +136,14 @@ def test_semi_nar_commits_blocks(block, golden_model, make_task, pairs, dictiona
         assert found[sentence][1] == dictionary.string(torch.tensor(text[: (text + [eos]).index(eos)]))
 
 
-def test_nar_stops_early_with_the_text_of_the_whole_canvas(golden_model, make_task, pairs, dictionary):
+def test_nar_stops_early_with_the_text_of_the_whole_canvas(golden_model, make_task, pairs, dictionary, monkeypatch):
     model = golden_model("mixed")
     generator = make_task(decoding="nar").build_generator([model], options())
     pieces = decode(generator, pairs("test"), dictionary)
-    assert loop.NAR_PIECE > 3
+    assert loop.NAR_FIRST_PIECE > 3
     generator.way = generator.way._replace(drafts=2)
     small = decode(generator, pairs("test"), dictionary)
+    monkeypatch.setattr(loop, "NAR_FIRST_PIECE", 200)
     generator.way = generator.way._replace(drafts=200)
     whole = decode(generator, pairs("test"), dictionary)
     for sentence in whole:

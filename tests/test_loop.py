@@ -154,6 +154,12 @@ def test_the_dial_keeps_what_is_sure(threshold):
             assert text.passes.tolist() == expected
 
 
+@pytest.mark.parametrize("least, pieces", [(0, [16]), (15, [16]), (16, [17, 33]), (100, [33, 33, 33, 2])])
+def test_the_first_piece_of_nar_is_short_where_texts_may_end_in_it(least, pieces):
+    _, session = decode(loop.non_autoregressive(), rows=1, least=least, limit=100)
+    assert [sizes for _, sizes in session.shapes][: len(pieces)] == [(piece,) for piece in pieces]
+
+
 @pytest.mark.parametrize("piece", [1, 2, 5, 40])
 def test_nar_cuts_at_the_first_eos_after_a_token(piece):
     limit = [0, 1, 2, 5, 9, 30, 30]

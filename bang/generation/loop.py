@@ -234,8 +234,9 @@ def non_autoregressive() -> Way:
 
 NEVER = float("inf")
 
-NAR_PIECE = 33
-"""Slots of a NAR canvas that are decoded at once, 32 tokens and an end: later slots wait until some sentence needs them."""
+NAR_PIECE, NAR_FIRST_PIECE = 33, 16
+"""Slots of a NAR canvas that are decoded at once, 32 tokens and an end: later slots wait until some sentence needs them,
+which few need behind the first piece."""
 
 
 class Text(NamedTuple):
@@ -322,6 +323,8 @@ class Decoding:
         last = self.length - 1  # the last token that is kept; its slot 0 predicts target `last`
         drafts = min(self.way.drafts, int((self.limit - last).max()))
         if not self.way.anchored:
+            if not self.passes:
+                drafts = min(drafts, max(NAR_FIRST_PIECE - 1, int(self.least.max())))
             nothing = np.full((len(last), 1), -1)
             ends = self._ends(last, last + drafts)
             return Pass(self.text[:, :0], last, nothing, (1 + drafts,), drafts, ends=ends)
