@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
@@ -146,16 +147,42 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def quantize(path: Path, reduce_range: bool) -> None:
-    """Weights of 8 bits, one scale for each output channel; activations are quantized as they come."""
+    """Weights of 8 bits, one scale for each output channel, of tables one for each row; activations are quantized as they come."""
     with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         quantized = Path(scratch, path.name)
         quantize_dynamic(
-            path, quantized, op_types_to_quantize=["MatMul", "Gemm", "Gather"], per_channel=True,
-            reduce_range=reduce_range, weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            path, quantized, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=reduce_range,
+            weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT},
         )  # fmt: skip
         proto = onnx.load(quantized)
+    _quantize_tables(proto.graph)
     path.with_suffix(".weights").unlink()
     save(proto, path)
+
+
+def _quantize_tables(graph: onnx.GraphProto) -> None:
+    """Tables of embeddings: what onnxruntime's own quantization gives them, one scale for a whole table, costs texts."""
+    tables = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    nodes, scaled = [], set()
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "Gather" or node.input[0] not in tables:
+            continue
+        name, ids, (found,) = node.input[0], node.input[1], node.output
+        if name not in scaled:
+            scaled.add(name)
+            table = numpy_helper.to_array(tables[name])  # (V, D)
+            scale = np.maximum(np.abs(table).max(1, keepdims=True), 1e-20) / 127  # (V, 1)
+            tables[name].CopyFrom(numpy_helper.from_array(np.rint(table / scale).astype(np.int8), name))
+            graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+        node.output[0] = f"{found}.rows"
+        nodes += [
+            helper.make_node("Cast", [f"{found}.rows"], [f"{found}.whole"], f"{node.name}.cast", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}.scale", ids], [f"{found}.scale"], f"{node.name}.scale"),
+            helper.make_node("Mul", [f"{found}.whole", f"{found}.scale"], [found], f"{node.name}.mul"),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def has_vnni() -> bool:
