@@ -70,11 +70,11 @@ else
 fi
 updates=${QUICKSTART_UPDATES:-2000} # the learning rate falls to zero over them
 # few pairs an update: it is updates that so short a run lacks. A synopsis is found in a text's beginning
-fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0 --max-source-positions 40 \
+fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 40 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
     --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \
-    --length-bucket 4 --max-tokens-valid 4096 --validate-interval 1000 --num-workers 1 \
+    --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
     --stop-time-hours "$(python -c "print(${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
     tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
