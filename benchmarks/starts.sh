@@ -12,7 +12,8 @@ start=$1 out=$2
 depth=${DECODER_LAYERS:-3}
 layers=$(python -m bang starts "$start" 2>/dev/null | grep -oP '(?<=--decoder-layers )\d+')
 first=$(seq -s, 0 $((depth - 1))) last=$(seq -s, $((layers - depth)) $((layers - 1)))
-variants=${VARIANTS:-"copy:copy: xavier:xavier: zero:zero: first:copy:$first last:copy:$last noise::"}
+ends=$({ echo 0; seq $((layers - depth + 1)) $((layers - 1)); } | paste -sd,)
+variants=${VARIANTS:-"copy:copy: xavier:xavier: zero:zero: first:copy:$first last:copy:$last ends:copy:$ends noise::"}
 precision=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
 [ -n "$precision" ] || precision="--cpu $(python -m bang.precision)"
 mkdir -p "$out"
