@@ -1,19 +1,37 @@
 """Which modes a checkpoint was trained for, by the options that it stores. Needs neither torch nor fairseq."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Dict, NamedTuple, Optional, Union
 
 from .visibility import BLOCK_SIZE
 
 MODES = ("ar", "semi-nar", "nar")
+"""The first wins where several had the same share of the training."""
+_DIGITS = 9  # of shares: 1 - 0.4 - 0.2 is less than 0.4 only by rounding
 _DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
 
 
 def split_shares(nar_ratio: float, semi_nar_ratio: float) -> Dict[str, float]:
     """Shares of the updates by mode; AR has what --nar-ratio and --semi-nar-ratio leave."""
     shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
-    return {mode: share for mode, share in shares.items() if share > 1e-9}  # but for rounding
+    return {mode: share for mode, share in rounded(shares).items() if share > 0}
+
+
+def rounded(shares: Mapping[str, float]) -> Dict[str, float]:
+    """Shares without what floating-point arithmetic added to them."""
+    return {mode: round(share, _DIGITS) for mode, share in shares.items()}
+
+
+def best_trained(shares: Optional[Mapping[str, float]], modes: Iterable[str]) -> str:
+    """Of the modes that a model can run the one with the largest share of the training, in a tie as in `MODES`.
+
+    Args:
+        shares: {mode: share}; None or empty where nobody knows.
+        modes: names of at least one mode; the first of them where no share is known.
+    """
+    modes, shares = list(modes), rounded(shares or {})
+    return max((mode for mode in MODES if mode in modes and mode in shares), key=shares.get, default=modes[0])
 
 
 def update_shares(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
@@ -47,7 +65,7 @@ def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
     ours = str(options.get("criterion")).startswith("ngram_language_loss")
     if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
         shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
-    return {mode: shares[mode] for mode in MODES if mode in shares}
+    return rounded({mode: shares[mode] for mode in MODES if mode in shares})
 
 
 class Blocks(NamedTuple):

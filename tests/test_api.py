@@ -11,8 +11,8 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang import Bang
-from bang.inference import api
 from bang.inference.api import Generation, Hypothesis, Options
+from bang.trained_modes import split_shares
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
@@ -178,14 +178,12 @@ def test_untrained_modes_are_told_once(texts, caplog):
     assert warning.startswith("mode semi-nar: this model was not trained for it (ar 50%, nar 50%)")
 
 
-def test_default_mode_is_the_best_trained():
-    def engine(**shares):
-        return type("Engine", (), {"modes": MODES, "shares": {k.replace("_", "-"): v for k, v in shares.items()} or None})
-
-    assert api._best_trained(engine(nar=0.5, ar=0.5)) == "ar"
-    assert api._best_trained(engine(nar=0.6, ar=0.4)) == "nar"
-    assert api._best_trained(engine(semi_nar=1.0)) == "semi-nar"
-    assert api._best_trained(engine()) == "ar"
+@pytest.mark.parametrize("shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares(0.4, 0.2)])
+def test_default_mode_is_the_best_trained(shares):
+    """Also of a folder that stores the share with its rounding error."""
+    engine = type("Engine", (), {"modes": MODES, "shares": shares})
+    pieces = (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert Bang(engine, [line.rsplit(" ", 1)[0] for line in pieces]).defaults.mode == "ar"
 
 
 def test_bf16(texts):

@@ -1,5 +1,6 @@
 """Model folders: they generate as the checkpoint does, go back to fairseq, and are whole or absent."""
 
+import dataclasses
 import io
 import json
 import os
@@ -208,6 +209,15 @@ def test_damaged_files(copy):
     (copy / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json: not JSON"):
         Bang.load(copy)
+
+
+def test_the_card_shows_the_default_mode(tmp_path):
+    """Of a tie, by the same rule as the API's."""
+    model = trained_model.read_checkpoint(CHECKPOINT, VOCAB_SMALL)
+    shared = {"_name": "ngram_language_loss_NAR_mixed", "nar_ratio": 0.4, "semi_nar_ratio": 0.2}
+    pack.write_folder(dataclasses.replace(model, criterion=shared), tmp_path / "tie")
+    assert Bang.load(tmp_path / "tie").defaults.mode == "ar"
+    assert 'mode="ar"' in (tmp_path / "tie" / "README.md").read_text()
 
 
 def test_models_with_one_mode(tmp_path, texts):

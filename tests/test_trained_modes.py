@@ -4,7 +4,8 @@ from argparse import Namespace
 
 import pytest
 from bang import checkpoints
-from bang.trained_modes import Blocks, split_shares, trained_blocks, trained_modes, update_shares
+from bang.task import DECODINGS
+from bang.trained_modes import Blocks, best_trained, split_shares, trained_blocks, trained_modes, update_shares
 from fairseq.dataclass.configs import GenerationConfig
 
 from conftest import GOLDEN
@@ -50,9 +51,25 @@ def test_of_checkpoints_old_and_new(name, modes, golden_states, golden_model):
     assert golden_model(name).trained_modes == modes
 
 
-def test_rounding_leaves_no_third_share():
+def test_shares_are_free_of_rounding():
     assert split_shares(0.7, 0.3) == {"nar": 0.7, "semi-nar": 0.3}
-    assert split_shares(0.1, 0.2)["ar"] == pytest.approx(0.7)
+    assert split_shares(0.1, 0.2)["ar"] == 0.7
+    assert split_shares(0.4, 0.2) == {"nar": 0.4, "semi-nar": 0.2, "ar": 0.4}
+    cfg = options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.1, ngram=2)
+    assert trained_modes(cfg) == {"ar": 0.6, "semi-nar": 0.7, "nar": 0.3}
+
+
+@pytest.mark.parametrize("shares, modes, best", [
+    ({"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, DECODINGS, "ar"),
+    ({"nar": 0.5, "semi-nar": 0.5}, DECODINGS, "semi-nar"),
+    ({"nar": 0.6, "ar": 0.4}, DECODINGS, "nar"),
+    ({"nar": 0.5, "ar": 0.5}, ["nar"], "nar"),
+    ({"semi-nar": 1.0}, DECODINGS, "semi-nar"),
+    ({}, DECODINGS, "ar"),
+    (None, ["nar"], "nar"),
+])  # fmt: skip
+def test_the_best_trained_mode(shares, modes, best):
+    assert best_trained(shares, modes) == best
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from ..inference.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHT
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
 from ..task import BangTranslationConfig
 from ..text.files import StrPath, new_folder, replacing
+from ..trained_modes import best_trained
 
 
 def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> TrainedModel:
@@ -77,7 +78,7 @@ def write_folder(
     model = replace(model, generation={**model.generation, **(generation or {})})
     Options(**model.generation)  # refuses what is none
     network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
-    mode = model.generation.get("mode", network.decodes[0])
+    mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
     if mode not in network.decodes:
         raise ValueError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
@@ -101,7 +102,7 @@ def write_folder(
         model.dictionary.save(new / VOCABULARY)
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(model, Path(folder).name, dtype, source), encoding="utf-8")
+        (new / CARD).write_text(_card(model, Path(folder).name, dtype, source, mode), encoding="utf-8")
 
 
 def _shared(sizes: Mapping[str, Any]) -> list[str]:
@@ -135,11 +136,10 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
         torch.save(state, file)
 
 
-def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath]) -> str:
+def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
     sizes, shares = model.sizes, model.shares
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
-    best = model.generation.get("mode") or max(shares, key=shares.get, default="ar")
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
     if len(source) > 1:
         origin = f"the mean of {origin}"
@@ -163,7 +163,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 from bang import Bang
 
 model = Bang.load("{name}")
-model.generate(["some text"], mode="{best}")
+model.generate(["some text"], mode="{mode}")
 ```
 
 `bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)

@@ -16,6 +16,7 @@ from ..generation.loop import SOURCE_GAIN
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
+from ..trained_modes import best_trained
 from . import folder
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Bang:
     def __init__(self, engine: Engine, pieces: Sequence[str], defaults: Options | None = None):
         self.engine = engine
         self.pieces = list(pieces)
-        self.defaults = defaults or Options(mode=_best_trained(engine))
+        self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         self._word_pieces = WordPieces(self.pieces)
         self._warned: set[str] = set()
@@ -179,7 +180,7 @@ class Bang:
         engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
         known = {field.name for field in fields(Options)}
         defaults = {name: value for name, value in defaults.items() if name in known}
-        return cls(engine, pieces, Options(**{"mode": _best_trained(engine), **defaults}))
+        return cls(engine, pieces, Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults}))
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -282,13 +283,6 @@ class Bang:
         return Generation(
             text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated
         )
-
-
-def _best_trained(engine: Engine) -> str:
-    """The mode with the largest share of the training, AR before others of the same share."""
-    shares = {mode: share for mode, share in (engine.shares or {}).items() if mode in engine.modes}
-    order = sorted(shares, key=lambda mode: (-shares[mode], mode != "ar"))
-    return [*order, *engine.modes][0]
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
