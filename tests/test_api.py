@@ -54,7 +54,7 @@ def test_texts_are_those_of_the_plugin(mode, model, texts, make_task, golden_mod
     """Each alone, through the task's own generator."""
     network, task = golden_model("mixed"), make_task(decoding=mode, block_size=3)
     generator = task.build_generator([network], GenerationConfig(beam=2 if mode == "ar" else 1))
-    found = model.generate(texts, mode, block_size=3, beam=2, details=True)
+    found = model.generate(texts, mode, block_size=3, beam=2 if mode == "ar" else 1, details=True)
     for text, ours in zip(texts, found):
         tokens = dictionary.encode_line(model._word_pieces(text), add_if_not_exist=False).long()
         dataset = task.build_dataset_for_inference([tokens], [len(tokens)])
@@ -158,8 +158,31 @@ def test_too_long_a_text(model, caplog):
     (7, {}, "a int is no text"),
     (["a"], dict(mode="nat"), "mode 'nat': this model has ar, semi-nar, nar, speculative"),
     (["a"], dict(beams=4), "beams: no such option; there are mode, beam, "),
-    (["a"], dict(beam=0), "beam=0: give a number, 1 or more"),
-    (["a"], dict(block_size="4"), "block_size='4': give a number"),
+    (["a", "b\ud83d!"], {}, r"text 2 is no Unicode text: half a surrogate pair, '\\ud83d' at character 2"),
+    (["a"], dict(mode=["nar"]), r"mode=\['nar'\]: give the name of a mode"),
+    (["a"], dict(beam=0), "beam=0: give a whole number, 1 or more"),
+    (["a"], dict(beam=2.5), "beam=2.5: give a whole number"),
+    (["a"], dict(beam=700), "beam=700: the vocabulary of 1389 pieces holds one of 694 at most"),
+    (["a"], dict(beam=10**12), "beam=1000000000000: give a whole number"),
+    (["a"], dict(beam=4, mode="nar"), "beam=4: mode nar has no beam search, which is AR's"),
+    (["a"], dict(beam=2, mode="semi-nar"), "beam=2: mode semi-nar has no beam search"),
+    (["a"], dict(beam=2, mode="speculative"), "beam=2: mode speculative has no beam search"),
+    (["a"], dict(block_size="4"), "block_size='4': give a whole number"),
+    (["a"], dict(block_size=True), "block_size=True: give a whole number"),
+    (["a"], dict(draft_length=2.0), "draft_length=2.0: give a whole number"),
+    (["a"], dict(draft_length=None), "draft_length=None: give a whole number"),
+    (["a"], dict(no_repeat_ngram_size=1.5), "no_repeat_ngram_size=1.5: give a whole number, 0 or more"),
+    (["a"], dict(no_repeat_ngram_size=True), "no_repeat_ngram_size=True: give a whole number"),
+    (["a"], dict(commit_threshold=1.5), "commit_threshold=1.5: give a number, from 0 to 1"),
+    (["a"], dict(len_penalty="x"), "len_penalty='x': give a number, from -100 to 100"),
+    (["a"], dict(len_penalty=None), "len_penalty=None: give a number"),
+    (["a"], dict(max_len=float("nan")), "max_len=nan: give a whole number"),
+    (["a"], dict(max_len=float("inf")), "max_len=inf: give a whole number"),
+    (["a"], dict(max_len_a=float("nan")), "max_len_a=nan: give a number, 0 or more"),
+    (["a"], dict(max_len_a=float("inf")), "max_len_a=inf: give a number, 0 or more"),
+    (["a"], dict(batch_tokens="x"), "batch_tokens='x': give a whole number, 1 or more"),
+    (["a"], dict(batch_tokens=None), "batch_tokens=None: give a whole number"),
+    (["a"], dict(read_ahead=0.5), "read_ahead=0.5: give a whole number, 1 or more"),
     (["a"], dict(max_len=0), "a text of no word piece"),
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
     (["a"], dict(min_len=9, max_len=5, mode="nar"), "min.len"),
@@ -168,6 +191,15 @@ def test_refusals(texts, options, message, model):
     with pytest.raises(ValueError, match=message) as refusal:
         model.generate(texts, **options)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_largest_numbers_serve(model, texts):
+    """A limit is a limit: the model's own are smaller."""
+    expected = model.generate(texts[:2], "semi-nar", block_size=511, max_len=511)
+    assert model.generate(texts[:2], "semi-nar", block_size=10**9, max_len=np.int64(10**9)) == expected
+    expected = model.generate(texts[:2], "speculative", max_len_a=1, max_len=0)
+    assert model.generate(texts[:2], "speculative", max_len_a=1, max_len=0, draft_length=10**9) == expected
+    assert model.generate("a", beam=600, max_len=1)
 
 
 def test_untrained_modes_are_told_once(texts, caplog):
@@ -211,6 +243,7 @@ def test_gpu(dtype, model, texts):
     (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, dtype="int7"), "dtype 'int7': give one of float32"),
     (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, device="tpu9"), "device 'tpu9'"),
     (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, threads=0), "threads=0"),
+    (dict(model=CHECKPOINT, vocab=VOCAB_SMALL, threads="2"), "threads='2': give a whole number, 1 or more"),
 ])  # fmt: skip
 def test_what_cannot_be_loaded(arguments, message, tmp_path):
     (tmp_path / "text").write_text("no checkpoint\n")

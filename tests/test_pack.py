@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_a_folder_generates_as_its_checkpoint(folder, texts):
     assert model.pieces == checkpoint.pieces and model.engine.shares == checkpoint.engine.shares == {"ar": 0.5, "nar": 0.5}
     assert (model.defaults.mode, model.defaults.beam, model.defaults.max_len) == ("nar", 3, 30)
     for mode in model.modes:
-        expected = checkpoint.generate(texts, mode, beam=3, max_len=30, details=True)
+        expected = checkpoint.generate(texts, mode, beam=3 if mode == "ar" else 1, max_len=30, details=True)
         assert model.generate(texts, mode, details=True) == expected
 
 
@@ -98,6 +100,29 @@ def test_generate_command(folder, texts, generate):
     assert generate(b"") == ""
     with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 2: not UTF-8"):
         generate(b"fine\n\xff\n")
+
+
+def test_a_beam_where_there_is_none(folder):
+    """One line: nothing is decoded, and nothing else is said."""
+    for options in (["--mode", "speculative", "--beam", "4"], ["--beam", "4"]):
+        command = [sys.executable, "-W", "ignore", "-m", "bang", "generate", str(folder), *options]
+        done = subprocess.run(command, input="a text\n", capture_output=True, text=True, cwd=ROOT)
+        mode = "speculative" if "--mode" in options else "nar"  # the folder's own
+        told = f"bang generate: error: beam=4: mode {mode} has no beam search, which is AR's; leave it out, or give 1\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--max-len-a", "nan"], "max_len_a=nan: give a number, 0 or more"),
+    (["--len-penalty", "inf"], "len_penalty=inf: give a number, from -100 to 100"),
+    (["--mode", "ar", "--beam", "5000"], "beam=5000: the vocabulary of 1389 pieces holds one of 694 at most"),
+    (["--batch-tokens", "0"], "batch_tokens=0: give a whole number, 1 or more"),
+    (["--commit-threshold", "2"], "commit_threshold=2.0: give a number, from 0 to 1"),
+])  # fmt: skip
+def test_options_that_do_not_serve(options, message, generate):
+    with pytest.raises(SystemExit) as stop:
+        generate(b"a text\n", *options)
+    assert stop.value.code == f"bang generate: error: {message}"
 
 
 def test_there_and_back(folder, run, data_bin, tmp_path):
@@ -156,7 +181,7 @@ def test_average_of_the_last_checkpoints(save_dir, tmp_path):
     ([str(CHECKPOINT), "{tmp}", *(vocab := ["--vocab", str(VOCAB_SMALL)])], "is there already; choose another name"),
     ([str(CHECKPOINT), "{tmp}/no/such", *vocab], "the folder that it goes into does not exist"),
     ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar, speculative"),
-    ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a number, 1 or more"),
+    ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a whole number, 1 or more"),
     (["{tmp}", "{new}", "--last", "0"], "--last 0: give 1 or more"),
     (["{tmp}", "{new}", "--last", "1"], "checkpoints of 0 different updates, 1 are"),
 ])  # fmt: skip
@@ -191,7 +216,7 @@ def test_a_folder_without_a_file(name, copy):
     (dict(format="t5"), "format 't5' is not 'bang model' or 'bang export'"),
     (dict(architecture="fconv"), "its architecture is 'fconv', not one of BANG's"),
     (dict(sizes=dict(encoder_layers=2)), "its sizes differ from this version's in activation_dropout, "),
-    (dict(generation=dict(beam="many")), "beam='many': give a number"),
+    (dict(generation=dict(beam="many")), "beam='many': give a whole number"),
 ])  # fmt: skip
 def test_a_folder_that_does_not_serve(change, message, copy):
     config = json.loads((copy / "config.json").read_text())

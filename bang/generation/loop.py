@@ -284,7 +284,7 @@ class Decoding:
         self.row = np.arange(rows)  # of the batch
         self.least, self.limit = np.minimum(least, limit), limit
         self.prefix = np.full((rows, 0), pad) if prefix is None else prefix
-        width = int(limit.max()) + self.prefix.shape[1] + 2 * way.drafts + 4
+        width = int(limit.max()) + self.prefix.shape[1] + 2 * min(way.drafts, int(limit.max())) + 4
         # column j: main token j. Kept ones, then the drafts to be verified, then pads
         self.text = np.full((rows, width), pad)
         self.text[:, 0] = eos

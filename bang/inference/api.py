@@ -6,8 +6,10 @@ makes ids of raw text, batches of ids, and text of what the engine generates.
 
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -29,8 +31,22 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
-_NUMBERS = "beam block_size commit_threshold draft_length draft_from_source max_len max_len_a min_len no_repeat_ngram_size".split()
 _TRAINED_AS = {"speculative": "ar"}
+_MOST = 10**9  # more than any length or count, and what integers of every library hold
+_LIMITS = {"beam": (1,), "block_size": (1,), "draft_length": (1,), "commit_threshold": (0, 1), "len_penalty": (-100, 100)}
+"""Least and largest value of options where they are not 0 and `_MOST`."""
+
+
+def check_number(name: str, value, least: float = 0, most: float = _MOST, whole: bool = True) -> None:
+    """Refuses what is no number, or none of a range.
+
+    Raises:
+        ValueError: in one line.
+    """
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most:
+        limits = f"{least} or more" if most == _MOST else f"from {least} to {most}"
+        raise ValueError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")
 
 
 @dataclass(frozen=True)
@@ -63,11 +79,12 @@ class Options:
     no_repeat_ngram_size: int = 0
 
     def __post_init__(self):
-        for name in _NUMBERS:
-            least = 1 if name in ("beam", "block_size", "draft_length") else 0
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-                raise ValueError(f"{name}={value!r}: give a number, {least} or more")
+        for option in fields(self):
+            if option.type in (int, float):
+                limits = _LIMITS.get(option.name, (0,))
+                check_number(option.name, getattr(self, option.name), *limits, whole=option.type is int)
+        if not isinstance(self.mode, str):
+            raise ValueError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:
             raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
 
@@ -219,8 +236,8 @@ class Bang:
                 text over the limit. From an iterator, when it gets there.
         """
         options = self._options(mode, options)
-        if batch_tokens < 1 or read_ahead < 1:
-            raise ValueError(f"batch_tokens={batch_tokens}, read_ahead={read_ahead}: give 1 or more")
+        check_number("batch_tokens", batch_tokens, least=1)
+        check_number("read_ahead", read_ahead, least=1)
         is_one = isinstance(texts, str)
         if not is_one and (isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable)):
             raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
@@ -240,6 +257,11 @@ class Bang:
         options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
         if options.mode not in self.engine.modes:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
+        if options.mode != "ar" and given.get("beam", 1) > 1:
+            raise ValueError(f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1")
+        if options.mode == "ar" and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
+            most = (len(self.pieces) - 1) // 2
+            raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         shares = self.engine.shares
         if shares and options.mode not in self._warned and _TRAINED_AS.get(options.mode, options.mode) not in shares:
             self._warned.add(options.mode)
@@ -268,6 +290,11 @@ class Bang:
         """The ids of a text, eos last; eos alone: an empty text."""
         if not isinstance(text, str):
             raise ValueError(f"text {number} is no text but of type {type(text).__name__}: give str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            lone = f"{text[error.start]!r} at character {error.start + 1}"
+            raise ValueError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
         pieces, limit = self._word_pieces(text).split(), self.engine.max_source_positions - 1
         if len(pieces) > limit and not truncate:
             raise ValueError(

@@ -29,7 +29,8 @@ def page(model: Bang, example: str = "") -> gr.Blocks:
     choices = [(NAMES.get(mode, mode), mode) for mode in model.modes]
 
     def show(text: str, modes: list[str], block_size: int, beam: int) -> str:
-        return render(compare(model, text, modes, block_size=int(block_size), draft_length=int(block_size), beam=int(beam)))
+        options = dict(block_size=int(block_size), draft_length=int(block_size), beam=int(beam))
+        return render(compare(model, text, modes, **options))
 
     with gr.Blocks(title="bang", analytics_enabled=False) as blocks:
         gr.Markdown("# bang\nOne model, several ways to write: a colour is a pass of the decoder, its number below each piece.")
@@ -48,13 +49,14 @@ def compare(model: Bang, text: str, modes: list[str], **options) -> list[tuple[s
     """Generates in each mode, one after the other.
 
     Returns:
-        Mode, what was generated, and milliseconds that it took.
+        Mode, what was generated, and milliseconds that it took. A beam is AR's alone.
     """
     found = []
     for mode in modes:
         start = time.perf_counter()
         try:
-            generation = model.generate(text, mode, details=True, truncate=True, **options)
+            of_mode = options if mode == "ar" else {**options, "beam": 1}
+            generation = model.generate(text, mode, details=True, truncate=True, **of_mode)
         except ValueError as error:
             raise gr.Error(str(error)) from None
         found.append((mode, generation, 1000 * (time.perf_counter() - start)))

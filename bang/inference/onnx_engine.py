@@ -14,7 +14,7 @@ from ..generation import loop
 from ..generation.choice import Bounds
 from ..generation.limits import check_lengths, least_length, length_limits
 from ..text.files import StrPath
-from .api import Hypothesis, Options
+from .api import Hypothesis, Options, check_number
 from .folder import read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
@@ -36,8 +36,8 @@ class OnnxEngine:
     """
 
     def __init__(self, folder: StrPath, config: dict[str, Any], device: str | None = None, threads: int | None = None):
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads={threads}: give 1 or more")
+        if threads is not None:
+            check_number("threads", threads, least=1)
         self.modes, self.shares = tuple(config["modes"]), config["shares"] or None
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too

@@ -11,7 +11,7 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from ..data import PairDataset
 from ..text.files import StrPath
-from .api import Hypothesis, Options
+from .api import Hypothesis, Options, check_number
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
@@ -35,8 +35,7 @@ class TorchEngine:
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
         if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads={threads}: give 1 or more")
+            check_number("threads", threads, least=1)
             torch.set_num_threads(threads)
         self._device = _device(device)
         self._model, self._dictionary = model, model.dictionary
