@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 DECODINGS = ["ar", "semi-nar", "nar", "speculative"]
 HOW = {
     "help": "how to generate: token by token with beam search, in blocks, in one pass, or AR's greedy words by "
-    "drafting and verifying several tokens a pass"
+    "drafting and verifying several tokens a pass (--beam is for the first alone; the last refuses it, but for 1 and for "
+    "fairseq's default of 5, which cannot be told from 5 given)"
 }
 NO_EFFECT_IN_LOOP = (
     "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
@@ -218,6 +219,11 @@ class BangTranslationTask(BangTask, TranslationTask):
                 raise ValueError(
                     f"--decoding {decoding}: this checkpoint's model decodes {' or '.join(model.decodes)} alone"
                 )
+        if decoding == "speculative" and getattr(args, "beam", 1) not in (1, GenerationConfig().beam):
+            raise ValueError(
+                f"--beam {args.beam} with --decoding speculative: it gives the words of --beam 1, and --decoding ar those "
+                "of a beam search"
+            )
         self._warn_untrained(models)
         self._warn_no_effect(args)
         if getattr(args, "score_reference", False):
@@ -228,7 +234,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        statistics = Statistics(decoding)
+        statistics = Statistics(str(decoding))  # fairseq's command lines give an enum
         generator = LoopGenerator(
             models,
             self._way(args),
@@ -264,11 +270,6 @@ class BangTranslationTask(BangTask, TranslationTask):
             return loop.non_autoregressive()
         if self.cfg.decoding == "semi-nar":
             return loop.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold)
-        if getattr(args, "beam", 1) not in (1, GenerationConfig().beam):
-            raise ValueError(
-                f"--beam {args.beam} with --decoding speculative: it gives the words of --beam 1, and --decoding ar those "
-                "of a beam search"
-            )
         # a source in other ids has nothing to say
         alike = self.source_dictionary == self.target_dictionary
         return loop.speculative(self.cfg.draft_length, self.cfg.draft_from_source if alike else 0)

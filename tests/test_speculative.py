@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from bang.generation import loop
 from bang.generation.choice import Bounds, Chooser
 from bang.generation.torch_session import TorchSession
 
+from conftest import GOLDEN, ROOT, hypotheses
 from test_generation import decode, options
 
 
@@ -236,9 +241,37 @@ def test_the_dial_goes_from_semi_nar_to_greedy_ar(threshold, golden_model, make_
         (dict(decoding="speculative"), dict(temperature=0.0), "--temperature 0.0"),
     ],
 )
-def test_what_cannot_be_is_refused(task_options, generation, message, make_model, make_task):
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_is_refused(task_options, generation, message, make_model, make_task, caplog):
+    """In one line: nothing is warned of before."""
+    with pytest.raises(ValueError, match=message) as refusal:
         make_task(**task_options).build_generator([make_model()], options(**generation))
+    assert "\n" not in str(refusal.value) and not caplog.records
+
+
+def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative",
+               "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "4"]  # fmt: skip
+    told = [line for line in run(*command, fails=True).splitlines() if not re.match(r"(DEBUG|INFO):|.* \| INFO \| ", line)]
+    assert len(told) == 1 and told[0].startswith("fairseq-generate: error: --beam 4 with --decoding speculative: it gives the words of --beam 1")
+
+
+def test_the_command_lines_report_is_json(run, data_bin):
+    """fairseq's command line gives the mode as an enum, which JSON has no word for."""
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative",
+               "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36", "--max-len-b", "20"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_cli.generate", *map(str, command[1:]), "--log-format", "json"], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    (told,) = re.findall(r"bang\.generation\.statistics(?: \| |:)(.*)$", done.stdout + done.stderr, flags=re.M)
+    found = json.loads(told)
+    texts = hypotheses(done.stdout)
+    assert found["decoding"] == "speculative" and found["texts"] == len(texts) == 24
+    assert found["tokens"] == sum(len(text.split()) + 1 for _, text in texts.values())
+    kept = {int(tokens): passes for tokens, passes in found["passes_by_tokens_kept"].items()}
+    assert found["passes"] == sum(kept.values()) < found["tokens"] == sum(tokens * passes for tokens, passes in kept.items())
+    assert found["tokens_a_pass"] == pytest.approx(found["tokens"] / found["passes"], abs=1e-3)
 
 
 @pytest.mark.parametrize("log_format", [None, "json"])
