@@ -330,8 +330,28 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     for version in (99, "1", None):
         (folder / "config.json").write_text(json.dumps({**config, "version": version}))
         assert f"bang export of version {version!r}, and version 1 is wanted; make it again" in refused(folder)
+    for key in ("modes", "shares", "specials", "num_buckets"):
+        (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != key}))
+        assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "modes": "ar", "generation": None}))
+    assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
     (folder / "config.json").write_text(json.dumps({**config, "format": "another's"}))
     assert "format \"another's\" is not 'bang model' or 'bang export'" in refused(folder)
+
+
+def test_a_cut_vocabulary_gets_one_line(exported, quantized, tmp_path):
+    for number, whole in enumerate((exported, quantized[0])):
+        folder = shutil.copytree(whole, tmp_path / str(number))
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "vocab.txt").write_text("".join(lines[:1200]), encoding="utf-8")
+        assert refused(folder) == f"{folder}/vocab.txt: 1200 word pieces, and the weights are of 1389; copy the folder whole"
+
+
+def test_a_beam_as_wide_as_the_vocabulary(runtime):
+    """And n-grams to be left out, for which a search looks at more candidates still."""
+    assert runtime.generate("a", beam=694, max_len=2, no_repeat_ngram_size=1)
+    with pytest.raises(ValueError, match="beam=695: the vocabulary of 1389 pieces holds one of 694 at most"):
+        runtime.generate("a", beam=695)
 
 
 def test_an_export_without_a_mode(exported, tmp_path, capsys):

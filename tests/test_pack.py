@@ -216,6 +216,7 @@ def test_a_folder_without_a_file(name, copy):
     (dict(format="t5"), "format 't5' is not 'bang model' or 'bang export'"),
     (dict(architecture="fconv"), "its architecture is 'fconv', not one of BANG's"),
     (dict(sizes=dict(encoder_layers=2)), "its sizes differ from this version's in activation_dropout, "),
+    (dict(languages=None), "config.json: lacks languages, or has something else there; make it again"),
     (dict(generation=dict(beam="many")), "beam='many': give a whole number"),
 ])  # fmt: skip
 def test_a_folder_that_does_not_serve(change, message, copy):
@@ -224,6 +225,13 @@ def test_a_folder_that_does_not_serve(change, message, copy):
     with pytest.raises(ValueError, match=message) as refusal:
         Bang.load(copy)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_cut_vocabulary(copy):
+    lines = (copy / "vocab.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (copy / "vocab.txt").write_text("".join(lines[:1200]), encoding="utf-8")
+    with pytest.raises(ValueError, match="vocab.txt: 1200 word pieces, and the weights are of 1389; copy the folder whole$"):
+        Bang.load(copy)
 
 
 def test_damaged_files(copy):

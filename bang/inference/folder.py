@@ -19,6 +19,15 @@ CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.t
 MODEL, EXPORT = "bang model", "bang export"
 VERSIONS = {MODEL: 1, EXPORT: 1}
 
+_KEYS = {
+    MODEL: dict(architecture=str, sizes=dict, criterion=dict, updates=int, languages=list, generation=dict),
+    EXPORT: dict(
+        modes=list, shares=dict, precision=str, generation=dict, max_source_positions=int, max_target_positions=int,
+        num_buckets=int, relative_max_distance=int, specials=list,
+    ),
+}  # fmt: skip
+"""What config.json must hold, and of what kind."""
+
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
 
 
@@ -43,6 +52,9 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
         raise ValueError(
             f"{path}: {kind} of version {config.get('version')!r}, and version {VERSIONS[kind]} is wanted; make it again"
         )
+    lacking = [name for name, kinds in _KEYS[kind].items() if not isinstance(config.get(name), kinds)]
+    if lacking:
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}, or has something else there; make it again")
     for name in config.get("files", ()):
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
@@ -52,6 +64,19 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
 def read_pieces(folder: StrPath) -> list[str]:
     """The vocabulary of a folder, in the order of its ids."""
     return list(read_vocabulary(Path(folder, VOCABULARY)))
+
+
+def check_vocabulary(folder: StrPath, pieces: int, rows: int) -> None:
+    """Checks that a folder's vocabulary is that of its weights: a file may be cut at the end of a line.
+
+    Args:
+        pieces: how many the vocabulary has. rows: of the network's table of embeddings.
+
+    Raises:
+        ValueError: one line.
+    """
+    if pieces != rows:
+        raise ValueError(f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole")
 
 
 def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, list[str], dict[str, Any]]:

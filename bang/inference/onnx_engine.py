@@ -15,7 +15,7 @@ from ..generation.choice import Bounds
 from ..generation.limits import check_lengths, least_length, length_limits
 from ..text.files import StrPath
 from .api import Hypothesis, Options, check_number
-from .folder import read_pieces
+from .folder import check_vocabulary, read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 
@@ -42,9 +42,12 @@ class OnnxEngine:
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
         on_cpu = device in (None, "cpu")
+        encoder, decoder = (_session(Path(folder, f"{name}.onnx"), device, threads) for name in ("encoder", "decoder"))
+        self.pieces = decoder.get_outputs()[0].shape[-1]  # of the log-probabilities: entries of the vocabulary
         self._graphs = Graphs(
-            _session(Path(folder, "encoder.onnx"), device, threads),
-            _session(Path(folder, "decoder.onnx"), device, threads),
+            encoder,
+            decoder,
+            self.pieces,
             visibility.bucket_table(config["num_buckets"], config["relative_max_distance"]),
             config["max_target_positions"] + 2,
             tuple(config["specials"]),
@@ -119,4 +122,6 @@ def load(
     """See `folder.load`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
         raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
-    return OnnxEngine(folder, config, device, threads), read_pieces(folder), config["generation"]
+    engine, pieces = OnnxEngine(folder, config, device, threads), read_pieces(folder)
+    check_vocabulary(folder, len(pieces), engine.pieces)
+    return engine, pieces, config["generation"]

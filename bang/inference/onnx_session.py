@@ -22,6 +22,7 @@ class Graphs(NamedTuple):
 
     Attributes:
         encoder, decoder: see `deploy.graph`.
+        pieces: entries of the vocabulary.
         table: bucket of each distance.
         positions: rows of the decoder's table of positions.
         specials: ids of pad, unk and eos.
@@ -32,6 +33,7 @@ class Graphs(NamedTuple):
 
     encoder: InferenceSession
     decoder: InferenceSession
+    pieces: int
     table: np.ndarray
     positions: int
     specials: tuple[int, int, int]
@@ -146,13 +148,14 @@ class OnnxSession:
             np.concatenate([no_slot, index]), cached, self._graphs.table,
         )  # fmt: skip
         position = np.minimum(position, self._graphs.positions - 1)  # slots behind the last target predict nothing
+        count = min(count + len(self._graphs.specials), self._graphs.pieces) if "tokens" in outputs else 0  # 0: nothing to do
         feed = {
             "main_tokens": token[:, :main],
             "main_positions": position[:, :main],
             "slot_positions": position[:, main:],
             "sees": sees,
             "bucket": bucket,
-            "count": np.array([count + len(self._graphs.specials) if "tokens" in outputs else 0]),  # 0: nothing to do
+            "count": np.array([count]),
         }
         feed.update(zip(self._cache_names, (buffer[:, :, :columns] for buffer in self._cache)))
         values = {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}

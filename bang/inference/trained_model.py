@@ -21,7 +21,7 @@ from ..task import BangTranslationConfig, BangTranslationTask
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
 from ..trained_modes import trained_modes
-from .folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, read_config
+from .folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -158,10 +158,6 @@ def read_folder(folder: StrPath) -> TrainedModel:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
     """
     config = read_config(folder, MODEL)
-    needed = ("architecture", "sizes", "criterion", "updates", "languages", "generation")
-    missing = [name for name in needed if name not in config]
-    if missing:
-        raise ValueError(f"{Path(folder, CONFIG)}: lacks {', '.join(missing)}; pack the checkpoint again")
     if not issubclass(MODEL_REGISTRY.get(config["architecture"], object), BangModel):
         raise ValueError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
     differing = sorted(config["sizes"].keys() ^ set(size_options(config["architecture"])))
@@ -175,8 +171,8 @@ def read_folder(folder: StrPath) -> TrainedModel:
         raise ValueError(f"{Path(folder, WEIGHTS)}: cannot be read; truncated, or no safetensors file ({error})") from None
     if config["sizes"]["share_all_embeddings"] and DECODER_TABLE in weights:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
-    return TrainedModel(
-        weights=weights,
-        dictionary=BertDictionary.load(Path(folder, VOCABULARY)),
-        **{name: config[name] for name in needed},
-    )
+    dictionary = BertDictionary.load(Path(folder, VOCABULARY))
+    for table in (ENCODER_TABLE, DECODER_TABLE):
+        check_vocabulary(folder, len(dictionary), len(weights.get(table, ())))
+    from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary")]
+    return TrainedModel(weights=weights, dictionary=dictionary, **{name: config[name] for name in from_config})
