@@ -26,7 +26,7 @@ from .generation.choice import Chooser
 from .generation.generator import LoopGenerator
 from .generation.rescore import RescoringGenerator
 from .generation.statistics import Statistics
-from .trained_modes import MODES, Blocks
+from .trained_modes import MODES, warning_of_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         }[self.cfg.decoding]
 
     def _warn_untrained(self, models) -> None:
-        """Says so where a checkpoint was not trained for the decoding mode."""
+        """Says so where a checkpoint was not trained for the decoding mode, or for such blocks."""
         for model in models:
             trained = getattr(model, "trained_modes", None)
             if trained and self.cfg.decoding in MODES and self.cfg.decoding not in trained:
@@ -308,28 +308,12 @@ class BangTranslationTask(BangTask, TranslationTask):
                     "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
                     self.cfg.decoding, " and ".join(trained),
                 )  # fmt: skip
-            blocks = getattr(model, "trained_blocks", None)
-            if blocks is not None and self.cfg.decoding in ("speculative", "semi-nar"):
-                self._warn_of_blocks(blocks)
-
-    def _warn_of_blocks(self, trained: Blocks) -> None:
-        """Says so where blocks hang on tokens that those of the training did not hang on, or are longer than they were."""
-        cfg = self.cfg
-        if cfg.decoding == "speculative":
-            option, outcome = "--decoding speculative", "poor drafts and little gain"
-            length, block = f"--draft-length {cfg.draft_length}", 1 + cfg.draft_length
-        else:
-            option, outcome = f"--commit-threshold {cfg.commit_threshold:g}", "poor texts"
-            length, block = f"--block-size {cfg.block_size}", cfg.block_size
-        anywhere = cfg.decoding == "speculative" or 0 < cfg.commit_threshold < 1
-        if anywhere and trained.anywhere < 2:
-            logger.warning(
-                "%s: this checkpoint's blocks were not trained to hang on any token, expect %s; train with --ngram, or with "
-                "--semi-nar-ratio and --random-block-offset", option, outcome,
+            of_blocks = warning_of_blocks(
+                getattr(model, "trained_blocks", None), str(self.cfg.decoding), self.cfg.block_size, self.cfg.commit_threshold,
+                self.cfg.draft_length,
             )  # fmt: skip
-        elif 1 < (longest := trained.anywhere if anywhere else trained.longest) < block:
-            logger.warning("%s: this checkpoint was trained with blocks of %d tokens, expect little of a block of %d",
-                           length, longest, block)  # fmt: skip
+            if of_blocks:
+                logger.warning("%s", of_blocks)
 
     def _warn_no_effect(self, args) -> None:
         """Says which options the decoding mode passes over."""

@@ -95,6 +95,36 @@ def trained_blocks(cfg: Union[Mapping, Namespace]) -> Optional[Blocks]:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
+def warning_of_blocks(
+    trained: Optional[Blocks], mode: str, block_size: int, commit_threshold: float, draft_length: int
+) -> Optional[str]:
+    """What to tell somebody whose blocks hang on tokens that those of the training did not hang on, or are longer.
+
+    Args:
+        trained: what the checkpoint was trained with; None: nobody knows.
+        mode: of decoding; the others are its options.
+    Returns:
+        One line; None where there is nothing to say.
+    """
+    if trained is None or mode not in ("speculative", "semi-nar"):
+        return None
+    if mode == "speculative":
+        option, outcome = "speculative decoding", "poor drafts and little gain"
+        length, block = f"--draft-length {draft_length}", 1 + draft_length
+    else:
+        option, outcome = f"--commit-threshold {commit_threshold:g}", "poor texts"
+        length, block = f"--block-size {block_size}", block_size
+    anywhere = mode == "speculative" or 0 < commit_threshold < 1
+    if anywhere and trained.anywhere < 2:
+        return (
+            f"{option}: this checkpoint's blocks were not trained to hang on any token, expect {outcome}; train with --ngram, "
+            "or with --semi-nar-ratio and --random-block-offset"
+        )
+    if 1 < (longest := trained.anywhere if anywhere else trained.longest) < block:
+        return f"{length}: this checkpoint was trained with blocks of {longest} tokens, expect little of a block of {block}"
+    return None
+
+
 def _options(cfg: Union[Mapping, Namespace]) -> Dict[str, Any]:
     """The options that say which mode was trained, and the names of `model` and `criterion`; none that is not set."""
     if isinstance(cfg, Namespace):

@@ -2,7 +2,7 @@
 
     python scripts/demo_screenshot.py models/debian-synopsis/checkpoint.pt docs/images/demo.png
 
-needs Debian's chromium and chromium-driver, and pip install 'bang[browser]'.
+needs Debian's chromium and chromium-driver, and pip install '.[browser]'.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """`Bang`: raw text in, text out; the texts are those of the plugin's generators."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from bang import Bang
 from bang.inference.api import Generation, Hypothesis, Options
+from bang.inference.torch_engine import TorchEngine
+from bang.inference.trained_model import read_checkpoint
 from bang.trained_modes import split_shares
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
@@ -66,7 +69,7 @@ def test_texts_are_those_of_the_plugin(mode, model, texts, make_task, golden_mod
 
 def test_text_for_people():
     class Engine:
-        modes, shares, max_source_positions = ("ar", "nar"), None, 9
+        modes, shares, blocks, max_source_positions = ("ar", "nar"), None, None, 9
 
         def generate(self, sources, options):
             return [Hypothesis([104, 104, 105, 106], -1.0, [-1.0] * 5, [0, 1, 2, 3, 4])] * len(sources)
@@ -208,6 +211,23 @@ def test_untrained_modes_are_told_once(texts, caplog):
         model.generate(texts[:1], mode)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "bang.inference.api"]
     assert warning.startswith("mode semi-nar: this model was not trained for it (ar 50%, nar 50%)")
+
+
+@pytest.mark.parametrize("options, warning", [
+    (dict(mode="semi-nar"), None),
+    (dict(mode="semi-nar", block_size=5), "--block-size 5: this checkpoint was trained with blocks of 4 tokens, expect little of a block of 5"),
+    (dict(mode="semi-nar", commit_threshold=0.5), "--commit-threshold 0.5: this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="speculative"), "speculative decoding: this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="nar", block_size=5), None),
+])  # fmt: skip
+def test_blocks_that_were_not_trained_are_told_once(options, warning, texts, caplog):
+    criterion = {"_name": "ngram_language_loss_NAR_mixed", "nar_ratio": 0.3, "semi_nar_ratio": 0.3, "block_size": 4}
+    trained = dataclasses.replace(read_checkpoint(CHECKPOINT, VOCAB_SMALL), criterion=criterion)
+    model = Bang(TorchEngine(trained, device="cpu"), trained.dictionary.symbols)
+    for _ in range(2):
+        model.generate(texts[:1], max_len=3, **options)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (warning is not None) and all(message.startswith(warning) for message in told)
 
 
 @pytest.mark.parametrize("shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares(0.4, 0.2)])

@@ -309,6 +309,7 @@ def test_the_command(command, trained, runtime):
     folder, said = command
     assert said.splitlines()[-4:] == [f"{mode}: 3 of 3 texts as the model's" for mode in runtime.modes]
     assert runtime.modes == trained.build().decodes and runtime.engine.shares == trained.shares
+    assert runtime.engine.blocks == trained.blocks == (1, 1)
     assert oct(folder.joinpath("decoder.weights").stat().st_mode) == oct(folder.joinpath("config.json").stat().st_mode)
 
 
@@ -352,6 +353,18 @@ def test_a_beam_as_wide_as_the_vocabulary(runtime):
     assert runtime.generate("a", beam=694, max_len=2, no_repeat_ngram_size=1)
     with pytest.raises(ValueError, match="beam=695: the vocabulary of 1389 pieces holds one of 694 at most"):
         runtime.generate("a", beam=695)
+
+
+def test_an_export_knows_the_blocks_of_its_training(exported, tmp_path, caplog):
+    """One of an earlier time does not, and says nothing."""
+    folder = shutil.copytree(exported, tmp_path / "blocks")
+    config = json.loads((folder / "config.json").read_text())
+    for blocks, warnings in (([4, 4], ["--draft-length 5: this checkpoint was trained with blocks of 4 tokens"]), (None, [])):
+        (folder / "config.json").write_text(json.dumps({**config, "blocks": blocks}))
+        caplog.clear()
+        Bang.load(folder, threads=1).generate("a text", "speculative", draft_length=5, max_len=3)
+        told = [record.getMessage().split(", expect")[0] for record in caplog.records if record.levelname == "WARNING"]
+        assert told == warnings
 
 
 def test_an_export_without_a_mode(exported, tmp_path, capsys):

@@ -112,6 +112,13 @@ def test_a_beam_where_there_is_none(folder):
         assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
+def test_blocks_that_were_not_trained(folder, run):
+    """Said in one line on stderr, beside the text."""
+    command = f"echo a text | {sys.executable} -m bang generate {folder} --mode speculative --max-len 3"
+    found = run("bash", "-c", f"{{ {command}; }} 2>&1", cwd=ROOT).splitlines()
+    assert len(found) == 2 and "speculative decoding: this checkpoint's blocks were not trained to hang on any token" in found[0]
+
+
 @pytest.mark.parametrize("options, message", [
     (["--max-len-a", "nan"], "max_len_a=nan: give a number, 0 or more"),
     (["--len-penalty", "inf"], "len_penalty=inf: give a number, from -100 to 100"),

@@ -30,6 +30,16 @@ def data(tmp_path):
     return folder
 
 
+@pytest.mark.parametrize("command", [["run-task"], ["distill", "--teacher", str(GOLDEN / "mixed" / "checkpoint.pt")]])
+def test_packages_are_missed_before_a_recipe_begins(command, data, tmp_path, monkeypatch):
+    for name in ("rouge_score", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit) as stop:
+        main([command[0], str(data), *command[1:], "--mode", "nar", "--out", str(tmp_path / "out")])
+    needed = f"recipes need the packages rouge-score, matplotlib: pip install -e '.[recipes]' in {ROOT}"
+    assert stop.value.code == f"bang {command[0]}: error: {needed}" and not (tmp_path / "out").exists()
+
+
 def words(plan, name):
     """All words of a step's commands."""
     (step,) = (step for step in plan.steps if step.name == name)

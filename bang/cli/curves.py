@@ -43,7 +43,7 @@ def draw(runs: dict[str, Curves], picture: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ValueError("pictures need the package matplotlib: pip install 'bang[recipes]'") from None
+        raise ValueError("pictures need the package matplotlib: pip install '.[recipes]'") from None
     figure = Figure(figsize=(11, 4), layout="constrained")
     ending = Path(picture).suffix.removeprefix(".")
     if ending not in figure.canvas.get_supported_filetypes():

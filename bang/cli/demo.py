@@ -2,7 +2,7 @@
 
     bang demo model
 
-needs gradio: pip install 'bang[demo]'.
+needs gradio: pip install '.[demo]'.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the page needs gradio, which is not installed: pip install 'bang[demo]'")
+        raise ValueError("the page needs gradio, which is not installed: pip install '.[demo]'")
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
     from ..inference.demo import serve

@@ -62,6 +62,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
             "precision": precision,
             "modes": list(network.decodes),
             "shares": model.shares,
+            "blocks": model.blocks,
             "generation": model.generation,
             "max_source_positions": model.sizes["max_source_positions"],
             "max_target_positions": model.sizes["max_target_positions"],

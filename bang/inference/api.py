@@ -18,7 +18,7 @@ from ..generation.loop import SOURCE_GAIN
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
-from ..trained_modes import best_trained
+from ..trained_modes import Blocks, best_trained, warning_of_blocks
 from . import folder
 
 logger = logging.getLogger(__name__)
@@ -111,11 +111,13 @@ class Engine(Protocol):
     Attributes:
         modes: names of the modes that it can run.
         shares: how much of the training each mode had, {mode: share}; None where nobody knows.
+        blocks: those of the training; None where nobody knows.
         max_source_positions: longest source that it takes, eos included.
     """
 
     modes: Sequence[str]
     shares: dict[str, float] | None
+    blocks: Blocks | None
     max_source_positions: int
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
@@ -262,12 +264,22 @@ class Bang:
         if options.mode == "ar" and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
             most = (len(self.pieces) - 1) // 2
             raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
-        shares = self.engine.shares
-        if shares and options.mode not in self._warned and _TRAINED_AS.get(options.mode, options.mode) not in shares:
-            self._warned.add(options.mode)
-            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            logger.warning("mode %s: this model was not trained for it (%s); its texts will be poor", options.mode, trained)
+        self._warn_untrained(options)
         return options
+
+    def _warn_untrained(self, options: Options) -> None:
+        """Says once where the model was not trained for the mode, or for such blocks."""
+        mode, shares, warnings = options.mode, self.engine.shares, []
+        if shares and _TRAINED_AS.get(mode, mode) not in shares:
+            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+            warnings.append(f"mode {mode}: this model was not trained for it ({trained}); its texts will be poor")
+        blocks = warning_of_blocks(
+            self.engine.blocks, mode, options.block_size, options.commit_threshold, options.draft_length
+        )
+        for warning in [*warnings, *filter(None, [blocks])]:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                logger.warning("%s", warning)
 
     def _stream(
         self, texts: Iterable[str], options: Options, truncate: bool, drop_repeats: bool, batch_tokens: int, read_ahead: int

@@ -14,6 +14,7 @@ from ..generation import loop
 from ..generation.choice import Bounds
 from ..generation.limits import check_lengths, least_length, length_limits
 from ..text.files import StrPath
+from ..trained_modes import Blocks
 from .api import Hypothesis, Options, check_number
 from .folder import check_vocabulary, read_pieces
 from .onnx_beam import search
@@ -39,6 +40,7 @@ class OnnxEngine:
         if threads is not None:
             check_number("threads", threads, least=1)
         self.modes, self.shares = tuple(config["modes"]), config["shares"] or None
+        self.blocks = Blocks(*config["blocks"]) if config.get("blocks") else None  # exports of once do not say
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
         on_cpu = device in (None, "cpu")

@@ -42,7 +42,7 @@ class TorchEngine:
         self._network = model.build().to(self._device, DTYPES[dtype])
         self._network.lay_out()
         self.modes = tuple(self._network.decodes)
-        self.shares = model.shares or None
+        self.shares, self.blocks = model.shares or None, model.blocks
         self.max_source_positions = model.sizes["max_source_positions"]
         self._lock = threading.Lock()  # a generator and the attention's beam size belong to one batch at a time
         self._generator = lru_cache(maxsize=8)(self._build_generator)

@@ -20,7 +20,7 @@ from ..network.model import BangModel
 from ..task import BangTranslationConfig, BangTranslationTask
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
-from ..trained_modes import trained_modes
+from ..trained_modes import Blocks, trained_blocks, trained_modes
 from .folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,7 +58,17 @@ class TrainedModel:
     @property
     def shares(self) -> dict[str, float]:
         """How much of the training each mode had; empty where nobody knows."""
-        return trained_modes({"model": {"_name": self.architecture, **self.sizes}, "criterion": self.criterion})
+        return trained_modes(self._run)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks that it was trained with; None where nobody knows."""
+        return trained_blocks(self._run)
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        """The options of the training, as a checkpoint has them."""
+        return {"model": {"_name": self.architecture, **self.sizes}, "criterion": self.criterion}
 
     def build(self) -> BangModel:
         """The network, in evaluation mode, float32, on the CPU.

@@ -14,7 +14,7 @@ from .tasks import (
     add_results,
     add_tokenization,
     add_training,
-    check_checkout,
+    check_installation,
     find_pairs,
     generate_words,
     gpu_count,
@@ -48,7 +48,7 @@ def distillation_plan(
     Raises:
         ValueError: see `find_pairs` and `check_teacher`; fewer than one shard; `closest` of a beam of one.
     """
-    check_checkout()
+    check_installation()
     gpus = gpu_count()
     at_once = at_once or max(gpus, 1)
     if shards < 1 or at_once < 1:

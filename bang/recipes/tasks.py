@@ -4,6 +4,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..text.files import StrPath, read_lines
@@ -13,6 +14,9 @@ from .steps import Command, Plan, Step
 PACKAGE = Path(__file__).resolve().parents[1]
 FINETUNE = PACKAGE.parent / "scripts" / "finetune.sh"
 CLEANUP = PACKAGE.parent / "post_processed_nar.py"
+
+PACKAGES = ("rouge_score", "sacrebleu", "nltk", "matplotlib")
+"""What evaluation and learning curves import, the last steps of a recipe."""
 
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
@@ -108,7 +112,7 @@ def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
         data: folder with {train,valid,test}.{src,tgt}, raw text.
         out: folder for everything that is made.
     """
-    check_checkout()
+    check_installation()
     read_vocabulary(options.vocab)
     plan, pairs, out = Plan(out), find_pairs(data), Path(out)
     tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
@@ -212,7 +216,15 @@ def gpu_count() -> int:
     return len(done.stdout.splitlines()) if done.returncode == 0 else 0
 
 
-def check_checkout() -> None:
+def check_installation() -> None:
+    """Checks, before hours of training, that all is there that a recipe ends with.
+
+    Raises:
+        ValueError: it does not run from a checkout, or packages are missing; one line.
+    """
     for path in (FINETUNE, CLEANUP):
         if not path.exists():
             raise ValueError(f"{path} is not there: recipes run from a checkout of the repository, installed with pip -e")
+    missing = [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"recipes need the packages {', '.join(missing)}: pip install -e '.[recipes]' in {PACKAGE.parent}")

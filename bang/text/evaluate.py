@@ -288,7 +288,7 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         package = name.split(".")[0].replace("_", "-")
-        raise ValueError(f"evaluation needs the package {package}: pip install 'bang[eval]'") from None
+        raise ValueError(f"evaluation needs the package {package}: pip install '.[eval]'") from None
 
 
 def _version(package: str) -> str:
