@@ -65,6 +65,16 @@ def test_what_is_imported_is_declared(site):
     assert imported("bang", "scripts", "tests") - requirements(site, "test", "demo", "browser") == set()
 
 
+def test_extras_are_those_of_this_checkout():
+    """PyPI's bang is another project: nothing tells anybody to install that one."""
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bang").rglob("*.py"), *(ROOT / "scripts").iterdir()]
+    told = [match for file in files if file.is_file()
+            for match in re.findall(r"pip install [^`\n]*?'([^'\n]*)\[(\w+)\]'", file.read_text(encoding="utf-8"))]  # fmt: skip
+    extras = re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), flags=re.M)
+    assert {extra for _, extra in told} >= {"demo", "export", "recipes", "eval"} and {extra for _, extra in told} <= set(extras)
+    assert {project for project, _ in told} == {"."}
+
+
 def test_the_known_versions_are_of_packages_that_are_declared(site):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     known = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if not line.startswith("#")}
