@@ -37,7 +37,7 @@ def main() -> None:
             for line in files.read_lines(args.input):
                 output.write(f"{clean(line)}\n".encode())
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(f"{parser.prog}: error: {files.told(error)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from . import cli
+from .text.files import told
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError) as error:
-        sys.exit(f"bang {args.command}: error: {error}")
+        sys.exit(f"bang {args.command}: error: {told(error)}")
 
 
 if __name__ == "__main__":

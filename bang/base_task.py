@@ -1,6 +1,5 @@
 """What BANG's tasks share."""
 
-import hashlib
 import logging
 import os
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from . import checkpoints, training_run
 from .command_line import add_min_lr
 from .dictionary import BertDictionary
 from .safety import settings
+from .text.vocabulary import fingerprint
 from .trained_modes import trained_blocks, trained_modes
 
 logger = logging.getLogger(__name__)
@@ -154,8 +154,7 @@ class BangTask(FairseqTask):
         super().load_state_dict(state_dict)
 
     def _fingerprint(self) -> str:
-        pieces = "\n".join(self.source_dictionary.symbols + ["\n"] + self.target_dictionary.symbols)
-        return hashlib.sha256(pieces.encode()).hexdigest()
+        return fingerprint(self.source_dictionary.symbols, self.target_dictionary.symbols)
 
     def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
         """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them.

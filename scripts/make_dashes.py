@@ -65,7 +65,7 @@ def main() -> None:
     try:
         weights = dash_weights(list(files.read_lines(args.text)), args.size)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(f"{parser.prog}: error: {files.told(error)}")
     print("# Made by scripts/make_dashes.py: word, log-odds of a dash between blanks after it, and before it.")
     for word, (before, after) in weights.items():
         print(f"{word} {before:.1f} {after:.1f}")

@@ -11,6 +11,7 @@ import time
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts
+from bang.text.files import told
 
 MODES = {
     "ar": ("AR, beam 4", {"beam": 4, "len_penalty": 1.2}),
@@ -42,7 +43,7 @@ def main() -> None:
         if args.ask:
             ask(model, modes)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(f"{parser.prog}: error: {told(error)}")
 
 
 def report(model: Bang, modes: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from bang.text.evaluate import evaluate, read_texts
+from bang.text.files import told
 
 
 def rouge(hypothesis: str, reference: str) -> dict[str, float]:
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         scores = rouge(args.hypothesis, args.reference)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+        sys.exit(f"{parser.prog}: error: {told(error)}")
     print("  ".join(f"{name} {score:.2f}" for name, score in scores.items()))
 
 

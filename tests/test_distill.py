@@ -13,7 +13,8 @@ from bang.__main__ import main
 from bang.recipes.distill import check_teacher, distillation_plan
 from bang.recipes.steps import Plan
 from bang.recipes.tasks import Options
-from bang.text.vocabulary import VOCAB
+from bang.safety.files import read
+from bang.text.vocabulary import VOCAB, fingerprint
 from conftest import GOLDEN, VOCAB_SMALL
 from test_run_task import LITTLE, after, words
 
@@ -96,6 +97,24 @@ def test_teachers_that_will_not_do(tmp_path):
     torch.save({"model": {}}, tmp_path / "empty.pt")
     with pytest.raises(ValueError, match="no decoder's embeddings in it"):
         check_teacher(tmp_path / "empty.pt", VOCAB_SMALL)
+
+
+@pytest.mark.parametrize("known_by", ["checkpoint", "dictionary beside it"])
+def test_a_teacher_of_other_pieces_of_the_same_number(known_by, tmp_path):
+    lines = VOCAB_SMALL.read_text(encoding="utf-8").splitlines(keepends=True)
+    pieces = [line.rsplit(" ", 1)[0] for line in lines]
+    state = read(str(TEACHER))
+    if known_by == "checkpoint":
+        state["task_state"] = {"dictionaries": fingerprint(pieces, pieces)}
+    else:
+        (tmp_path / "dict.src.txt").write_text("".join(lines), encoding="utf-8")
+    torch.save(state, tmp_path / "teacher.pt")
+    check_teacher(tmp_path / "teacher.pt", VOCAB_SMALL)
+    swapped = tmp_path / "vocab.txt"
+    swapped.write_text("".join([*lines[:-2], lines[-1], lines[-2]]), encoding="utf-8")
+    with pytest.raises(ValueError, match="as many word pieces as .*vocab.txt, but others: give the --vocab it was trained") as error:
+        check_teacher(tmp_path / "teacher.pt", swapped)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

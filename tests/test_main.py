@@ -24,9 +24,15 @@ def test_listing_the_commands_loads_neither_torch_nor_fairseq():
 
 
 def test_mistakes_are_one_line(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["collect", "no-such-log", "out"])
-    assert stop.value.code == "bang collect: error: [Errno 2] No such file or directory: 'no-such-log'"
+    for arguments, message in (
+        (["collect", "no-such-log", "out"], "no-such-log: no such file or directory"),
+        (["evaluate", "no-such-text", "--reference", "README.md"], "no-such-text: no such file or directory"),
+        (["curves", "no-such-log", "out.png"], "no-such-log: no such file or directory"),
+        (["collect", ".", "out"], ".: is a directory"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == f"bang {arguments[0]}: error: {message}"
     for arguments in ([], ["no-such-command"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

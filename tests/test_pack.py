@@ -102,6 +102,16 @@ def test_generate_command(folder, texts, generate):
         generate(b"fine\n\xff\n")
 
 
+def test_a_late_line_that_fails(folder, generate, capfdbinary):
+    """The texts of lines before it are out, whole and in order; the status says that they are not all."""
+    lines = [b"a text", b"another one"] * 520
+    lines[1030] = b"\xff"
+    with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 1031: not UTF-8"):
+        generate(b"\n".join(lines) + b"\n", "--max-len", "2")
+    written = capfdbinary.readouterr().out.decode().splitlines()
+    assert written == Bang.load(folder).generate(["a text", "another one"], max_len=2) * 512
+
+
 def test_a_beam_where_there_is_none(folder):
     """One line: nothing is decoded, and nothing else is said."""
     for options in (["--mode", "speculative", "--beam", "4"], ["--beam", "4"]):
@@ -190,6 +200,9 @@ def test_average_of_the_last_checkpoints(save_dir, tmp_path):
     ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar, speculative"),
     ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a whole number, 1 or more"),
     (["{tmp}", "{new}", "--last", "0"], "--last 0: give 1 or more"),
+    ([str(CHECKPOINT), "{new}", "--last", "3"],
+     "checkpoint.pt: is a file; --last 3 averages checkpoints of a run, give the folder that holds them"),
+    (["no-run", "{new}", "--last", "3"], "no-run: no such folder; --last 3 averages"),
     (["{tmp}", "{new}", "--last", "1"], "checkpoints of 0 different updates, 1 are"),
 ])  # fmt: skip
 def test_refusals(arguments, message, tmp_path):

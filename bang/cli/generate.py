@@ -3,6 +3,10 @@
     bang generate model --mode nar < raw.txt > out.txt
 
 MODEL is a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train. An empty line gives an empty line.
+
+Texts are written as they are ready. A line that cannot be served (not UTF-8, longer than the model takes) ends the command:
+one line on stderr names it, the status is not 0, and stdout holds the texts of lines before it, in order and whole, but maybe
+not of all of them. Take the output for complete only where the status is 0; to go on, begin behind the lines that are out.
 """
 
 import argparse

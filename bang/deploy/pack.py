@@ -47,8 +47,11 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
     """The last checkpoints of a run by their numbers of updates, in order.
 
     Raises:
-        ValueError: there are fewer than `count`.
+        ValueError: it is no folder, or there are fewer than `count`.
     """
+    if not os.path.isdir(folder):
+        is_there = "is a file" if os.path.exists(folder) else "no such folder"
+        raise ValueError(f"{folder}: {is_there}; --last {count} averages checkpoints of a run, give the folder that holds them")
     by_updates = {}
     for path in sorted(Path(folder).glob("checkpoint*.pt")):
         by_updates[checkpoints.check(os.fspath(path))["optimizer_history"][-1]["num_updates"]] = path

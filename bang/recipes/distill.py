@@ -6,7 +6,7 @@ Its targets are more regular than people's, which is what a model needs that wri
 from pathlib import Path
 
 from ..text.files import StrPath, read_lines
-from ..text.vocabulary import read_vocabulary
+from ..text.vocabulary import fingerprint, read_vocabulary
 from .steps import Command, Plan, Step
 from .tasks import (
     Options,
@@ -104,11 +104,16 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
     table = state.get("model", {}).get("decoder.embed_tokens.weight")
     if table is None:
         raise ValueError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
-    pieces = len(read_vocabulary(vocab))
-    if len(table) != pieces:
+    pieces = list(read_vocabulary(vocab))
+    if len(table) != len(pieces):
         raise ValueError(
-            f"teacher {teacher}: it has {len(table)} entries of a vocabulary, {vocab} {pieces}: give the --vocab it was trained with"
+            f"teacher {teacher}: it has {len(table)} entries of a vocabulary, {vocab} {len(pieces)}: give the --vocab it was "
+            "trained with"
         )
+    saved = (state.get("task_state") or {}).get("dictionaries")
+    beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
+    if (saved is not None and saved != fingerprint(pieces, pieces)) or any(theirs != pieces for theirs in beside):
+        raise ValueError(f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with")
     modes = trained_modes(state.get("cfg") or state.get("args") or {})
     if modes and "ar" not in modes:
         raise ValueError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")

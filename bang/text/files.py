@@ -43,6 +43,14 @@ def read_lines(path: StrPath) -> Iterator[str]:
             yield decode_line(line.removesuffix(b"\n"), path, number)
 
 
+def told(error: OSError | ValueError) -> str:
+    """A user's mistake in the words of a command line: `FILE: no such file or directory`, without the system's number."""
+    if not isinstance(error, OSError) or error.strerror is None:  # raised on purpose, in words of ours
+        return str(error)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
 def refuse_overwriting(output: StrPath, inputs: Iterable[StrPath]) -> None:
     """Checks that writing `output` would not destroy one of `inputs`.
 

@@ -3,9 +3,10 @@
 Free of fairseq, whose import takes seconds, for the commands that have no other use for it.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .files import StrPath, decode_line
@@ -59,6 +60,15 @@ def read_vocabulary(source: StrPath | Iterable[str] | Iterable[bytes]) -> dict[s
                 f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}"
             )
     return counts
+
+
+def fingerprint(source: Sequence[str], target: Sequence[str]) -> str:
+    """What checkpoints keep of the vocabularies that they were trained with.
+
+    Args:
+        source, target: pieces in the order of their ids.
+    """
+    return hashlib.sha256("\n".join([*source, "\n", *target]).encode()).hexdigest()
 
 
 def smaller_vocabulary(vocabulary: Mapping[str, int], seen: Mapping[str, int], least: int) -> dict[str, int]:
