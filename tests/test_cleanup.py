@@ -108,7 +108,7 @@ def test_starts_without_torch():
         (b"a\n", "hypo", "is the input"),
         (b"a\nb\xff\n", "out", "hypo, line 2: not UTF-8 (byte 0xff at byte 2"),
         (b"a\n", "missing/out", "its folder does not exist"),
-        (None, "out", "No such file"),
+        (None, "out", "hypo: no such file or directory"),
     ],
 )
 def test_refusals_leave_nothing_behind(content, output, message, tmp_path):
