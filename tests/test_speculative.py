@@ -13,6 +13,7 @@ import torch
 from bang.generation import loop
 from bang.generation.choice import Bounds, Chooser
 from bang.generation.torch_session import TorchSession
+from fairseq import utils
 
 from conftest import GOLDEN, ROOT, hypotheses
 from test_generation import decode, options
@@ -246,6 +247,55 @@ def test_what_cannot_be_is_refused(task_options, generation, message, make_model
     with pytest.raises(ValueError, match=message) as refusal:
         make_task(**task_options).build_generator([make_model()], options(**generation))
     assert "\n" not in str(refusal.value) and not caplog.records
+
+
+@pytest.mark.parametrize("decoding", ["semi-nar", "speculative"])
+def test_a_pass_is_read_once(decoding, golden_model, make_task, pairs, monkeypatch):
+    """The same on a device's side: tokens chosen by torch, and read by `_read` alone, once a pass."""
+    task, read, reads = make_task(decoding=decoding), TorchSession._read, []
+    monkeypatch.setattr(TorchSession, "_read", lambda self, *found: reads.append(1) or read(self, *found))
+    plain = TorchSession.__init__
+
+    def chosen_by_torch(self, models, src_tokens, src_lengths, chooser, bounds):
+        plain(self, models, src_tokens, src_lengths, chooser, bounds)
+        self.xp, self.source = torch, src_tokens
+        self.bounds = Bounds(*map(self._send, bounds))
+
+    (batch,) = pairs("test", 24)
+    generator = task.build_generator([golden_model("mixed")], options(max_len_b=20))
+    expected = generator.generate(None, batch)
+    assert not reads
+    monkeypatch.setattr(TorchSession, "__init__", chosen_by_torch)
+    found = generator.generate(None, batch)
+    assert len(reads) == max(int(text["passes"][-1]) for (text,) in found) + 1
+    assert [text["tokens"].tolist() for (text,) in found] == [text["tokens"].tolist() for (text,) in expected]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoding", ["semi-nar", "speculative"])
+def test_the_host_waits_for_a_gpu_once_a_pass(decoding, golden_model, make_task, pairs, monkeypatch):
+    """Every other wait inside a pass is an error; tables that are kept have been sent by a first run."""
+    run, read = TorchSession.run, TorchSession._read
+
+    def within(function, mode):
+        def call(*args):
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                return function(*args)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+        return call
+
+    (batch,) = pairs("test", 24)
+    batch = utils.move_to_cuda(batch)
+    generator = make_task(decoding=decoding).build_generator([golden_model("mixed").cuda()], options(max_len_b=20))
+    expected = generator.generate(None, batch)
+    monkeypatch.setattr(TorchSession, "run", within(run, "error"))
+    monkeypatch.setattr(TorchSession, "_read", within(read, "default"))
+    found = generator.generate(None, batch)
+    assert [text["tokens"].tolist() for (text,) in found] == [text["tokens"].tolist() for (text,) in expected]
 
 
 def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import visibility
-from ..network.stepping import Cache, Sight, make_sight, plain_sight
+from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
 from .choice import Bounds, Chooser
 from .loop import Pass, drafting_slots
 
@@ -44,7 +44,7 @@ class TorchSession:
 
     def run(self, step: Pass) -> Tuple[np.ndarray, np.ndarray]:
         """As `loop.Session.run`."""
-        tokens = torch.from_numpy(step.tokens).to(self.device)
+        tokens = send(step.tokens, self.device)
         features = [
             decoder.step(tokens, self._sight(step, decoder.buckets), cache)[0]
             for decoder, cache in zip(self.decoders, self.caches)
@@ -58,16 +58,17 @@ class TorchSession:
             found = self._choose(features, target, forced, step.banned, step.ends)
         else:
             found = self._verify_and_draft(step, features, first_target)
-        tokens, scores = found
-        if self.xp is torch:
-            both = torch.stack([tokens.int(), scores.float().view(torch.int32)]).cpu().numpy()
-            tokens, scores = both[0].astype(np.int64), both[1].view(np.float32)
-        return tokens, scores
+        return found if self.xp is np else self._read(*found)
+
+    def _read(self, tokens: Tensor, scores: Tensor) -> Tuple[np.ndarray, np.ndarray]:
+        """What a pass gave, on the host: the one time in a pass that the host waits for a GPU."""
+        both = torch.stack([tokens.int(), scores.float().view(torch.int32)]).cpu().numpy()
+        return both[0].astype(np.int64), both[1].view(np.float32)
 
     def _verify_and_draft(self, step: Pass, features: List[Tensor], first_target):
         """Reads the first slot of each block, then the drafts of the block behind the last accepted token."""
         xp = self.xp
-        starts = np.cumsum([0, *step.block_sizes[:-1]])
+        starts = self._send(np.cumsum([0, *step.block_sizes[:-1]]))
         if xp is np and features[0].shape[0] * features[0].shape[1] <= AT_ONCE:
             features = self._logits(features)
         given, scores = self._choose([x[:, starts] for x in features], first_target, step.forced, step.banned, step.ends)
@@ -127,4 +128,4 @@ class TorchSession:
 
     def _send(self, x: np.ndarray):
         """An array of the loop's where the tokens are chosen."""
-        return x if self.xp is np else torch.from_numpy(x).to(self.device, non_blocking=True)
+        return x if self.xp is np else send(x, self.device)

@@ -20,6 +20,12 @@ from .. import visibility
 from .attention import bucket_tensor
 
 
+def send(x: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    x = torch.from_numpy(np.ascontiguousarray(x))
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 class Sight(NamedTuple):
     """Where the queries of a pass stand and what they see; made once a pass, for all layers.
 
@@ -64,12 +70,12 @@ def make_sight(
         seen, bucket = visibility.of_pass(np, *arrays, cached, table)
         position, hidden, bucket = map(torch.from_numpy, (position, ~seen, bucket))
     else:
-        position, *arrays = (torch.as_tensor(x, device=device) for x in arrays)
+        position, *arrays = (send(x, device) for x in arrays)
         seen, bucket = visibility.of_pass(torch, position, *arrays, cached, bucket_tensor(*buckets, device))
         hidden = ~seen
     columns = int(first[0])
     if len(first) > 1 and (first != first[0]).any():
-        columns = torch.as_tensor(first[:, None] + np.arange(cached), device=device)
+        columns = send(first[:, None] + np.arange(cached), device)
     return Sight(cached, columns, width, position, hidden[:, None], bucket[:, None])
 
 
