@@ -51,7 +51,7 @@ def test_compare(model, text):
 
 def test_without_gradio(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"^bang demo: error: the page needs gradio, .* pip install 'bang\[demo\]'"):
+    with pytest.raises(SystemExit, match=r"^bang demo: error: the page needs gradio, .* pip install '\.\[demo\]'"):
         main(["demo", "model"])
 
 
