@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/evidence.sh DATA OUT
+usage: scripts/evidence.sh [--gpu] DATA OUT
 
 The paper's comparison at a size that a CPU can run. A small model, new or with a public BERT's
 weights, is pretrained on running text with --ngram 9 and with --ngram 1; these and the model as it
@@ -15,33 +15,48 @@ be stopped and given again.
   DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
         pairs, raw text a line each: train.src train.tgt valid.src valid.tgt test.src test.tgt
   OUT   folder for everything that is made; OUT/results.tsv is the table
+  --gpu other defaults, behind the semicolons: for a GPU; it needs BERT
 
 environment (defaults)            what
-  SEEDS (1)                       --seed values, separated by blanks; each seed is a whole comparison
+  SEEDS (1; 1 2 3)                --seed values, separated by blanks; each seed is a whole comparison
   BERT ()                         folder of a public BERT; its sizes take the place of WIDTH and LAYERS
   STARTS (ngram9 ngram1 scratch)  what to fine-tune: a pretrained model by its --ngram, or a new one; with BERT
                                   (bert+ngram9 bert+ngram1 bert scratch) the same, and BERT with and without them
   MODES (nar ar semi-nar)         modes to fine-tune
   WIDTH (128) LAYERS (2)          size of the model; heads are 32 wide, feed-forward 4 WIDTH
   DECODER_LAYERS (LAYERS, or 3)   with BERT 3 of its layers, evenly spread
-  MIN_COUNT (60)                  the vocabulary is vocab.txt less the pieces that the text has more seldom,
+  MIN_COUNT (60; 0)               the vocabulary is vocab.txt less the pieces that the text has more seldom,
                                   single characters kept; 0: all of it. The output layer is most of the cost
-  LENGTH (128)                    word pieces of a block of text, and limit of sources and targets
-  PRETRAIN_UPDATES (2400)         updates of pretraining, PRETRAIN_BATCH (16) blocks each
-  FINETUNE_UPDATES (700)          updates of fine-tuning, FINETUNE_BATCH (32) pairs each
-  LR (0.001) WARMUP (300)         learning rate and its warm-up, of both
-  CLIP (0.1) DROPOUT (0)          limit of the gradient's norm, and dropout, of both
+  LENGTH (128; 512)               word pieces of a block of text, and limit of sources and targets
+  PRETRAIN_UPDATES (2400; 4000)   updates of pretraining, PRETRAIN_BATCH (16; 32) blocks each
+  FINETUNE_UPDATES (700; 2000)    updates of fine-tuning, FINETUNE_BATCH (32; 64) pairs each
+  LR (0.001, or 0.0004)           learning rate of both, the second with BERT; it rises over the first sixteenth
+                                  of the updates and falls to zero at the last
+  CLIP (1.0) DROPOUT (0)          limit of the gradient's norm, and dropout, of both
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
   BEAM (4)                        beam of AR
 END
 }
 
-case ${1:-} in -h | --help) usage; exit ;; esac
+gpu=
+case ${1:-} in
+    -h | --help) usage; exit ;;
+    --gpu)
+        gpu=1
+        shift
+        : "${SEEDS=1 2 3}" "${MIN_COUNT=0}" "${LENGTH=512}" "${PRETRAIN_UPDATES=4000}" "${PRETRAIN_BATCH=32}"
+        : "${FINETUNE_UPDATES=2000}" "${FINETUNE_BATCH=64}"
+        ;;
+esac
 if (($# != 2)); then usage >&2; exit 2; fi
 data=$1 out=$2
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4} bert=${BERT:-}
+[[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
+precision=$(python -m bang.precision)
+rate=${LR:-0.001}
 if [[ -n $bert ]]; then
+    rate=${LR:-0.0004}
     starts=${STARTS:-bert+ngram9 bert+ngram1 bert scratch}
     read -ra sizes < <(python -m bang starts "$bert")
     sizes=("${sizes[@]::${#sizes[@]}-2}" --decoder-layers "${DECODER_LAYERS:-3}") # less --load-from-pretrained-model
@@ -92,18 +107,19 @@ prepare() {
         >> "$out/preprocess.log" 2>&1
 }
 
-# train FOLDER DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
+# train FOLDER UPDATES DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
 train() {
-    local folder=$1
-    shift
+    local folder=$1 updates=$2
+    shift 2
     [[ -f $folder/train.log ]] && return
     say "training $folder"
     mkdir -p "$folder"
     fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --seed "$seed" \
         "${sizes[@]}" --dropout "${DROPOUT:-0}" \
         --max-source-positions "$length" --max-target-positions "$length" \
-        --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-0.1}" --lr "${LR:-0.001}" \
-        --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --warmup-updates "${WARMUP:-300}" \
+        --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-1.0}" \
+        --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates $((updates / 16)) \
+        --total-num-update "$updates" --max-update "$updates" $precision \
         --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
         || { tail -n 1 "$folder/running.log" >&2; exit 1; }
     mv "$folder/running.log" "$folder/train.log"
@@ -112,10 +128,9 @@ train() {
 pretrain() { # START, as bert+ngram9
     local from=()
     if [[ $1 == bert* ]]; then from=(--load-from-pretrained-model "$bert"); fi
-    train "$out/seed$seed/$1" "$out/text" --task bang_pretraining --criterion ngram_language_loss \
+    train "$out/seed$seed/$1" "${PRETRAIN_UPDATES:-2400}" "$out/text" --task bang_pretraining --criterion ngram_language_loss \
         --ngram "${1##*ngram}" "${from[@]}" \
-        --tokens-per-sample "$length" --sample-break-mode none \
-        --batch-size "${PRETRAIN_BATCH:-16}" --max-update "${PRETRAIN_UPDATES:-2400}"
+        --tokens-per-sample "$length" --sample-break-mode none --batch-size "${PRETRAIN_BATCH:-16}"
 }
 
 finetune() { # MODE START
@@ -130,9 +145,9 @@ finetune() { # MODE START
         bert) mode+=(--load-from-pretrained-model "$bert") ;;
         *) mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt") ;;
     esac
-    train "$out/seed$seed/$1-from-$2" "$out/pairs" --task translation_bang --truncate-source \
+    train "$out/seed$seed/$1-from-$2" "${FINETUNE_UPDATES:-700}" "$out/pairs" --task translation_bang --truncate-source \
         --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
-        --batch-size "${FINETUNE_BATCH:-32}" --max-update "${FINETUNE_UPDATES:-700}"
+        --length-bucket 8 --batch-size "${FINETUNE_BATCH:-32}"
 }
 
 generate() { # MODE START
