@@ -3,9 +3,10 @@
     python benchmarks/exactness.py CHECKPOINT valid.src test.src
     python benchmarks/exactness.py CHECKPOINT valid.src --sentences 500 --batches 36 --drafts 4 --from-source 0 4 --texts greedy.txt
 
-The files hold raw source texts. Greedy AR is decoded token by token, once, at the first batch size; whatever else is
-decoded must give its tokens. Prints a row for each way and batch size, with tokens a pass, and ends with status 1 if any
-text differed. The encoder, which all ways share, runs once a batch and does not count as time.
+The files hold raw source texts, cut as --truncate-source cuts them. Greedy AR is what `--decoding ar --beam 1` decodes,
+token by token, once, at the first batch size; whatever else is decoded must give its tokens, and its scores to 1e-4. Prints
+a row for each way and batch size, with tokens a pass and the largest difference of a score, and ends with status 1 if any
+text or score differed. The encoder, which all ways share, runs once a batch and does not count as time.
 """
 
 import argparse
@@ -54,44 +55,57 @@ def main() -> None:
     network.lay_out()
     pieces, longest = WordPieces(model.dictionary.symbols), model.sizes["max_source_positions"]
     texts = [text for path in args.sources for text in read_texts(path)[: args.sentences]]
-    sources = [model.dictionary.encode_line(pieces(text), add_if_not_exist=False).long()[-longest:] for text in texts]
+    encoded = [model.dictionary.encode_line(pieces(text), add_if_not_exist=False).long() for text in texts]
+    sources = [torch.cat([tokens[:-1][: longest - 1], tokens[-1:]]) for tokens in encoded]  # eos stays
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # batches of like lengths
 
-    generator = model.task(decoding="speculative").build_generator([network], GenerationConfig(beam=1, max_len_b=args.max_len))
+    generation = GenerationConfig(beam=1, max_len_b=args.max_len)
+    generator = model.task(decoding="speculative").build_generator([network], generation)
     generator.statistics = None
+    autoregressive = model.task(decoding="ar").build_generator([network], generation)
     greedy, ways = "greedy AR", {
         f"speculative, K = {k}" + f", G = {gain:g}" * (len(args.from_source) > 1): loop.speculative(k, gain)
         for k in args.drafts
         for gain in args.from_source
     }  # fmt: skip
     wanted, wrong = {}, 0
-    print("| decoding | batch | texts | texts that differ | tokens a pass | CPU ms a sentence |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| decoding | batch | texts | texts that differ | scores differ by | tokens a pass | CPU ms a sentence |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for size in args.batches:
         found, passes, seconds = defaultdict(dict), Counter(), Counter()
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             batch = collate([sources[index] for index in rows], model.dictionary.pad())
-            encoded = network.encoder.forward(**batch)
-            with mock.patch.object(network.encoder, "forward", lambda *_, **__: encoded):
-                for name, way in {**({} if wanted else {greedy: loop.autoregressive()}), **ways}.items():
-                    generator.way, start = way, time.process_time()
-                    for index, (text,) in zip(rows, generator.generate(None, {"net_input": batch})):
-                        found[name][index] = text["tokens"].tolist()
-                        passes[name] += len(set(text["passes"].tolist()))
+            encoding = network.encoder.forward(**batch)
+            with mock.patch.object(network.encoder, "forward", lambda *_, **__: encoding):
+                for name in [*([] if wanted else [greedy]), *ways]:
+                    start = time.process_time()
+                    if name == greedy:
+                        texts = autoregressive.generate([network], {"net_input": batch, "id": torch.tensor(rows)})
+                    else:
+                        generator.way = ways[name]
+                        texts = generator.generate(None, {"net_input": batch})
                     seconds[name] += time.process_time() - start
+                    for index, (text, *_) in zip(rows, texts):
+                        found[name][index] = text["tokens"].tolist(), text["positional_scores"]
+                        passes[name] += len(set(text["passes"].tolist())) if "passes" in text else len(text["tokens"])
         wanted = wanted or found[greedy]
         for name, texts in found.items():
-            differ = [index for index in sorted(texts) if texts[index] != wanted[index]]
-            wrong += len(differ)
-            a_pass, spent = sum(map(len, texts.values())) / passes[name], 1000 * seconds[name] / len(order)
-            print(f"| {name} | {size} | {len(texts)} | {len(differ)} | {a_pass:.2f} | {spent:.1f} |", flush=True)
+            differ = [index for index in sorted(texts) if texts[index][0] != wanted[index][0]]
+            by = max(
+                (float((scores - wanted[i][1]).abs().max()) for i, (tokens, scores) in texts.items() if i not in differ),
+                default=0.0,
+            )
+            wrong += len(differ) + (by > 1e-4)
+            a_pass = sum(len(tokens) for tokens, _ in texts.values()) / passes[name]
+            spent = 1000 * seconds[name] / len(order)
+            print(f"| {name} | {size} | {len(texts)} | {len(differ)} | {by:.1e} | {a_pass:.2f} | {spent:.1f} |", flush=True)
             if differ:
                 print(f"sentences {differ[:9]}", file=sys.stderr)
     if args.texts:
         with replacing(args.texts) as file:
             for index in range(len(sources)):
-                line = " ".join(model.dictionary.symbols[token] for token in wanted[index][:-1])
+                line = " ".join(model.dictionary.symbols[token] for token in wanted[index][0][:-1])
                 file.write((to_text(line, keep_repeats=True) + "\n").encode())
     sys.exit(1 if wrong else 0)
 

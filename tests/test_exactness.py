@@ -39,7 +39,7 @@ def test_a_golden_checkpoint(check, golden):
     assert [row[:4] for row in rows] == [
         ["greedy AR", "4", "9", "0"], *([f"speculative, K = {k}", size, "9", "0"] for size in "41" for k in (1, 3))
     ]
-    assert rows[0][4] == "1.00" and float(rows[2][4]) > 1
+    assert rows[0][5] == "1.00" and float(rows[2][5]) > 1 and all(float(row[4]) < 1e-4 for row in rows)
 
 
 def test_the_source_left_out_and_greedy_texts_written(check, golden, tmp_path):
