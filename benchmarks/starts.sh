@@ -2,9 +2,10 @@
 # Which start is right for the parts that BERT lacks? Short runs of equal updates on examples/debian, AR and NAR in
 # every update, that differ in the attention on the source and in the layers that start the decoder.
 # usage: benchmarks/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
-# UPDATES (300), MAX_TOKENS (256), DECODER_LAYERS (3), SEEDS (1): the size of a run
+# UPDATES (400), MAX_TOKENS (640), DECODER_LAYERS (3), SEEDS (1): the size of a run
 # VARIANTS: "name:cross-attention:layers" each; layers of START with commas between them, or nothing: evenly spread
 set -euo pipefail
+if (($# != 2)); then sed -n 2,7p "$0" >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source scripts/environment.sh eval rouge_score
@@ -40,8 +41,8 @@ for seed in ${SEEDS:-1}; do
             --dropout 0.1 --max-source-positions 512 --max-target-positions 512 --truncate-source --joint-modes \
             --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --label-smoothing 0.1 --optimizer adam \
             --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr 0.0005 --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 \
-            --warmup-updates 40 --max-tokens "${MAX_TOKENS:-256}" --max-tokens-valid 4096 --num-workers 0 \
-            --max-update "${UPDATES:-300}" --no-save --save-dir "$out/none" --log-format json --log-interval 25 >"$log" 2>&1
+            --warmup-updates 40 --max-tokens "${MAX_TOKENS:-640}" --max-tokens-valid 4096 --num-workers 0 \
+            --max-update "${UPDATES:-400}" --no-save --save-dir "$out/none" --log-format json --log-interval 25 >"$log" 2>&1
         grep '| valid |' "$log" | tail -1 >"$log.done"
     done
 done

@@ -72,7 +72,8 @@ begin "$student/checkpoints"
 python -m bang distill "$data" --teacher "$teacher/checkpoint_last.pt" --keep-references --mode all --start "$start" \
     --out "$student" --shards "${SHARDS:-8}" --train "${options[*]@Q} $(ending "$learnt")"
 
-# float16 weights alone, and what they write
+# float16 weights alone, and what they write: of the last checkpoint, since the best by validation loss, against references that
+# half of the targets no longer are, writes worse (docs/results.md)
 shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"

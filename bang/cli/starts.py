@@ -30,11 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     saving.add_argument("--max-target-positions", type=int, metavar="N", help="length of the decoder's (default 512)")
     saving.add_argument("--cross-attention", choices=["copy", "xavier", "zero"], help="BERT has no attention on the source: a "
                         "copy of the layer's self-attention (default), drawn Xavier uniform, or a copy that puts out zero")
+    saving.add_argument("--seed", type=int, default=1, metavar="N", help="of what is drawn (default 1)")
     saving.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
                         "(default: the published vocab.txt)")
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
     from .. import plugin, starts  # noqa: F401  (plugin: registers the architectures)
     from ..dictionary import BertDictionary
     from ..deploy.pack import write_checkpoint
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     given = [name for name, value in {**options, "cross_attention": args.cross_attention}.items() if value is not None]
     if given and args.save is None:
         raise ValueError(f"--{given[0].replace('_', '-')} goes with --save FILE; without it give it to fairseq-train")
+    torch.manual_seed(args.seed)
     start = starts.read(args.start, args.cross_attention)
     if args.save is None:
         print(convert.train_options(start))
