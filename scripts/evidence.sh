@@ -14,7 +14,8 @@ be stopped and given again.
 
   DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
         pairs, raw text a line each: train.src train.tgt valid.src valid.tgt test.src test.tgt
-  OUT   folder for everything that is made; OUT/results.tsv is the table
+  OUT   folder for everything that is made; OUT/results.tsv is the table, OUT/means.tsv its means over SEEDS, OUT/*.png are
+        the learning curves
   --gpu other defaults, behind the semicolons: for a GPU; it needs BERT
 
 environment (defaults)            what
@@ -33,6 +34,7 @@ environment (defaults)            what
   LR (0.001, or 0.0004)           learning rate of both, the second with BERT; it rises over the first sixteenth
                                   of the updates and falls to zero at the last
   CLIP (1.0) DROPOUT (0)          limit of the gradient's norm, and dropout, of both
+  TRAIN ()                        further options of every fairseq-train, as "--fp16"
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
   BEAM (4)                        beam of AR
 END
@@ -53,6 +55,7 @@ data=$1 out=$2
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4} bert=${BERT:-}
 [[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
+source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
 precision=$(python -m bang.precision)
 rate=${LR:-0.001}
 if [[ -n $bert ]]; then
@@ -119,8 +122,8 @@ train() {
         --max-source-positions "$length" --max-target-positions "$length" \
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-1.0}" \
         --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates $((updates / 16)) \
-        --total-num-update "$updates" --max-update "$updates" $precision \
-        --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
+        --total-num-update "$updates" --max-update "$updates" $precision ${TRAIN:-} \
+        --validate-interval-updates $((updates / 4 + 1)) --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
         || { tail -n 1 "$folder/running.log" >&2; exit 1; }
     mv "$folder/running.log" "$folder/train.log"
 }
@@ -145,7 +148,7 @@ finetune() { # MODE START
         bert) mode+=(--load-from-pretrained-model "$bert") ;;
         *) mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt") ;;
     esac
-    train "$out/seed$seed/$1-from-$2" "${FINETUNE_UPDATES:-700}" "$out/pairs" --task translation_bang --truncate-source \
+    train "$out/seed$seed/$1-from-$2" "${FINETUNE_UPDATES:-700}" "$out/pairs" --task translation_bang --truncate-source --skip-invalid-size-inputs-valid-test \
         --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
         --length-bucket 8 --batch-size "${FINETUNE_BATCH:-32}"
 }
@@ -171,12 +174,35 @@ last() { sed -nE "s/.*\| valid \|.*\"valid_$2\": \"([^\"]*)\".*/\1/p" "$1" | tai
 
 report() { # MODE START
     local folder=$out/seed$seed/$1-from-$2
-    printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$seed" "$1" "$2" "$(last "$folder/train.log" loss)" \
-        "$(last "$folder/train.log" nll_loss)" "$(< "$folder/rouge")" | tee -a "$out/results.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$seed" "$1" "$2" "$(last "$folder/train.log" loss)" \
+        "$(last "$folder/train.log" nll_loss)" "$(sed -E 's/ROUGE-[12L] //g; s/ +/\t/g' "$folder/rouge")" \
+        "$(sort -u "$folder/hypo.dedup" | wc -l)" | tee -a "$out/results.tsv"
+}
+
+# Means over the seeds of each mode and start.
+means() {
+    awk -F '\t' -v OFS='\t' '
+        NR == 1 { $1 = "seeds"; print; next }
+        { key = $2 OFS $3; if (!seeds[key]++) order[++keys] = key; for (i = 4; i <= NF; i++) sum[key, i] += $i; columns = NF }
+        END {
+            for (k = 1; k <= keys; k++) {
+                row = seeds[order[k]] OFS order[k]
+                for (i = 4; i <= columns; i++) row = row OFS sprintf("%.3f", sum[order[k], i] / seeds[order[k]])
+                print row
+            }
+        }' "$out/results.tsv" > "$out/means.tsv"
+}
+
+# curves NAME RUN...: one picture of the runs of a seed
+curves() {
+    local name=$out/seed$seed-$1.png logs=()
+    shift
+    for run in "$@"; do logs+=("$out/seed$seed/$run/train.log"); done
+    python -m bang curves "${logs[@]}" "$name" --names "$@"
 }
 
 if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
-printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE\n' > "$out/results.tsv"
+printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE-1\tROUGE-2\tROUGE-L\tdistinct texts\n' > "$out/results.tsv"
 for seed in ${SEEDS:-1}; do
     for mode in ${MODES:-nar ar semi-nar}; do
         for start in $starts; do
@@ -185,6 +211,12 @@ for seed in ${SEEDS:-1}; do
             generate "$mode" "$start"
             report "$mode" "$start"
         done
+        # shellcheck disable=SC2086
+        curves "$mode" $(printf "$mode-from-%s " $starts)
     done
+    pretrained=$(grep -o '\S*ngram\S*' <<< "$starts" || true)
+    # shellcheck disable=SC2086
+    if [[ -n $pretrained ]]; then curves pretraining $pretrained; fi
 done
+means
 say "$out/results.tsv"

@@ -45,7 +45,12 @@ def test_evidence_script(start, little_bert, tmp_path):
     published = (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert vocabulary[:104] == published[:104] and 600 < len(vocabulary) < 3000  # the rare pieces are left out
     (row,) = (tmp_path / "out" / "results.tsv").read_text().splitlines()[1:]
-    assert re.fullmatch(rf"1\tsemi-nar\t{re.escape(start)}\t[\d.]+\t[\d.]+\tROUGE-1 .* ROUGE-L [\d.]+", row)
+    assert re.fullmatch(rf"1\tsemi-nar\t{re.escape(start)}(\t[\d.]+){{5}}\t\d+", row)
+    header, mean = (tmp_path / "out" / "means.tsv").read_text().splitlines()
+    assert header.startswith("seeds\tmode") and [float(cell) for cell in mean.split("\t")[3:]] == [
+        float(cell) for cell in row.split("\t")[3:]
+    ]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"seed1-semi-nar.png", "seed1-pretraining.png"}
     if "bert" in start:
         log = (tmp_path / "out" / "seed1" / start / "train.log").read_text()
         assert f"started from the pretrained model {little_bert} (bert)" in log
@@ -56,3 +61,9 @@ def test_a_misspelt_start_is_refused(tmp_path):
         command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
         done = subprocess.run(command, env={**os.environ, "STARTS": starts}, capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_comparison_for_a_gpu_needs_a_bert(tmp_path):
+    command = ["bash", ROOT / "scripts" / "evidence.sh", "--gpu", tmp_path, tmp_path / "out"]
+    done = subprocess.run(command, env={**os.environ, "BERT": ""}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "evidence.sh: error: --gpu: give BERT=FOLDER\n"
