@@ -31,8 +31,9 @@ environment (defaults)            what
   LENGTH (128; 512)               word pieces of a block of text, and limit of sources and targets
   PRETRAIN_UPDATES (2400; 4000)   updates of pretraining, PRETRAIN_BATCH (16; 32) blocks each
   FINETUNE_UPDATES (700; 2000)    updates of fine-tuning, FINETUNE_BATCH (32; 64) pairs each
-  LR (0.001, or 0.0004)           learning rate of both, the second with BERT; it rises over the first sixteenth
+  LR (0.001, or 0.0004)           learning rate of fine-tuning, the second with BERT; it rises over the first sixteenth
                                   of the updates and falls to zero at the last
+  PRETRAIN_LR (LR, or 0.0001)     learning rate of pretraining, the second with BERT, whose weights a higher one destroys
   CLIP (1.0) DROPOUT (0)          limit of the gradient's norm, and dropout, of both
   TRAIN ()                        further options of every fairseq-train, as "--fp16"
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
@@ -57,9 +58,9 @@ length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK
 [[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
 source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
 precision=$(python -m bang.precision)
-rate=${LR:-0.001}
+rate=${LR:-0.001} pretraining_rate=${PRETRAIN_LR:-${LR:-0.001}}
 if [[ -n $bert ]]; then
-    rate=${LR:-0.0004}
+    rate=${LR:-0.0004} pretraining_rate=${PRETRAIN_LR:-0.0001}
     starts=${STARTS:-bert+ngram9 bert+ngram1 bert scratch}
     read -ra sizes < <(python -m bang starts "$bert")
     sizes=("${sizes[@]::${#sizes[@]}-2}" --decoder-layers "${DECODER_LAYERS:-3}") # less --load-from-pretrained-model
@@ -110,10 +111,10 @@ prepare() {
         >> "$out/preprocess.log" 2>&1
 }
 
-# train FOLDER UPDATES DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
+# train FOLDER UPDATES RATE DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
 train() {
-    local folder=$1 updates=$2
-    shift 2
+    local folder=$1 updates=$2 rate=$3
+    shift 3
     [[ -f $folder/train.log ]] && return
     say "training $folder"
     mkdir -p "$folder"
@@ -131,7 +132,7 @@ train() {
 pretrain() { # START, as bert+ngram9
     local from=()
     if [[ $1 == bert* ]]; then from=(--load-from-pretrained-model "$bert"); fi
-    train "$out/seed$seed/$1" "${PRETRAIN_UPDATES:-2400}" "$out/text" --task bang_pretraining --criterion ngram_language_loss \
+    train "$out/seed$seed/$1" "${PRETRAIN_UPDATES:-2400}" "$pretraining_rate" "$out/text" --task bang_pretraining --criterion ngram_language_loss \
         --ngram "${1##*ngram}" "${from[@]}" \
         --tokens-per-sample "$length" --sample-break-mode none --batch-size "${PRETRAIN_BATCH:-16}"
 }
@@ -148,7 +149,7 @@ finetune() { # MODE START
         bert) mode+=(--load-from-pretrained-model "$bert") ;;
         *) mode+=(--load-from-pretrained-model "$out/seed$seed/$2/checkpoint_last.pt") ;;
     esac
-    train "$out/seed$seed/$1-from-$2" "${FINETUNE_UPDATES:-700}" "$out/pairs" --task translation_bang --truncate-source --skip-invalid-size-inputs-valid-test \
+    train "$out/seed$seed/$1-from-$2" "${FINETUNE_UPDATES:-700}" "$rate" "$out/pairs" --task translation_bang --truncate-source --skip-invalid-size-inputs-valid-test \
         --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode[@]}" \
         --length-bucket 8 --batch-size "${FINETUNE_BATCH:-32}"
 }

@@ -1,4 +1,4 @@
-"""What a model writes in each mode: quality, speed, and texts side by side; then what is typed.
+"""What a model writes in each way of decoding: quality, speed, and texts side by side; then what is typed.
 
     python scripts/quickstart_report.py quickstart-run/checkpoints/checkpoint_best.pt examples/debian/test.src \\
         examples/debian/test.tgt
@@ -13,11 +13,12 @@ from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts
 from bang.text.files import told
 
-MODES = {
-    "ar": ("AR, beam 4", {"beam": 4, "len_penalty": 1.2}),
-    "semi-nar": ("semi-NAR, blocks of 4", {"block_size": 4}),
-    "nar": ("NAR, one pass", {}),
-    "speculative": ("AR greedy, drafted", {"draft_length": 4}),
+WAYS = {  # name in the table: arguments of Bang.generate
+    "AR, beam 4": {"mode": "ar", "beam": 4, "len_penalty": 1.2},
+    "AR greedy": {"mode": "ar", "beam": 1},
+    "AR greedy, drafted": {"mode": "speculative", "draft_length": 4},
+    "semi-NAR, blocks of 4": {"mode": "semi-nar", "block_size": 4},
+    "NAR, one pass": {"mode": "nar"},
 }
 LIMIT = {"max_len": 40}  # word pieces
 WARM_UP = 3  # sentences before the clock runs
@@ -37,54 +38,57 @@ def main() -> None:
         model = Bang.load(args.model)
         sources, references = read_texts(args.source), read_texts(args.reference)
         trained = model.engine.shares or dict.fromkeys(model.modes)
-        modes = [mode for mode in MODES if mode in trained or (mode in model.modes and {"ar", "semi-nar"} <= trained.keys())]
-        texts = report(model, modes, sources, references, args.timed)
-        show(modes, texts, sources, references)
+        drafts = {"ar", "semi-nar"} <= trained.keys()
+        ways = [
+            name
+            for name, way in WAYS.items()
+            if way["mode"] in trained or (way["mode"] == "speculative" and drafts and "speculative" in model.modes)
+        ]
+        texts = report(model, ways, sources, references, args.timed)
+        show(texts, sources, references)
         if args.ask:
-            ask(model, modes)
+            ask(model, ways)
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {told(error)}")
 
 
-def report(model: Bang, modes: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:
-    """Prints the table; returns the texts of each mode."""
+def report(model: Bang, ways: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:
+    """Prints the table; returns the texts of each way."""
     print(f"{'':{COLUMN}} ROUGE-1 ROUGE-2 ROUGE-L   ms/sentence   sentences/s   distinct")
     print(f"{'':{COLUMN}}                           (one by one)    (batches)    texts")
     texts = {}
-    for mode in modes:
-        name = MODES[mode][0]
-        list(write(model, mode, sources[:WARM_UP], one_by_one=True))
+    for name in ways:
+        list(write(model, name, sources[:WARM_UP], one_by_one=True))
         start = time.perf_counter()
-        alone = len(list(write(model, mode, sources[:timed], one_by_one=True)))
+        alone = len(list(write(model, name, sources[:timed], one_by_one=True)))
         middle = time.perf_counter()
-        found = list(write(model, mode, sources))
+        found = list(write(model, name, sources))
         seconds = time.perf_counter() - middle
         published = [clean_up(" ".join(generation.pieces)) for generation in found]  # as post_processed_nar.py
-        scores = evaluate({mode: published}, references, ["rouge"])["systems"][mode]
-        texts[mode] = [generation.text for generation in found]
+        scores = evaluate({name: published}, references, ["rouge"])["systems"][name]
+        texts[name] = [generation.text for generation in found]
         columns = "".join(f"{score:8.2f}" for score in scores.values())
-        distinct = f"{len(set(texts[mode]))}/{len(sources)}"
+        distinct = f"{len(set(texts[name]))}/{len(sources)}"
         print(f"{name:{COLUMN}}{columns}{1000 * (middle - start) / alone:14.1f}{len(sources) / seconds:14.1f}{distinct:>11}", flush=True)
     return texts
 
 
-def write(model: Bang, mode: str, sources: list[str], one_by_one: bool = False):
+def write(model: Bang, way: str, sources: list[str], one_by_one: bool = False):
     """Generations for the sources, in batches or each on its own."""
-    options = {**MODES[mode][1], **LIMIT}
     for group in [[source] for source in sources] if one_by_one else [sources]:
-        yield from model.generate(group, mode, details=True, truncate=True, **options)
+        yield from model.generate(group, **WAYS[way], **LIMIT, details=True, truncate=True)
 
 
-def show(modes: list[str], texts: dict[str, list[str]], sources: list[str], references: list[str]) -> None:
+def show(texts: dict[str, list[str]], sources: list[str], references: list[str]) -> None:
     """Prints some sentences with what was written of them."""
-    rows = {"source": sources, "reference": references, **{MODES[mode][0]: texts[mode] for mode in modes}}
+    rows = {"source": sources, "reference": references, **texts}
     for sentence in range(0, len(sources), -(-len(sources) // SHOWN)):
         print()
         for name, lines in rows.items():
             print(f"{name:{COLUMN}} {lines[sentence]}")
 
 
-def ask(model: Bang, modes: list[str]) -> None:
+def ask(model: Bang, ways: list[str]) -> None:
     """Generates for what is typed, until the end of the input."""
     if sys.stdin.isatty():
         print("\nType a description, 20 to 40 words; an empty line or Ctrl-D ends.")
@@ -93,10 +97,10 @@ def ask(model: Bang, modes: list[str]) -> None:
         line = sys.stdin.readline().strip()
         if not line:
             break
-        for mode in modes:
+        for name in ways:
             start = time.perf_counter()
-            generation = next(write(model, mode, [line]))
-            print(f"{MODES[mode][0]:{COLUMN}} {generation.text}   ({1000 * (time.perf_counter() - start):.0f} ms)", flush=True)
+            generation = next(write(model, name, [line]))
+            print(f"{name:{COLUMN}} {generation.text}   ({1000 * (time.perf_counter() - start):.0f} ms)", flush=True)
 
 
 if __name__ == "__main__":

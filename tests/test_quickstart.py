@@ -63,13 +63,13 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
     vocabulary = read_vocabulary(tmp_path / "run/checkpoints/dict.src.txt")
     assert 2000 < len(vocabulary) < 4000 and vocabulary.keys() < read_vocabulary(VOCAB).keys()
     table = rows(output)
-    assert list(table) == ["AR, beam 4", "NAR, one pass"] and all(row[3] > 0 and row[4] > 0 for row in table.values())
+    assert list(table) == ["AR, beam 4", "AR greedy", "NAR, one pass"] and all(row[3] > 0 and row[4] > 0 for row in table.values())
     assert output.count("reference ") == 6
 
     output = quickstart("none", "--demo", tmp_path / "run/checkpoints/checkpoint_best.pt", typed="a library for archives\n\nmore\n")
     assert {name: row[:3] for name, row in rows(output).items()} == {name: row[:3] for name, row in table.items()}
     typed = output.split("reference ")[-1]
-    assert len(re.findall(r"^(AR, beam 4|NAR, one pass) .* \(\d+ ms\)$", typed, flags=re.M)) == 2  # the empty line ends
+    assert len(re.findall(r"^(AR, beam 4|AR greedy|NAR, one pass) .* \(\d+ ms\)$", typed, flags=re.M)) == 3  # the empty line ends
 
 
 @pytest.mark.slow
