@@ -48,6 +48,16 @@ def test_what_is_drawn(tmp_path):
     assert "<!-- best -->" not in picture
 
 
+@pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar"])
+def test_the_loss_of_a_single_mode_is_drawn_once(mode, tmp_path):
+    (tmp_path / "a").write_text(f"""| train_inner | {{"loss": "9.5", "{mode}_loss": "9.5", "num_updates": "50"}}
+| valid | {{"valid_loss": "8.5", "valid_{mode}_loss": "8.5", "valid_num_updates": "50"}}
+""")
+    main(["curves", str(tmp_path / "a"), str(tmp_path / "curves.svg")])
+    picture = (tmp_path / "curves.svg").read_text()
+    assert picture.count(f"<!-- {mode} -->") == 2 and "<!-- all modes -->" not in picture  # in training and in validation
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -14,6 +14,8 @@ from pathlib import Path
 from ..text.files import refuse_overwriting, replacing
 from ..text.training_log import Curves, read_curves
 
+MODES = ("ar", "semi-nar", "nar")  # as the criterion names their losses
+
 HELP = "learning curves as a picture, from fairseq-train's log"
 
 
@@ -57,6 +59,8 @@ def draw(runs: dict[str, Curves], picture: str) -> None:
             mode = metric.removesuffix("loss").removesuffix("_")
             if not metric.endswith("loss") or metric in ("nll_loss", "best_loss") or kind == "train":
                 continue  # "train" is the mean of an epoch, which "train_inner" has in parts
+            if not mode and any(curves.get(f"{kind} {only}_loss") == curve for only in MODES):
+                continue  # one mode is all that the run trains
             label = ", ".join([run] * (len(runs) > 1) + [mode or "all modes"])
             colour, mark = colours.setdefault(mode, f"C{len(colours)}"), "." if kind == "valid" else ""
             axes = valid if kind == "valid" else train
