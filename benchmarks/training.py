@@ -10,7 +10,6 @@ The first third of the updates warms up and is not timed; of the others the medi
 
 import argparse
 import json
-import os
 import platform
 import re
 import statistics
@@ -34,7 +33,7 @@ OPTIONS = (
 
 def prepare(folder: Path) -> Path:
     """Binarizes examples/debian."""
-    data, pairs = folder / "data", ROOT / "examples" / "debian"
+    data, pairs = folder.resolve() / "data", ROOT / "examples" / "debian"
     files = [pairs / f"{split}.{side}" for split in ("train", "valid") for side in ("src", "tgt")]
     subprocess.run([sys.executable, ROOT / "scripts" / "tokenize_text.py", "--out-dir", folder, *files], check=True)
     subprocess.run(
@@ -59,8 +58,8 @@ def train(checkout: str, data: Path, updates: int) -> dict:
     command += [*OPTIONS, "--max-update", str(updates), *options.split()]
     if not torch.cuda.is_available():
         command.append("--cpu")
-    environment = {**os.environ, "PYTHONPATH": str(Path(folder).resolve())}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    # Python looks for bang in the working directory before it looks in PYTHONPATH.
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=folder)
     if done.returncode:
         raise ValueError(f"{checkout}: fairseq-train failed: {done.stderr.strip().splitlines()[-1]}")
     records = [json.loads(line) for line in re.findall(r"\| train_inner \| (\{.*\})$", done.stdout, flags=re.M)]
