@@ -309,11 +309,12 @@ def test_impossible_options(make_criterion, options, message):
 def test_options_without_effect_are_named(make_criterion, make_model, caplog):
     make_criterion(nar_ratio=1.0, ngram=5, disable_ngram_loss=False, block_size=7)
     make_model("bang_nar", ngram=3)
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split(" has no effect")[0] for message in messages] == ["--ngram 5", "--block-size 7", "--ngram 3"]
+    # generators of tests before tell what they did when they are collected, which may be now
+    idle = [message.split(" has no effect")[0] for message in caplog.messages if "has no effect" in message]
+    assert idle == ["--ngram 5", "--block-size 7", "--ngram 3"]
     caplog.clear()
     make_criterion(nar_ratio=0.5, semi_nar_ratio=0.1, ngram=5, disable_ngram_loss=False, block_size=7)
-    assert not caplog.records
+    assert not [message for message in caplog.messages if "has no effect" in message]
 
 
 def test_shares_that_fill_up_leave_no_third(make_criterion):
