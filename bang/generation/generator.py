@@ -66,12 +66,14 @@ class LoopGenerator:
         sample: dict,
         prefix_tokens: Optional[Tensor] = None,
         length: Optional[np.ndarray] = None,
+        encoded: Optional[List[dict]] = None,
         **unused,
     ) -> List[List[dict]]:
         """One hypothesis for each sentence of the batch, as fairseq's generators return them.
 
         Args:
             length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
+            encoded: of the sources, as `torch_session.encode` gives it; None: encode them.
         """
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
@@ -80,7 +82,7 @@ class LoopGenerator:
         if length is not None:
             least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
         key = sample["id"].cpu().numpy() if "id" in sample else np.arange(len(limit))
-        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key))
+        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.way.anchored else None
         texts = Decoding(
             session, self.way, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram

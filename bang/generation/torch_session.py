@@ -3,7 +3,7 @@
 Shapes: B rows, N queries of a pass, G blocks, D drafts read, V vocabulary.
 """
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ AT_ONCE = 64
 """So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""
 
 
+def encode(models: List, src_tokens: Tensor, src_lengths: Tensor) -> List[dict]:
+    """What each model's encoder returns for sources (B, S)."""
+    return [model.encoder(src_tokens, src_lengths=src_lengths) for model in models]
+
+
 class TorchSession:
     """Encodes a batch and runs the passes of the decoding loop over it.
 
@@ -29,13 +34,21 @@ class TorchSession:
         src_tokens, src_lengths: sources, (B, S) and (B).
         chooser: which token a slot gives.
         bounds: of the rows, numpy.
+        encoded: what `encode` gave for these sources; None: encode them now.
     """
 
-    def __init__(self, models: List, src_tokens: Tensor, src_lengths: Tensor, chooser: Chooser, bounds: Bounds):
+    def __init__(
+        self,
+        models: List,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        chooser: Chooser,
+        bounds: Bounds,
+        encoded: Optional[List[dict]] = None,
+    ):
         self.decoders = [model.decoder for model in models]
-        self.caches = [
-            Cache(model.decoder, model.encoder(src_tokens, src_lengths=src_lengths), len(src_tokens)) for model in models
-        ]
+        encoded = encoded or encode(models, src_tokens, src_lengths)
+        self.caches = [Cache(decoder, out, len(src_tokens)) for decoder, out in zip(self.decoders, encoded)]
         self.device = src_tokens.device
         self.xp = np if self.device.type == "cpu" else torch
         self.chooser = chooser
