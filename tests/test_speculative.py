@@ -257,10 +257,10 @@ def test_a_pass_is_read_once(decoding, golden_model, make_task, pairs, monkeypat
     monkeypatch.setattr(TorchSession, "_read", lambda self, *found: reads.append(1) or read(self, *found))
     plain = TorchSession.__init__
 
-    def chosen_by_torch(self, models, src_tokens, src_lengths, chooser, bounds):
-        plain(self, models, src_tokens, src_lengths, chooser, bounds)
+    def chosen_by_torch(self, models, src_tokens, *arguments):
+        plain(self, models, src_tokens, *arguments)
         self.xp, self.source = torch, src_tokens
-        self.bounds = Bounds(*map(self._send, bounds))
+        self.bounds = Bounds(*map(self._send, self.bounds))
 
     (batch,) = pairs("test", 24)
     generator = task.build_generator([golden_model("mixed")], options(max_len_b=20))
