@@ -77,6 +77,20 @@ def test_the_hypothesis_closest_to_the_reference(collect, tmp_path):
     assert result.returncode == 1 and "ref has 3 lines for 4 sentences: give one for each" in result.stderr
 
 
+def test_sources_that_have_a_text(collect, tmp_path):
+    """What is filled stays, what is neither written nor filled is left out of both files; no reference, nothing to be near to."""
+    (tmp_path / "src").write_text("".join(f"source {number}\n" for number in range(5)))
+    (tmp_path / "ref").write_text("reference 0\n\n\n\nreference 4\n")
+    options = ["--source", tmp_path / "src", "--fill", tmp_path / "ref", "--closest-to", tmp_path / "ref"]
+    result, text = collect(LOG, *options, "--pairs", tmp_path / "pairs")
+    assert text == "reference 0\nbest two\nreference 4\n"
+    assert (tmp_path / "pairs").read_text() == "source 0\nsource 2\nsource 4\n"
+    assert result.stderr == f"5 sentences, 4 of them without a hypothesis, filled from {tmp_path / 'ref'}; 2 left out\n"
+    assert "give it too" in collect(LOG, "--pairs", tmp_path / "pairs")[0].stderr
+    assert "choose another file" in collect(LOG, *options, "--pairs", tmp_path / "hypo")[0].stderr
+    assert "is the input" in collect(LOG, *options, "--pairs", tmp_path / "src")[0].stderr
+
+
 @pytest.mark.parametrize("name", ["mixed/generate_test_ar_beam1.txt", "nar/generate_train_nar.txt"])
 def test_golden_logs(name, tmp_path):
     log = GOLDEN / name

@@ -85,6 +85,39 @@ def test_merge_keeps_alignment_when_sentences_fail(keep_references, data, tmp_pa
     assert "6 sentences, 3 of them without a hypothesis, filled from" in (out / "distilled" / "count.txt").read_text()
 
 
+def test_more_sources(data, tmp_path):
+    """The teacher decodes them behind the train part's own; one for which it writes nothing is no pair."""
+    out, more = tmp_path / "out", tmp_path / "train.src"
+    more.write_text("the first\nthe second\nthe third\n")
+    options = Options(vocab=VOCAB_SMALL, workers=1)
+    plan = distillation_plan(data, TEACHER, out, options, shards=9, keep_references=True, closest=True, more_sources=more)
+    steps = {step.name: step for step in plan.steps}
+    assert {"teacher-0", "teacher-1"} < set(steps) and "teacher-2" not in steps  # 51 sources are two batches
+    assert after(words(plan, "binarize"), "--trainpref") == str(out / "sources" / "train")
+    assert after(words(plan, "binarize-distilled"), "--validpref") == str(out / "tokenized" / "valid")
+    few = Plan(out)
+    for name in ("tokenize", "more-sources"):
+        few.add(steps[name])
+    few.run()
+    source, target = ((out / "sources" / f"train.{side}").read_text().splitlines() for side in ("src", "tgt"))
+    assert len(source) == len(target) == 51 and target[48:] == [""] * 3 and source[49].split(" ")[0] == "the"
+    references = (out / "tokenized" / "train.tgt").read_text().splitlines()
+    assert target[:48] == references
+    (out / "teacher").mkdir()
+    (out / "teacher" / "0.log").write_text("H-50\t-1\tof the third\nH-0\t-1\tof the first pair\n")
+    (out / "teacher" / "1.log").write_text("H-48\t-1\tof the first\nH-48\t-2\tanother\n")
+    merge = Plan(out)
+    merge.add(steps["merge"])
+    merge.run()
+    pairs = [(out / "distilled" / f"train.{side}").read_text().splitlines() for side in ("src", "tgt")]
+    taught = ["of the first pair", *references[1:], "of the first", "of the third"]
+    assert list(zip(*pairs)) == list(zip(source[:49] + source[50:] + source[:48], taught + references))
+    assert "51 sentences, 48 of them without a hypothesis" in (out / "distilled" / "count.txt").read_text()
+    more.write_text("\n\n")
+    with pytest.raises(ValueError, match="no text in it: give a file of raw sources"):
+        distillation_plan(data, TEACHER, out, options, shards=1, more_sources=more)
+
+
 def test_teachers_that_will_not_do(tmp_path):
     check_teacher(TEACHER, VOCAB_SMALL)
     with pytest.raises(ValueError, match="has 1389 entries of a vocabulary, .*vocab.txt 30522: give the --vocab") as error:
@@ -144,19 +177,23 @@ def test_distillation(data, tmp_path):
 
     def distill(*options):
         command = [sys.executable, "-m", "bang", "distill", data, "--teacher", TEACHER, "--vocab", VOCAB_SMALL, "--out", out,
-                   "--shards", "2", "--at-once", "2", "--beam", "1", "--train", LITTLE, "--generate", "--max-len-b 20", *options]
+                   "--more-sources", more, "--shards", "2", "--at-once", "2", "--beam", "1", "--train", LITTLE, "--generate", "--max-len-b 20", *options]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return re.findall(r"^\[\d+/10\] (\S+)$", done.stderr, flags=re.M)
+        return re.findall(r"^\[\d+/11\] (\S+)$", done.stderr, flags=re.M)
 
-    assert len(distill()) == 10
+    more = tmp_path / "more.txt"
+    more.write_text("".join(["\n", *sources[:2]]), encoding="utf-8")
+    assert len(distill()) == 11
     source, target = ((out / "distilled" / f"train.{side}").read_text().splitlines() for side in ("src", "tgt"))
     references = (out / "tokenized" / "train.tgt").read_text().splitlines()
-    assert len(source) == len(target) == len(references) == 48
+    assert (len(source), len(target), len(references)) == (50, 50, 48)
+    assert source[48:] == source[:2] and target[48:] == target[:2]  # the blank one is left out
     # trained on these pairs until it fits them, the teacher writes most of them as they are: aligned they must be
     assert sum(ours == theirs for ours, theirs in zip(target, references)) > 24
     assert not source[7] and target[7] == references[7]
-    assert "48 sentences, 1 of them without a hypothesis, filled from" in (out / "distilled" / "count.txt").read_text()
+    count = (out / "distilled" / "count.txt").read_text()
+    assert "51 sentences, 2 of them without a hypothesis, filled from" in count and "; 1 left out" in count
     assert set(json.loads((out / "scores.json").read_text())["systems"]) == {str(out / "nar.txt")}
     before = (out / "teacher" / "0.log").stat().st_mtime_ns
     (out / "teacher" / "1.log").unlink()

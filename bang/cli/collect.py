@@ -25,9 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "hypothesis or an empty one")
     parser.add_argument("--closest-to", metavar="FILE", help="the tokenized references: of the hypotheses of --nbest N "
                         "take the one nearest to its line by BLEU, not the likeliest")
+    parser.add_argument("--pairs", metavar="FILE", help="write the lines of --source that have a text here, and leave the "
+                        "others out of OUT too")
 
 
 def run(args: argparse.Namespace) -> None:
-    sentences, missing = collect(args.log, args.output, args.total, args.source, args.fill, args.closest_to)
+    sentences, missing, left_out = collect(
+        args.log, args.output, args.total, args.source, args.fill, args.closest_to, args.pairs
+    )
     filled = "" if args.fill is None else f", filled from {args.fill}"
-    print(f"{sentences} sentences, {missing} of them without a hypothesis{filled}", file=sys.stderr)
+    fewer = f"; {left_out} left out" if left_out else ""
+    print(f"{sentences} sentences, {missing} of them without a hypothesis{filled}{fewer}", file=sys.stderr)

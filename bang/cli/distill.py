@@ -5,8 +5,9 @@
 
 The steps: tokenize and binarize DATA; decode its train part with the teacher in shards (fairseq's --num-shards), each a
 process, on a GPU of its own where there are; merge them in order, one line for each source, with the reference where the
-teacher gave nothing (OUT/distilled/count.txt counts); binarize again; fine-tune the student; generate and evaluate. Given
-again, the command goes on where it was stopped, with the shard that was stopped. See also bang run-task.
+teacher gave nothing (OUT/distilled/count.txt counts); binarize again; fine-tune the student; generate and evaluate. Sources
+of --more-sources, which have no reference, are decoded behind those of the train part. Given again, the command goes on where
+it was stopped, with the shard that was stopped. See also bang run-task.
 """
 
 import argparse
@@ -31,12 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "source with both; for a student that writes token by token as well (--mode all)")
     parser.add_argument("--closest", action="store_true", help="of the texts of the teacher's beam take the one nearest to "
                         "the reference by BLEU, not the likeliest (sequence-level interpolation)")
+    parser.add_argument("--more-sources", metavar="FILE", help="raw sources without a target, a text a line: the teacher "
+                        "writes theirs too")
     add_recipe_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     options = recipe_options(args, mode=args.mode, preset=args.preset)
     plan = distillation_plan(
-        args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references, args.closest
-    )
+        args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references, args.closest,
+        args.more_sources,
+    )  # fmt: skip
     run_plan(plan, args)

@@ -31,6 +31,7 @@ def distillation_plan(
     at_once: int | None = None,
     keep_references: bool = False,
     closest: bool = False,
+    more_sources: StrPath | None = None,
 ) -> Plan:
     """The whole way: the teacher decodes the train part, the student learns from it and is evaluated.
 
@@ -44,9 +45,12 @@ def distillation_plan(
         keep_references: the student learns from the references too; every source stands there twice.
         closest: the student learns the text of the teacher's beam that is nearest to the reference, not the likeliest
             (sequence-level interpolation, section 3.3 of Kim and Rush).
+        more_sources: raw sources without a target, a text a line: the teacher writes theirs too, and one for which it
+            writes nothing is left out.
 
     Raises:
-        ValueError: see `find_pairs` and `check_teacher`; fewer than one shard; `closest` of a beam of one.
+        ValueError: see `find_pairs` and `check_teacher`; fewer than one shard; `closest` of a beam of one; no line in
+            `more_sources`.
     """
     check_installation()
     gpus = gpu_count()
@@ -57,11 +61,14 @@ def distillation_plan(
         raise ValueError(f"--closest --beam {options.beam}: there is nothing to choose from; give a beam of 2 or more")
     pairs, out = find_pairs(data), Path(out)
     check_teacher(teacher, options.vocab)
-    sources = sum(1 for _ in read_lines(pairs["train.src"]))
+    sources = sum(1 for path in (pairs["train.src"], more_sources) if path is not None for _ in read_lines(path))
     shards = min(shards, -(-sources // options.batch_size))  # fairseq-generate fails on a part without a batch
     plan = Plan(out)
     tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
-    binarized = add_binarization(plan, "binarize", tokenized, out / "data", options)
+    taught = tokenized
+    if more_sources is not None:
+        taught = tokenized | add_sources(plan, tokenized, Path(more_sources), out / "sources", options)
+    binarized = add_binarization(plan, "binarize", taught, out / "data", options)
 
     logs = []
     # sentences over a length limit are left out here, and filled from the references below
@@ -75,20 +82,51 @@ def distillation_plan(
         logs.append(log)
 
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
-    source, target, written = tokenized["train.src"], tokenized["train.tgt"], out / "teacher" / "train.tgt"
-    merged = ["python", "-m", "bang", "collect", out / "teacher.log", written, "--source", source, "--fill", target]
-    merged += ["--closest-to", target] if closest else []
-    commands = [
-        Command(["cat", *logs], stdout=out / "teacher.log"),
-        Command(merged, log=out / "distilled" / "count.txt"),
-        Command(["cat", written, *([target] if keep_references else [])], stdout=distilled["train.tgt"]),
-        Command(["cat", source, *([source] if keep_references else [])], stdout=distilled["train.src"]),
-    ]
-    plan.add(Step("merge", commands, [*logs, source, target], [*distilled.values(), written, out / "teacher.log"]))
+    source, target = taught["train.src"], taught["train.tgt"]
+    references = [tokenized[name] if keep_references else None for name in ("train.src", "train.tgt")]
+    written = [out / "teacher" / name for name in ("train.src", "train.tgt")]
+    count = out / "distilled" / "count.txt"
+    merged = ["python", "-m", "bang", "collect", out / "teacher.log", written[1], "--source", source, "--fill", target]
+    merged += ["--pairs", written[0], *(["--closest-to", target] if closest else [])]
+    commands = [Command(["cat", *logs], stdout=out / "teacher.log"), Command(merged, log=count)]
+    for texts, reference, path in zip(written, references, distilled.values()):
+        commands.append(Command(["cat", texts, *([reference] if keep_references else [])], stdout=path))
+    inputs = dict.fromkeys([*logs, source, target, *filter(None, references)])
+    plan.add(Step("merge", commands, list(inputs), [*distilled.values(), *written, count, out / "teacher.log"]))
     student = add_binarization(plan, "binarize-distilled", tokenized | distilled, out / "distilled-data", options)
     checkpoint = add_training(plan, student, out, options, has_separator(pairs["train.src"]))
     add_results(plan, student, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
     return plan
+
+
+def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path, options: Options) -> dict[str, Path]:
+    """Adds the step that puts further sources behind those of the train part, and empty lines behind its targets.
+
+    Args:
+        tokenized: the pairs' word pieces.
+        more: raw sources, a text a line.
+        folder: for what is made.
+
+    Returns:
+        The two files, by name.
+
+    Raises:
+        ValueError: `more` is empty.
+    """
+    if not any(read_lines(more)):
+        raise ValueError(f"--more-sources {more}: no text in it: give a file of raw sources, one a line")
+    pieces, empty = folder / "more" / more.name, folder / "empty"
+    longer = {name: folder / name for name in ("train.src", "train.tgt")}
+    words = ["python", "-m", "bang", "tokenize", "--out-dir", pieces.parent, "--vocab", options.vocab]
+    commands = [
+        Command([*words, "--workers", options.workers, more]),
+        Command(["sed", "s/.*//", pieces], stdout=empty),
+        Command(["cat", tokenized["train.src"], pieces], stdout=longer["train.src"]),
+        Command(["cat", tokenized["train.tgt"], empty], stdout=longer["train.tgt"]),
+    ]
+    inputs = [more, tokenized["train.src"], tokenized["train.tgt"], options.vocab]
+    plan.add(Step("more-sources", commands, inputs, list(longer.values())))
+    return longer
 
 
 def check_teacher(teacher: StrPath, vocab: StrPath) -> None:

@@ -1,5 +1,7 @@
 """The hypotheses of a fairseq-generate or fairseq-interactive log, in the order of the input."""
 
+import contextlib
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -65,7 +67,8 @@ def collect(
     source: str | None = None,
     fill: str | None = None,
     closest_to: str | None = None,
-) -> tuple[int, int]:
+    pairs: str | None = None,
+) -> tuple[int, int, int]:
     """Writes the hypotheses of a log, one line a sentence.
 
     Args:
@@ -75,17 +78,26 @@ def collect(
         source: the tokenized input, whose lines are counted in place of `total`.
         fill: a file whose lines, the references for instance, stand in for hypotheses that are missing or empty.
         closest_to: the tokenized references: of a sentence's hypotheses (fairseq-generate's --nbest) the one nearest
-            to its line by BLEU is taken, not the likeliest.
+            to its line by BLEU is taken, not the likeliest; the likeliest where the line is empty.
+        pairs: a file for the lines of `source` that have a text, as many as `output` then has: a sentence without a
+            hypothesis, which `fill` does not fill, is left out of both.
 
     Returns:
-        How many lines were written, and how many of them for lack of a hypothesis are empty or filled.
+        How many sentences there are, how many of them for lack of a hypothesis are empty or filled, and how many are
+        left out.
 
     Raises:
-        ValueError: see `read_log`; also more sentences in the log than in the input, or not as many lines in `fill` or
-            `closest_to`.
+        ValueError: see `read_log`; also more sentences in the log than in the input, not as many lines in `fill` or
+            `closest_to`, or `pairs` without `source`.
     """
     inputs = [path for path in (log, source, fill, closest_to) if path is not None]
     files.refuse_overwriting(output, inputs)
+    if pairs is not None:
+        if source is None:
+            raise ValueError("--pairs FILE takes its lines from --source FILE: give it too")
+        files.refuse_overwriting(pairs, inputs)
+        if os.path.realpath(pairs) == os.path.realpath(output):
+            raise ValueError(f"--pairs {pairs} is where the hypotheses go: choose another file")
     found, seen = read_log(log)
     if source is not None:
         total = sum(1 for _ in files.read_lines(source))
@@ -96,18 +108,26 @@ def collect(
         raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
     others, references = _read_beside(fill, total), _read_beside(closest_to, total)
     closest = _make_closest() if references else None
-    missing = 0
-    with files.replacing(output) as file:
-        for sentence in range(total):
+    missing = left_out = 0
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(files.replacing(output))
+        kept = None if pairs is None else stack.enter_context(files.replacing(pairs))
+        for sentence, line in enumerate(range(total) if source is None else files.read_lines(source)):
             texts = found.get(sentence, [])
-            text = closest(texts, references[sentence]) if closest and texts else "".join(texts[:1])
+            compared = closest is not None and texts and references[sentence].strip()
+            text = closest(texts, references[sentence]) if compared else "".join(texts[:1])
             if fill is None:
                 missing += not texts
             elif not text.strip():
                 missing += 1
                 text = others[sentence]
+            if kept is not None:
+                if not text.strip():
+                    left_out += 1
+                    continue
+                kept.write(f"{line}\n".encode())
             file.write(f"{text}\n".encode())
-    return total, missing
+    return total, missing, left_out
 
 
 def _read_beside(path: str | None, total: int) -> list[str]:
