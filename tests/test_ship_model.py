@@ -19,9 +19,11 @@ def test_ship_model(little_bert, tmp_path):
     for path in (ROOT / "examples" / "debian").glob("*.???"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: 40 if "train" in path.name else 8]
         (data / path.name).write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "more.txt").write_text("A library of small tools.\nA game of cards for one player.\n", encoding="utf-8")
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "START": str(little_bert),
         "UPDATES": "3", "TEACHER": "1", "STUDENT": "2", "WARMUP": "1", "SHARDS": "1",
+        "AGAIN": "2", "MORE": str(tmp_path / "more.txt"),
     }  # fmt: skip
 
     def run():
@@ -36,8 +38,12 @@ def test_ship_model(little_bert, tmp_path):
     # both go on from update 3, the student on references and the teacher's words: 80 pairs
     assert all(re.search(r"Loaded checkpoint .*@ 3 updates", log) for log in (teacher, student))
     assert len((out / "student-3-1-2" / "distilled" / "train.tgt").read_text().splitlines()) == 80
+    second = out / "student-3-1-2-2"
+    assert '"train_num_updates": "2"' in (second / "train.log").read_text()
+    count = (second / "distilled" / "count.txt").read_text()
+    assert count.startswith("42 sentences") and len((second / "distilled" / "train.src").read_text().splitlines()) >= 80
     assert (out / "shipped" / "checkpoint.pt").stat().st_size < 4_000_000
     assert "ROUGE-L" in (out / "shipped" / "scores.txt").read_text()
     assert read_config(out / "shipped.folder", MODEL)["sizes"]["encoder_embed_dim"] == 32
     again = run()
-    assert again.count("up to date") == 8 + 11  # the steps of bang run-task and of bang distill
+    assert again.count("up to date") == 8 + 11 + 12  # the steps of bang run-task and of the two bang distill
