@@ -58,7 +58,8 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         default=0.0,
         metadata={
             "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
-            "at least: 0 keeps whole blocks, 1 is greedy AR. Blocks then hang on any token: train with --ngram"
+            "at least; the others are drafts that the next pass verifies: 0 keeps whole blocks, 1 is greedy AR's text. Blocks "
+            "then hang on any token: train with --ngram"
         },
     )
     rescore: int = field(
@@ -268,11 +269,11 @@ class BangTranslationTask(BangTask, TranslationTask):
         """What a pass gives and what is kept of it, by --decoding and its options."""
         if self.cfg.decoding == "nar":
             return loop.non_autoregressive()
-        if self.cfg.decoding == "semi-nar":
-            return loop.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold)
         # a source in other ids has nothing to say
-        alike = self.source_dictionary == self.target_dictionary
-        return loop.speculative(self.cfg.draft_length, self.cfg.draft_from_source if alike else 0)
+        gain = self.cfg.draft_from_source if self.source_dictionary == self.target_dictionary else 0
+        if self.cfg.decoding == "semi-nar":
+            return loop.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold, gain)
+        return loop.speculative(self.cfg.draft_length, gain)
 
     def _unverified(self) -> bool:
         """Whether tokens are kept that nothing has verified."""
@@ -334,7 +335,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
             ("commit_threshold", 0.0, "semi-nar"),
             ("draft_length", visibility.BLOCK_SIZE, "speculative"),
-            ("draft_from_source", loop.SOURCE_GAIN, "speculative"),
+            ("draft_from_source", loop.SOURCE_GAIN, "speculative semi-nar"),
             ("rescore", 0, "nar semi-nar"),
         ):
             if self.cfg.decoding not in decoding.split() and getattr(self.cfg, name) != default:

@@ -114,7 +114,7 @@ def warning_of_blocks(
     else:
         option, outcome = f"--commit-threshold {commit_threshold:g}", "poor texts"
         length, block = f"--block-size {block_size}", block_size
-    anywhere = mode == "speculative" or 0 < commit_threshold < 1
+    anywhere = mode == "speculative" or commit_threshold > 0
     if anywhere and trained.anywhere < 2:
         return (
             f"{option}: this checkpoint's blocks were not trained to hang on any token, expect {outcome}; train with --ngram, "

@@ -10,8 +10,8 @@ CHOOSER = Chooser(PAD, UNK, EOS)
 BACKENDS = pytest.mark.parametrize("xp", [np, torch], ids=["numpy", "torch"])
 
 
-def draft(xp, logits, before, source, gain, missing, chooser=CHOOSER, bounds=None):
-    """`Chooser.draft` of plain lists or numpy arrays."""
+def draft(xp, logits, before, source, gain, missing, chooser=CHOOSER, bounds=None, sure=None):
+    """`Chooser.draft` of plain lists or numpy arrays: tokens, and scores where slots may be sure of some."""
     logits, before, source, missing = map(np.array, (logits, before, source, missing))
     target = np.broadcast_to(np.arange(missing.shape[1]), missing.shape)
     arrays = logits.astype(np.float32), target, before, source, missing
@@ -19,24 +19,32 @@ def draft(xp, logits, before, source, gain, missing, chooser=CHOOSER, bounds=Non
         arrays = map(torch.tensor, arrays)
         bounds = bounds and Bounds(*map(torch.tensor, bounds))
     logits, target, before, source, missing = arrays
-    return np.asarray(chooser.draft(xp, [logits], target, bounds, before, source, gain, missing)).tolist()
+    drafts, scores = map(np.asarray, chooser.draft(xp, [logits], target, bounds, before, source, gain, missing, sure))
+    if sure is None:
+        assert (scores == -np.inf).all()
+        return drafts.tolist()
+    return drafts.tolist(), scores.tolist()
 
 
-def slow_draft(logits, before, source, gain, missing):
+def slow_draft(logits, before, source, gain, missing, sure=np.inf):
     """One row."""
-    drafts = []
+    drafts, scores = [], []
     for of_slot, without in zip(logits, missing):
         behind = {after for token, after in zip(source, source[1:]) if token == before} - {EOS, PAD, before}
+        log_probs = np.array(of_slot) - np.log(np.exp(of_slot).sum())
+        own = 1 + int(log_probs[1:].argmax())
         of_slot = [x + gain * (token in behind) for token, x in enumerate(of_slot)]
         allowed = (behind if without else set(range(VOCABULARY))) - {PAD, before}
-        before = max(allowed, key=lambda token: of_slot[token], default=PAD)
+        kept = not without and own != before and log_probs[own] >= sure
+        before = own if kept else max(allowed, key=lambda token: of_slot[token], default=PAD)
         drafts.append(before)
-    return drafts
+        scores.append(log_probs[own] if kept else -np.inf)
+    return drafts, scores
 
 
 @BACKENDS
 def test_drafts_are_those_of_a_plain_loop(xp):
-    rng, from_source = np.random.default_rng(1), 0
+    rng, from_source, outdone = np.random.default_rng(1), 0, 0
     for _ in range(200):
         rows, length, number = rng.integers(1, 4), rng.integers(1, 20), rng.integers(1, 6)
         logits = rng.normal(size=(rows, number, VOCABULARY)) * 2
@@ -47,15 +55,23 @@ def test_drafts_are_those_of_a_plain_loop(xp):
         missing = np.arange(number) >= rng.integers(0, number + 1, (rows, 1))
         gain = float(rng.choice([0.5, 2.0, 50.0]))
         found = draft(xp, logits, before, source, gain, missing)
-        assert found == [slow_draft(*row[:3], gain, row[3]) for row in zip(logits.tolist(), before, source.tolist(), missing)]
+        rows = list(zip(logits.tolist(), before, source.tolist(), missing))
+        assert found == [slow_draft(*row[:3], gain, row[3])[0] for row in rows]
+        expected, scores = zip(*(slow_draft(*row[:3], gain, row[3], np.log(0.4)) for row in rows))
+        found_sure, found_scores = draft(xp, logits, before, source, gain, missing, sure=np.log(0.4))
+        assert found_sure == list(expected)
+        np.testing.assert_allclose(found_scores, scores, atol=1e-5)
+        outdone += found_sure != found
         from_source += found != draft(xp, logits, before, source, 0, missing)
-    assert from_source > 100
+    assert from_source > 100 and outdone > 20
 
 
 @BACKENDS
 def test_without_a_gain_the_slots_alone_choose(xp):
     logits = np.eye(VOCABULARY)[[[5, 5, 7]]]
     assert draft(xp, logits, [5], [[5, 6, 7, EOS]], 0, [[False, False, True]]) == [[5, 5, PAD]]
+    found, scores = draft(xp, 9 * logits, [5], [[5, 6, 7, EOS]], 0, [[False, False, True]], sure=np.log(0.9))
+    assert found == [[5, 5, PAD]] and scores[0][0] > np.log(0.99) and scores[0][2] == -np.inf
 
 
 @BACKENDS

@@ -12,7 +12,7 @@ PAD, EOS, VOCABULARY = 0, 2, 9
 
 
 class Language:
-    """A session that knows the next token of any text; its drafts are right with some probability.
+    """A session that knows the next token of any text; its drafts are right with some probability, wrong ones never sure.
 
     It keeps what the loop feeds by column, as a real one keeps keys and values, and answers from
     what an anchor sees there, so that a stale column or a wrong anchor gives other texts.
@@ -69,7 +69,7 @@ class Language:
             if step.block_sizes[block] <= 1 + index:
                 token = PAD
             elif step.blocks > 1 and self.rng.random() > self.skill:
-                token = self.rng.randrange(1, VOCABULARY)
+                token, chance = self.rng.randrange(1, VOCABULARY), 1e-30
             drafts.append((token, chance))
             text += (token,)
         return given + drafts
@@ -141,17 +141,34 @@ def test_semi_nar_keeps_whole_blocks(block):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_the_dial_keeps_what_is_sure(threshold):
+    """Drafts are right: what a pass was not sure of the next one keeps, and the block behind as far as it is sure."""
+    way = loop.semi_autoregressive(4, threshold)
     for seed in range(10):
-        texts, session = decode(loop.semi_autoregressive(4, threshold), seed, least=9)
+        texts, session = decode(way, seed, rows=1, least=9, skill=1.0)
+        tokens, chances = greedy(session, 0)
+        assert texts[0].tokens.tolist() == tokens
+        expected, number, drafted = [], 0, 0
+        while len(expected) < len(tokens):
+            first = len(expected) + drafted  # behind what is verified: always kept
+            size = (4,) if not threshold else way.block_sizes(min(3, 30 - len(expected)), 1 + drafted)
+            block = chances[first + 1 : first + size[drafted]]
+            sure = next((i for i, chance in enumerate(block) if chance < threshold), len(block))
+            ends = tokens[first + 1 + sure :][: len(block) - sure]
+            drafted = (ends + [EOS]).index(EOS)  # an end is not drafted
+            expected += [number] * (first + 1 + sure - len(expected))
+            number += 1
+        assert texts[0].passes.tolist() == expected[: len(tokens)]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("skill", [0.0, 0.6])
+def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
+    for seed in range(10):
+        texts, session = decode(loop.semi_autoregressive(5, threshold), seed, limit=range(7, 28, 3), skill=skill)
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
-            number, kept, expected = -1, 0, []
-            for chance in chances:
-                new = number < 0 or kept == 4 or chance < threshold
-                number, kept = number + new, 1 if new else kept + 1
-                expected.append(number)
-            assert text.passes.tolist() == expected
+            assert text.scores == pytest.approx(np.log(chances), abs=1e-5)
 
 
 @pytest.mark.parametrize("least, pieces", [(0, [16]), (15, [16]), (16, [17, 33]), (100, [33, 33, 33, 2])])

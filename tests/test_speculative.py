@@ -111,17 +111,24 @@ def test_prefixes(width, golden_model, make_task, pairs):
 
 @pytest.mark.parametrize("width", [0, 2])
 def test_the_dial_keeps_no_unsure_token(width, golden_model, make_task, pairs):
-    """Behind a prefix as without one: what follows another token of its pass has the probability asked for."""
-    task = make_task(decoding="semi-nar", block_size=4, commit_threshold=0.6)
-    generator = task.build_generator([golden_model("mixed")], options(max_len_b=20))
-    together = 0
+    """Behind a prefix as without one: a token has the probability asked for, or is what AR gives behind those before it."""
+    task, model = make_task(decoding="semi-nar", block_size=4, commit_threshold=0.25), golden_model("mixed")
+    generator = task.build_generator([model], options(max_len_b=20))
+    unsure = unverified = 0
     for batch in pairs("test", 12):
-        for (text,) in generator.generate(None, batch, prefix_tokens=batch["target"][:, :width] if width else None):
-            passes, scores = text["passes"][width:], text["positional_scores"][width:]
-            follows = passes[1:] == passes[:-1]
-            together += int(follows.sum())
-            assert (scores[1:][follows] >= np.log(0.6) - 1e-5).all()
-    assert together
+        prefix = batch["target"][:, :width] if width else None
+        for row, (text,) in enumerate(generator.generate(None, batch, prefix_tokens=prefix)):
+            source = {name: batch["net_input"][name][row : row + 1] for name in ("src_tokens", "src_lengths")}
+            tokens = text["tokens"]
+            with torch.no_grad():
+                logits = model(**source, prev_output_tokens=tokens.roll(1)[None])[0]
+            logits[..., 0] = -np.inf  # pad
+            of_ar = logits[0].argmax(-1) == tokens
+            sure = text["positional_scores"] >= np.log(0.25) - 1e-5
+            at_limit = torch.arange(len(tokens)) == 20
+            assert (of_ar | sure | at_limit)[width:].all()
+            unsure, unverified = unsure + int((of_ar & ~sure).sum()), unverified + int((~of_ar & sure).sum())
+    assert unsure and unverified
 
 
 def test_rejected_drafts_leave_no_trace(golden_model, pairs, dictionary):

@@ -105,12 +105,13 @@ class Chooser:
             token = xp.where(forced >= 0, forced, token)
         return token, _at(x, token) - total if scored else xp.zeros_like(x[..., 0])
 
-    def draft(self, xp: ModuleType, logits: List, target, bounds: Optional[Bounds], before, source, gain, missing):
+    def draft(self, xp: ModuleType, logits: List, target, bounds: Optional[Bounds], before, source, gain, missing, sure=None):
         """Drafts to be verified, (B, D): the slots' choice, helped by the source.
 
         Slots do not see each other's tokens, but the source shows what may follow a word or a piece
         of one: a token gains that stands there behind the draft before it. A draft that repeats
-        the one before is never chosen, and one that has no slot comes from the source alone.
+        the one before is never chosen, and one that has no slot comes from the source alone. What a
+        slot is sure of no source outdoes.
 
         Args:
             logits, target, bounds: as in `__call__`, n = D.
@@ -118,12 +119,20 @@ class Chooser:
             source: token ids, (B, S).
             gain: what the log-probability of tokens gains that follow in the source; 0: the slots alone choose.
             missing: drafts that have no slot, (B, D); their logits are those of one nearby.
+            sure: log-probability from which on a slot is sure of a token; None: never.
         Returns:
-            Tokens; pad where there is neither slot nor source.
+            Tokens, pad where there is neither slot nor source, and the log-probabilities of those that a slot
+            is sure of; the others, which are worth nothing before they are verified, have -inf.
         """
+        own, score = target, xp.zeros_like(logits[0][..., 0])
+        certain = xp.zeros_like(missing)
+        if sure is not None:
+            own, score = self(xp, [x + 0 for x in logits], target, bounds)  # x + 0: the logits are wanted again
+            certain = (score >= sure) & ~missing
         if not gain:
-            return xp.where(missing, self.pad, self(xp, logits, target, bounds, scored=False)[0])
-        rows, drafts = _count(before), []
+            own = own if sure is not None else self(xp, logits, target, bounds, scored=False)[0]
+            return xp.where(missing, self.pad, own), xp.where(certain, score, -float("inf"))
+        rows, drafts, kept = _count(before), [], []
         behind = xp.where(source[:, 1:] == self.eos, self.pad, source[:, 1:])
         for i in range(target.shape[1]):
             without = missing[:, i : i + 1]
@@ -132,9 +141,11 @@ class Chooser:
             favoured = rows[:, None], 0 * rows[:, None], follows, xp.where(without, _CERTAIN, gain)
             one = [x[:, i : i + 1] for x in logits]
             token, _ = self(xp, one, target[:, i : i + 1], bounds, None, (rows, 0 * rows, before), False, favoured)
-            drafts.append(xp.where(without & ~(follows == token).any(1)[:, None], self.pad, token))
+            token = xp.where(without & ~(follows == token).any(1)[:, None], self.pad, token)
+            kept.append(certain[:, i : i + 1] & (own[:, i : i + 1] != before[:, None]))
+            drafts.append(xp.where(kept[-1], own[:, i : i + 1], token))
             before = drafts[-1][:, 0]
-        return xp.concatenate(drafts, 1)
+        return xp.concatenate(drafts, 1), xp.where(xp.concatenate(kept, 1), score, -float("inf"))
 
     def _scores(self, xp, logits: List, scored: bool):
         """Logits of the average, (B, n, V), and their log-sum-exp, (B, n), or None if not `scored`."""

@@ -25,7 +25,8 @@ A pass, drafting and verifying with K = 2: y_p was committed, d_1 and d_2 drafte
                                                          accepted token alone
 
 Read are v_0 ... v_G-1 and then e_1 ... e_D: R = G + D. Semi-NAR has one block, whose slots are
-all kept: G = 1, D = K - 1. NAR has one block too, anchored at nothing; its slots' own keys and
+all kept: G = 1, D = K - 1; with a threshold it drafts and verifies too, and the drafts that are sure
+are kept at once. NAR has one block too, anchored at nothing; its slots' own keys and
 values are cached, slot i at column i, and M = 0.
 """
 
@@ -56,7 +57,8 @@ class Pass(NamedTuple):
         ends: whether a row may be below its least length or at its limit at a slot that is read; False
             saves the backend the check.
         source_gain: drafts are to be verified, and gain so much where they follow in the source
-            (`choice.Chooser.draft`); None: they may be kept as they are, by their log-probabilities.
+            (`choice.Chooser.draft`); None: all may be kept as they are.
+        sure: where drafts are to be verified, log-probability from which on they may be kept as they are; None: never.
     """
 
     tokens: np.ndarray
@@ -68,6 +70,7 @@ class Pass(NamedTuple):
     banned: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None
     ends: bool = True
     source_gain: Optional[float] = None
+    sure: Optional[float] = None
 
     @property
     def main(self) -> int:
@@ -168,7 +171,7 @@ class Way(NamedTuple):
     Attributes:
         drafts: tokens that a block gives beyond its first, D.
         verify: drafts not kept are fed to the next pass, which keeps those that it would have given.
-        threshold: drafts are kept unverified as long as each has at least this probability.
+        threshold: drafts are kept unverified as long as each has at least this probability; NEVER: none.
         anchored: blocks hang on the last token; False: NAR, whose slots see no token.
         source_gain: what drafts that are verified gain where they follow in the source, in log-probability.
     """
@@ -196,19 +199,24 @@ def autoregressive() -> Way:
     return Way(drafts=0)
 
 
-def semi_autoregressive(block_size: int, threshold: float = 0.0) -> Way:
-    """Semi-NAR; with a threshold a block is kept as far as each of its tokens is sure, one at least.
+def semi_autoregressive(block_size: int, threshold: float = 0.0, source_gain: float = SOURCE_GAIN) -> Way:
+    """Semi-NAR; with a threshold a block is kept as far as each of its tokens is sure, one at least, and the others are drafts.
+
+    So 0 keeps whole blocks, and 1 what speculative decoding keeps: greedy AR's words.
+
+    Args:
+        source_gain: see `speculative`; without a threshold nothing is drafted.
 
     Raises:
-        ValueError: `block_size` is below 1, or `threshold` no probability.
+        ValueError: `block_size` is below 1, or `threshold` no probability; see also `speculative`.
     """
     if block_size < 1:
         raise ValueError(f"--block-size {block_size}: a block holds at least 1 token")
     if not 0 <= threshold <= 1:
         raise ValueError(f"--commit-threshold {threshold}: a probability lies between 0 and 1")
-    if threshold == 1:
-        return autoregressive()
-    return Way(block_size - 1, threshold=threshold)
+    if threshold == 0 or block_size == 1:
+        return Way(block_size - 1)
+    return speculative(block_size - 1, source_gain)._replace(threshold=threshold if threshold < 1 else NEVER)
 
 
 def speculative(draft_length: int, source_gain: float = SOURCE_GAIN) -> Way:
@@ -233,6 +241,7 @@ def non_autoregressive() -> Way:
 
 
 NEVER = float("inf")
+_LEAST = 1e-300  # a probability that every token has
 
 NAR_PIECE, NAR_FIRST_PIECE = 33, 16
 """Slots of a NAR canvas that are decoded at once, 32 tokens and an end: later slots wait until some sentence needs them,
@@ -277,7 +286,7 @@ class Decoding:
         no_repeat_ngram: int = 0,
     ):
         assert way.anchored or prefix is None, "NAR has no main stream for a prefix"
-        assert way.verify or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
+        assert way.threshold == NEVER or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
         rows = len(limit)
         self.session, self.way = session, way
         self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
@@ -340,8 +349,9 @@ class Decoding:
         sizes = (1,) * given + self.way.block_sizes(drafts, blocks - given)
         banned = self._repeats(blocks) if self.no_repeat_ngram else None
         gain = self.way.source_gain if self.way.verify else None
+        sure = None if self.way.threshold == NEVER else np.log(self.way.threshold or _LEAST)
         ends = self._ends(last, last + blocks - 1 + drafts)
-        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, sure)
 
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())
@@ -376,7 +386,7 @@ class Decoding:
             scores = np.where(beyond, -np.inf, np.take_along_axis(scores, order, axis=1))
         sure = read <= agreed[:, None]
         if self.way.threshold < NEVER:
-            sure |= (tokens != self.pad) & (scores >= np.log(self.way.threshold or 1e-300))
+            sure |= (tokens != self.pad) & (scores >= np.log(self.way.threshold or _LEAST))
         kept = sure.cumprod(1).sum(1)
         ends = self._is_end(tokens) & (read < kept[:, None])
         ended = ends.any(1)

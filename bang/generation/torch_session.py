@@ -94,10 +94,9 @@ class TorchSession:
             drafts = xp.where(missing, self.chooser.pad, drafts)
         else:
             bounds = self._rules(step.ends)
-            drafts = self.chooser.draft(
-                xp, self._logits(behind), target, bounds, before, self.source, step.source_gain, missing
+            drafts, draft_scores = self.chooser.draft(
+                xp, self._logits(behind), target, bounds, before, self.source, step.source_gain, missing, step.sure
             )
-            draft_scores = xp.zeros_like(drafts, dtype=scores.dtype)
         return xp.concatenate([given, drafts], 1), xp.concatenate([scores, draft_scores], 1)
 
     def _choose(self, features: List[Tensor], target, forced, banned, ends: bool):

@@ -109,8 +109,9 @@ class OnnxSession:
         behind = [x[np.arange(len(given))[:, None], slot] for x in found]
         if step.source_gain:
             bounds = self._bounds if step.ends else None
-            drafts = self._chooser.draft(np, behind, target, bounds, before, self._ids, step.source_gain, missing)
-            draft_scores = np.zeros(drafts.shape, dtype=scores.dtype)
+            drafts, draft_scores = self._chooser.draft(
+                np, behind, target, bounds, before, self._ids, step.source_gain, missing, step.sure
+            )
         else:
             drafts, draft_scores = self._choose(behind, target, None, None, step.ends)
             drafts = np.where(missing, self._chooser.pad, drafts)
