@@ -12,43 +12,18 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..text.files import StrPath, replacing
+from .commands import Command, execute
 
 _BLOCK = 1 << 20
-_CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line, without a shell.
-
-    Attributes:
-        words: the program and its arguments; Python's own interpreter stands as "python".
-        stdout: file that takes what it prints, whole or not at all; None: the terminal.
-        log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
-        environment: variables that it gets beside those that are there.
-    """
-
-    words: Sequence[str]
-    stdout: StrPath | None = None
-    log: StrPath | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        shown = shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *map(str, self.words)])
-        if self.log is not None:
-            shown += f" 2>&1 | tee -a {shlex.quote(str(self.log))}"
-        return shown if self.stdout is None else f"{shown} > {shlex.quote(str(self.stdout))}"
 
 
 @dataclass(frozen=True)
@@ -140,52 +115,13 @@ class Plan:
         begun.write_text(inputs)
         start = time.time()
         for command in step.commands:
-            _execute(command, step.name)
+            execute(command, step.name)
         for path in step.outputs:
             if not os.path.exists(path):
                 raise ValueError(f"{step.name} ended without an error, but did not write {path}")
         with replacing(done) as file:
             record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1)}
             file.write(f"{json.dumps(record)}\n".encode())
-
-
-def _execute(command: Command, step: str) -> None:
-    words = [sys.executable if word == "python" else str(word) for word in command.words]
-    for path in (command.stdout, command.log):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # the programs and the package of this interpreter are found wherever the recipe is called from
-    path = _before("PATH", Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _CHECKOUT), **command.environment}
-    last = ""
-    if command.log is not None:
-        with (
-            open(command.log, "ab") as log,
-            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
-        ):
-            try:
-                for line in process.stdout:
-                    log.write(line)
-                    log.flush()
-                    sys.stderr.write(line.decode("utf-8", "replace"))
-                    sys.stderr.flush()
-                    last = line.decode("utf-8", "replace").strip() or last
-            except BaseException:  # Ctrl-C, a signal: the command must not go on alone
-                process.terminate()
-                raise
-        status = process.returncode
-    elif command.stdout is not None:
-        unfinished = Path(f"{command.stdout}.unfinished")
-        with open(unfinished, "wb") as output:
-            status = subprocess.run(words, stdout=output, env=environment).returncode
-        if status == 0:
-            os.replace(unfinished, command.stdout)
-        else:
-            last = f"what it printed stands in {unfinished}"
-    else:
-        status = subprocess.run(words, env=environment).returncode
-    if status != 0:
-        raise ValueError(f"{step}: {words[0]} ended with status {status}{': ' if last else ''}{last}")
 
 
 def fingerprint(paths: Sequence[StrPath]) -> str:
@@ -212,10 +148,6 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
     else:
         yield from sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _before(variable: str, folder: Path) -> str:
-    return os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
 
 
 def _whole(step: Step, inputs: str) -> str:
