@@ -144,6 +144,16 @@ def test_refusals(change, arguments, message, data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("folder", ["data", "tokenized"])
+def test_raw_texts_named_as_a_recipes_own_folder_are_refused(folder, data, tmp_path, monkeypatch):
+    """OUT/data and OUT/tokenized are made anew: raw texts there would be lost."""
+    monkeypatch.chdir(tmp_path)
+    if folder != "data":
+        data.rename(folder)
+    with pytest.raises(SystemExit, match=f"^bang run-task: error: {folder}.*is in the way of the input {folder}/.*: give another --out$"):
+        main(["run-task", folder, "--mode", "nar", "--out", ".", "--dry-run"])
+
+
 def test_pairs_of_either_layout(data):
     assert find_pairs(data)["valid.tgt"] == data / "dev.tgt"
     shutil.copy(data / "dev.tgt", data / "valid.tgt")

@@ -61,6 +61,29 @@ def test_dry_run_touches_nothing(plan, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("# [2/2] c\nbash -euc ")
 
 
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    "given, output",
+    [("raw/text", "raw/text"), ("raw/text", "raw"), ("raw", "raw/made"), ("link/text", "raw"), ("raw/text", "link"), ("alone", "raw/text")],
+)
+def test_an_output_never_takes_the_place_of_what_is_given(given, output, dry, tmp_path, monkeypatch):
+    """Whatever the step, and under whatever name; what a step makes may be the next one's input, and be made again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "text").write_text("precious")
+    (tmp_path / "link").symlink_to("raw")
+    (tmp_path / "alone").symlink_to("raw/text")
+    plan = Plan("out")
+    plan.add(Step("first", [shell("mkdir made; touch ran made/a")], [], ["made"]))
+    plan.add(Step("second", [shell("touch b")], ["made/a", given], ["b"]))
+    plan.add(Step("third", [shell(f"touch {output}")], ["b"], [tmp_path / output]))
+    with pytest.raises(ValueError, match=f"{output}, which step third makes anew, is in the way of the input {given}: give another --out"):
+        plan.run(dry)
+    assert (tmp_path / "raw" / "text").read_text() == "precious" and not (tmp_path / "ran").exists()
+    plan.steps.pop()
+    plan.run()
+
+
 def test_failed_step_is_not_done(plan, tmp_path):
     with pytest.raises(ValueError, match="^c: bash ended with status 3$"):
         plan(broken="exit 3;").run()

@@ -64,8 +64,10 @@ class Plan:
         """Runs the steps that are not done, or with `dry` prints their commands and touches nothing.
 
         Raises:
-            ValueError: a command failed, an input is missing, or a resumable step began from other inputs.
+            ValueError: a command failed, an input is missing, a resumable step began from other inputs, or an output
+                stands where the recipe is given an input.
         """
+        self._check_outputs()
         stale: set[str] = set()  # outputs of steps that a dry run leaves undone: who reads them is undone too
         numbered = enumerate(self.steps, start=1)
         for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
@@ -82,6 +84,20 @@ class Plan:
                 else:
                     undone.append((step, inputs, title))
             self._run_steps(undone)
+
+    def _check_outputs(self) -> None:
+        """Refuses a plan whose steps would remove, or write into, files that none of them makes: a user's own."""
+        made: list[tuple[str, StrPath, set[Path]]] = []
+        given: dict[StrPath, set[Path]] = {}
+        for step in self.steps:
+            for path in step.inputs:
+                if path not in given and not any(_within(_places(path), places) for _, _, places in made):
+                    given[path] = _places(path)
+            made += [(step.name, path, _places(path)) for path in step.outputs]
+        for name, output, places in made:
+            for path, others in given.items():
+                if _within(others, places) or _within(places, others):
+                    raise ValueError(f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out")
 
     def _run_steps(self, undone: Sequence[tuple[Step, str, str]]) -> None:
         """Runs the steps of a group at the same time; an error in one lets the others end first."""
@@ -141,6 +157,16 @@ def fingerprint(paths: Sequence[StrPath]) -> str:
                     digest.update(block)
         digest.update(b"\0\0")
     return digest.hexdigest()
+
+
+def _places(path: StrPath) -> set[Path]:
+    """Where a path leads by its name, and with links followed."""
+    return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+
+
+def _within(places: set[Path], folders: set[Path]) -> bool:
+    """Whether one of the places is one of the folders, or below it."""
+    return any(place.is_relative_to(folder) for place in places for folder in folders)
 
 
 def _files(path: Path) -> Iterator[Path]:
