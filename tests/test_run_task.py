@@ -71,6 +71,22 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     assert ("--bootstrap" in words(plan, "evaluate")) == (len(decodings.split()) > 1)
 
 
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        ({"mode": "nar"}, "--mode nar"),
+        ({"mode": "nar", "train": ["--lr", "1", "--max-update", "9", "--dropout=0"], "generate": ["--block-size", "2"]}, "--mode nar"),
+        ({"mode": "all", "block_size": 3, "beam": 2, "workers": 2}, "--mode all"),
+        ({"mode": "semi-nar", "block_size": 3}, "--block-size 3 --mode semi-nar"),
+        ({"mode": "semi-nar", "train": ["--block-size", "5", "--lr", "1"]}, "--block-size 5 --mode semi-nar"),
+        ({"mode": "ar", "train": ["--disable-ngram-loss", "--nar-ratio=.2"]}, "--disable-ngram-loss --mode ar --nar-ratio .2"),
+    ],
+)
+def test_what_decides_the_modes_stays_for_a_whole_training(options, settings, data, tmp_path):
+    (training,) = (step for step in task_plan(data, tmp_path, Options(**options)).steps if step.name == "fine-tune")
+    assert training.resumable and training.settings == settings
+
+
 def test_sizes_come_from_the_start(data, tmp_path):
     checkpoint = GOLDEN / "mixed" / "checkpoint.pt"
     found = start_options(str(checkpoint))

@@ -1,6 +1,7 @@
 """The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
 
 import json
+import shutil
 
 import pytest
 
@@ -124,6 +125,28 @@ def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
     with pytest.raises(ValueError, match="save was made from other data or another start: give another folder, or remove it"):
         make("longer").run()
     assert (tmp_path / "save" / "ran").exists()
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_resumable_step_refuses_other_settings(dry, tmp_path):
+    """Whether it was stopped or is done; a refusal changes nothing."""
+
+    def make(settings, option, stop=""):
+        plan = Plan(tmp_path / "steps")
+        script = f"mkdir -p {tmp_path}/save; echo {option} >> {tmp_path}/save/ran; {stop}"
+        plan.add(Step("train", [shell(script)], [], [tmp_path / "save"], resumable=True, settings=settings))
+        return plan
+
+    with pytest.raises(ValueError, match="status 1"):
+        make("--mode ar", 1, stop="exit 1").run()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="save was made with --mode ar, not --mode nar: give another folder, or remove it$"):
+            make("--mode nar", 1).run(dry)
+        make("--mode ar", 2).run()
+    assert (tmp_path / "save" / "ran").read_text() == "1\n2\n"  # the second time it was done
+    shutil.rmtree(tmp_path / "save")
+    make("--mode nar", 3).run()
+    assert (tmp_path / "save" / "ran").read_text() == "3\n"
 
 
 def test_group_runs_at_once_and_ends_together(tmp_path):

@@ -36,7 +36,8 @@ class Step:
         inputs: files and folders whose content counts.
         outputs: files and folders that exist when the step is done.
         resumable: the commands go on from what an interrupted run left in the outputs, a training run does. What
-            they left from other inputs is then neither gone on with nor removed, but refused.
+            they left from other inputs or with other settings is then neither gone on with nor removed, but refused.
+        settings: what of a resumable step's commands has to stay as it was when it goes on, in words to tell.
         group, at_once: neighbours of the same group need nothing of each other; so many of them run at once.
     """
 
@@ -45,6 +46,7 @@ class Step:
     inputs: Sequence[StrPath] = field(default=())
     outputs: Sequence[StrPath] = field(default=())
     resumable: bool = False
+    settings: str = ""
     group: str | None = None
     at_once: int = 1
 
@@ -64,8 +66,8 @@ class Plan:
         """Runs the steps that are not done, or with `dry` prints their commands and touches nothing.
 
         Raises:
-            ValueError: a command failed, an input is missing, a resumable step began from other inputs, or an output
-                stands where the recipe is given an input.
+            ValueError: a command failed, an input is missing, a resumable step began from other inputs or settings, or
+                an output stands where the recipe is given an input.
         """
         self._check_outputs()
         stale: set[str] = set()  # outputs of steps that a dry run leaves undone: who reads them is undone too
@@ -78,7 +80,10 @@ class Plan:
                 inputs = "" if waits else fingerprint(step.inputs)
                 if not waits and self._is_done(step, inputs):
                     print(f"{title}: up to date", file=sys.stderr)
-                elif dry:
+                    continue
+                if not waits:
+                    self._check_begun(step, inputs)
+                if dry:
                     stale.update(map(str, step.outputs))
                     print("\n".join([f"# {title}", *map(str, step.commands)]))
                 else:
@@ -117,18 +122,29 @@ class Plan:
             return False
         return json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == _whole(step, inputs)
 
+    def _check_begun(self, step: Step, inputs: str) -> None:
+        """Refuses to go on from what a resumable step left of other inputs or settings."""
+        begun, left = self._record(step, "begun"), [str(path) for path in step.outputs if os.path.exists(path)]
+        if not step.resumable or not left or not begun.exists():
+            return
+        theirs, _, settings = begun.read_text(encoding="utf-8").partition("\n")
+        if theirs != inputs:
+            made = "from other data or another start"
+        elif settings != step.settings:
+            made = f"with {settings}, not {step.settings}"
+        else:
+            return
+        raise ValueError(f"{' '.join(left)} was made {made}: give another folder, or remove it")
+
     def _run_step(self, step: Step, inputs: str, title: str) -> None:
         print(title, file=sys.stderr, flush=True)
         begun, done = self._record(step, "begun"), self._record(step, "json")
         begun.parent.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
-        if step.resumable and begun.exists() and begun.read_text() != inputs and any(map(os.path.exists, step.outputs)):
-            left = " ".join(str(path) for path in step.outputs if os.path.exists(path))
-            raise ValueError(f"{left} was made from other data or another start: give another folder, or remove it")
         if not step.resumable:
             for path in filter(os.path.exists, step.outputs):
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        begun.write_text(inputs)
+        begun.write_text(f"{inputs}\n{step.settings}", encoding="utf-8")
         start = time.time()
         for command in step.commands:
             execute(command, step.name)

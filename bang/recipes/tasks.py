@@ -29,6 +29,10 @@ MODES = {  # --mode: the mode of finetune.sh, and the decodings that its checkpo
     "all": ("all", ("ar", "semi-nar", "nar")),
 }
 
+DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset", "--ngram",
+            "--disable-ngram-loss"}  # fmt: skip
+"""Options of finetune.sh that say which modes a checkpoint is trained for; no run goes on with others."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -155,11 +159,24 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
         words += start_options(options.start)
         words += ["--load-sep"] if has_separator else []
     words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
-    plan.add(Step("fine-tune", [Command(words, log=out / "train.log")], inputs, [out / "checkpoints"], resumable=True))
+    command, settings = Command(words, log=out / "train.log"), deciding_options(words)
+    plan.add(Step("fine-tune", [command], inputs, [out / "checkpoints"], resumable=True, settings=settings))
     log, picture = out / "train.log", out / "curves.png"
     curves = Command(["python", "-m", "bang", "curves", log, picture])
     plan.add(Step("curves", [curves], [out / "checkpoints"], [picture]))
     return out / "checkpoints" / "checkpoint_best.pt"
+
+
+def deciding_options(words: Sequence) -> str:
+    """The options among a training's words that say which modes it trains; of one given twice the last, as fairseq reads them."""
+    found, name = {}, None
+    for word in map(str, words):
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            found |= {name: value} if name in DECIDING else {}
+        elif found.get(name) == "":
+            found[name] = word
+    return " ".join(f"{name} {found[name]}".strip() for name in sorted(found))
 
 
 def add_results(
