@@ -12,7 +12,8 @@ import pytest
 
 from bang.__main__ import main
 from bang.recipes import tasks
-from bang.recipes.tasks import Options, find_pairs, start_options, task_plan
+from bang.recipes.steps import fingerprint
+from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
 from conftest import GOLDEN, ROOT, TINY
 from fairseq import options
 
@@ -85,6 +86,29 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
 def test_what_decides_the_modes_stays_for_a_whole_training(options, settings, data, tmp_path):
     (training,) = (step for step in task_plan(data, tmp_path, Options(**options)).steps if step.name == "fine-tune")
     assert training.resumable and training.settings == settings
+
+
+def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
+    """Another test part, path or number of processes does not make its data other data."""
+    binarized = tmp_path / "out" / "data"
+    shutil.copytree(data_bin, binarized)
+    assert {path.name for path in binarized.iterdir()} - {path.name for path in data_files(binarized, *SPLITS)} == {"preprocess.log"}
+    (training,) = (step for step in task_plan(data, tmp_path / "out", Options()).steps if step.name == "fine-tune")
+    before = fingerprint(training.inputs)
+    for path in binarized.iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content + b"more")
+        matters = not path.name.startswith(("test.", "preprocess"))
+        assert (fingerprint(training.inputs) != before) == matters, path
+        path.write_bytes(content)
+
+
+def test_the_number_of_processes_decides_nothing(data, tmp_path):
+    plans = [task_plan(data, tmp_path, Options(workers=workers)) for workers in (1, 2)]
+    for step, other in zip(*(plan.steps[:2] for plan in plans)):  # tokenize, binarize
+        (command,), (another,) = step.commands, other.commands
+        assert command.words == another.words and (command.neutral, another.neutral) == (["--workers", 1], ["--workers", 2])
+    assert plans[0].steps[2:] == plans[1].steps[2:]
 
 
 def test_sizes_come_from_the_start(data, tmp_path):

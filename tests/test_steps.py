@@ -85,6 +85,42 @@ def test_an_output_never_takes_the_place_of_what_is_given(given, output, dry, tm
     plan.run()
 
 
+def test_dry_run_knows_what_stands_below_a_folder_that_is_undone(tmp_path, capsys):
+    """A training that was stopped has no best checkpoint yet; one that goes on gets another."""
+
+    def make(option):
+        plan, save = Plan(tmp_path / "out"), tmp_path / "save"
+        train = shell(f"mkdir -p {save}; {'exit 1;' if option == 'stop' else ''} echo {option} > {save}/best")
+        plan.add(Step("train", [train], [], [save], resumable=True))
+        plan.add(Step("generate", [shell(f"cp {save}/best {tmp_path}/text")], [save / "best"], [tmp_path / "text"]))
+        return plan
+
+    with pytest.raises(ValueError, match="status 1"):
+        make("stop").run()
+    for option in ("first", "second"):
+        capsys.readouterr()
+        make(option).run(dry=True)
+        shown = capsys.readouterr()
+        assert "# [1/2] train\n" in shown.out and "# [2/2] generate\n" in shown.out and not shown.err
+        make(option).run()
+    assert (tmp_path / "text").read_text() == "second\n"
+
+
+def test_neutral_words_do_not_decide_whether_a_step_is_done(tmp_path, capsys):
+    def make(workers):
+        plan = Plan(tmp_path / "out")
+        command = Command(["bash", "-c", 'echo "$@"', "-"], neutral=["--workers", workers], stdout=tmp_path / "text")
+        plan.add(Step("work", [command], [], [tmp_path / "text"]))
+        return plan
+
+    make(1).run()
+    make(2).run()
+    assert (tmp_path / "text").read_text() == "--workers 1\n" and "work: up to date" in capsys.readouterr().err
+    (tmp_path / "text").unlink()
+    make(2).run(dry=True)
+    assert "--workers 2 > " in capsys.readouterr().out
+
+
 def test_failed_step_is_not_done(plan, tmp_path):
     with pytest.raises(ValueError, match="^c: bash ended with status 3$"):
         plan(broken="exit 3;").run()

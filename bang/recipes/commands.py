@@ -19,25 +19,28 @@ class Command:
 
     Attributes:
         words: the program and its arguments; Python's own interpreter stands as "python".
+        neutral: further words that do not change what is made, such as a number of processes.
         stdout: file that takes what it prints, whole or not at all; None: the terminal.
         log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
         environment: variables that it gets beside those that are there.
     """
 
     words: Sequence[str]
+    neutral: Sequence[str] = ()
     stdout: StrPath | None = None
     log: StrPath | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *map(str, self.words)])
+        words = [*(f"{name}={value}" for name, value in self.environment.items()), *self.words, *self.neutral]
+        shown = shlex.join(map(str, words))
         if self.log is not None:
             shown += f" 2>&1 | tee -a {shlex.quote(str(self.log))}"
         return shown if self.stdout is None else f"{shown} > {shlex.quote(str(self.stdout))}"
 
 
 def execute(command: Command, step: str) -> None:
-    words = [sys.executable if word == "python" else str(word) for word in command.words]
+    words = [sys.executable if word == "python" else str(word) for word in [*command.words, *command.neutral]]
     for path in (command.stdout, command.log):
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

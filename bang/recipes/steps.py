@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..text.files import StrPath, replacing
@@ -70,13 +70,13 @@ class Plan:
                 an output stands where the recipe is given an input.
         """
         self._check_outputs()
-        stale: set[str] = set()  # outputs of steps that a dry run leaves undone: who reads them is undone too
+        stale: list[set[Path]] = []  # outputs of steps that a dry run leaves undone: who reads of them is undone too
         numbered = enumerate(self.steps, start=1)
         for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
             undone = []
             for number, step in group:
                 title = f"[{number}/{len(self.steps)}] {step.name}"
-                waits = any(str(path) in stale for path in step.inputs)
+                waits = any(_within(_places(path), places) for path in step.inputs for places in stale)
                 inputs = "" if waits else fingerprint(step.inputs)
                 if not waits and self._is_done(step, inputs):
                     print(f"{title}: up to date", file=sys.stderr)
@@ -84,7 +84,7 @@ class Plan:
                 if not waits:
                     self._check_begun(step, inputs)
                 if dry:
-                    stale.update(map(str, step.outputs))
+                    stale += map(_places, step.outputs)
                     print("\n".join([f"# {title}", *map(str, step.commands)]))
                 else:
                     undone.append((step, inputs, title))
@@ -193,4 +193,6 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _whole(step: Step, inputs: str) -> str:
-    return hashlib.sha256("\n".join([inputs, *map(str, step.commands)]).encode()).hexdigest()
+    """What a step is done by: the content of its inputs and its commands, less the words that change nothing."""
+    commands = (str(replace(command, neutral=())) for command in step.commands)
+    return hashlib.sha256("\n".join([inputs, *commands]).encode()).hexdigest()

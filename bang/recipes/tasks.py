@@ -131,7 +131,7 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
     raw = list(pairs.values())
     words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
     tokenized = {name: folder / path.name for name, path in pairs.items()}
-    command = Command([*words, "--workers", options.workers, *raw])
+    command = Command([*words, *raw], neutral=["--workers", options.workers])
     plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
     return tokenized
 
@@ -139,18 +139,26 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
 def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: Options) -> Path:
     """Adds the step that makes fairseq's data; returns their folder."""
     words = ["fairseq-preprocess", "--user-dir", PACKAGE, "--task", "translation_bang"]
-    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder, "--workers", options.workers]
+    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder]
     words += ["--srcdict", options.vocab, "--tgtdict", options.vocab]
     for split in SPLITS:
         words += [f"--{split}pref", tokenized[f"{split}.src"].with_suffix("")]
     log = folder.with_name(f"{folder.name}.log")
-    plan.add(Step(name, [Command(words, stdout=log)], [*tokenized.values(), options.vocab], [folder]))
+    command = Command(words, neutral=["--workers", options.workers], stdout=log)
+    plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
     return folder
+
+
+def data_files(folder: Path, *splits: str) -> list[Path]:
+    """What fairseq reads of the data for these splits: not the log beside them, which tells paths and processes."""
+    files = [f"{split}.src-tgt.{side}.{kind}" for split in splits for side in SIDES for kind in ("bin", "idx")]
+    return [folder / name for name in (*files, *(f"dict.{side}.txt" for side in SIDES))]
 
 
 def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separator: bool = False) -> Path:
     """Adds the fine-tuning; returns its best checkpoint."""
-    inputs, words = [data], ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
+    inputs = data_files(data, "train", "valid")
+    words = ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
     words += ["--tensorboard-logdir", out / "tensorboard", "--log-format", "json", "--log-interval", "50"]
     if options.mode == "semi-nar":  # "all" is trained for blocks of many sizes
         words += ["--block-size", options.block_size]
@@ -193,7 +201,7 @@ def add_results(
             Command(collected),
             Command(cleaned),
         ]
-        plan.add(Step(f"generate-{decoding}", commands, [data, checkpoint, tokenized_source], [log, text]))
+        plan.add(Step(f"generate-{decoding}", commands, [*data_files(data, "test"), checkpoint, tokenized_source], [log, text]))
         texts.append(text)
     preset = PRESETS[options.preset]
     words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", out / "scores.json"]
