@@ -1,11 +1,17 @@
 """The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from bang.recipes.steps import Command, Plan, Step, fingerprint
+from conftest import ROOT
 
 
 def shell(script, **options):
@@ -202,6 +208,53 @@ def test_group_runs_at_once_and_ends_together(tmp_path):
     assert (tmp_path / "out0").read_text() == "0\n" and not (tmp_path / "out1").exists()
     make(failing=None).run()
     assert [(tmp_path / f"out{index}").read_text() for index in range(3)] == ["0\n", "1\n", "2\n"]
+
+
+def test_after_a_failure_no_other_step_of_the_group_begins(tmp_path):
+    """But what runs ends, with all of its commands."""
+    plan = Plan(tmp_path)
+    slow = [shell(f"touch {tmp_path}/slow; while [ ! -e {tmp_path}/fails ]; do sleep 0.01; done; sleep 0.2"), shell(f"touch {tmp_path}/out0")]
+    fails = [shell(f"while [ ! -e {tmp_path}/slow ]; do sleep 0.01; done; touch {tmp_path}/fails; exit 4")]
+    for number, commands in enumerate([slow, fails, [shell(f"touch {tmp_path}/out2")]]):
+        plan.add(Step(f"part{number}", commands, [], [tmp_path / f"out{number}"], group="parts", at_once=2))
+    with pytest.raises(ValueError, match="^part1: bash ended with status 4$"):
+        plan.run()
+    assert (tmp_path / "out0").exists() and not (tmp_path / "out2").exists()
+
+
+RECIPE = """
+import signal, sys
+from bang.__main__ import _terminate
+from bang.recipes.steps import Command, Plan, Step
+
+signal.signal(signal.SIGTERM, _terminate)  # as the command bang does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+plan, kind = Plan("steps"), sys.argv[1]
+for number in range(2):
+    command = Command(["bash", "-c", f"echo $$ > pid{number}; exec sleep 60"], **({kind: f"{kind}{number}"} if kind != "plain" else {}))
+    plan.add(Step(f"part{number}", [command], [], [f"out{number}"], group="parts"))
+plan.run()
+"""
+
+
+@pytest.mark.parametrize("kind", ["stdout", "log", "plain"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_command_that_runs_and_those_that_wait(sent, kind, tmp_path):
+    """The signal reaches the recipe's own process alone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", RECIPE, kind], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    written = tmp_path / "pid0"
+    while process.poll() is None and not (written.exists() and written.read_text()):
+        time.sleep(0.01)
+    process.send_signal(sent)
+    try:
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == (1 if sent == signal.SIGTERM else -signal.SIGINT), said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
+    assert not (tmp_path / "pid1").exists() and "part1" not in said
 
 
 def test_fingerprint(tmp_path):

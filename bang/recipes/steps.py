@@ -14,14 +14,15 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..text.files import StrPath, replacing
-from .commands import Command, execute
+from .commands import Command, Runner
 
 _BLOCK = 1 << 20
 
@@ -105,13 +106,30 @@ class Plan:
                     raise ValueError(f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out")
 
     def _run_steps(self, undone: Sequence[tuple[Step, str, str]]) -> None:
-        """Runs the steps of a group at the same time; an error in one lets the others end first."""
+        """Runs the steps of a group at the same time. An error in one lets those that run end, and no other begin."""
         if not undone:
             return
+        runner, failed = Runner(), threading.Event()
+
+        def run(step: Step, inputs: str, title: str) -> None:
+            if not failed.is_set():
+                try:
+                    self._run_step(runner, step, inputs, title)
+                except BaseException:
+                    failed.set()
+                    raise
+
         with ThreadPoolExecutor(max(step.at_once for step, _, _ in undone)) as pool:
-            runs = [pool.submit(self._run_step, *item) for item in undone]
-        for run in runs:
-            run.result()
+            try:
+                runs = [pool.submit(run, *item) for item in undone]
+                while wait(runs, timeout=1).not_done:  # a signal that comes as it begins to wait does not end the waiting
+                    pass
+            except BaseException:  # Ctrl-C, a signal: they reach this thread alone
+                failed.set()
+                runner.stop()
+                raise
+        for done in runs:
+            done.result()
 
     def _record(self, step: Step, kind: str) -> Path:
         return self.folder / "steps" / f"{step.name}.{kind}"
@@ -136,7 +154,7 @@ class Plan:
             return
         raise ValueError(f"{' '.join(left)} was made {made}: give another folder, or remove it")
 
-    def _run_step(self, step: Step, inputs: str, title: str) -> None:
+    def _run_step(self, runner: Runner, step: Step, inputs: str, title: str) -> None:
         print(title, file=sys.stderr, flush=True)
         begun, done = self._record(step, "begun"), self._record(step, "json")
         begun.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +165,7 @@ class Plan:
         begun.write_text(f"{inputs}\n{step.settings}", encoding="utf-8")
         start = time.time()
         for command in step.commands:
-            execute(command, step.name)
+            runner.run(command, step.name)
         for path in step.outputs:
             if not os.path.exists(path):
                 raise ValueError(f"{step.name} ended without an error, but did not write {path}")
