@@ -70,6 +70,7 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
         assert ("--block-size" in generation) == (decoding == "semi-nar")
         assert ("--keep-repeats" in generation) == (decoding == "ar")
     assert ("--bootstrap" in words(plan, "evaluate")) == (len(decodings.split()) > 1)
+    assert plan.steps[-1].outputs == [tmp_path / "out" / "scores.txt", tmp_path / "out" / "scores.json"]
 
 
 @pytest.mark.parametrize(

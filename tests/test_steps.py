@@ -1,5 +1,6 @@
 """The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -268,3 +270,21 @@ def test_fingerprint(tmp_path):
     assert fingerprint(paths) != before
     with pytest.raises(ValueError, match="gone: no such file or folder"):
         fingerprint([tmp_path / "gone"])
+
+
+def test_a_file_is_read_once_in_a_run_unless_it_changes(plan, tmp_path, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(Path(file.name).name) or digest(file, name))
+    shards = plan()
+    for number in range(3):  # all of them read what the plan's steps read
+        shards.add(Step(f"part{number}", [shell(f"touch {tmp_path}/part{number}")], [tmp_path / "a", tmp_path / "b"], [tmp_path / f"part{number}"]))
+    (tmp_path / "b").write_text("an old run's")
+    shards.run()
+    assert read == ["a", "b"]  # b after it was made
+    shards.run()
+    assert read == ["a", "b"] * 2
+    digests = {}
+    before = fingerprint([tmp_path / "a"], digests)
+    (tmp_path / "a").write_text("TEXT\n")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    assert fingerprint([tmp_path / "a"], digests) == fingerprint([tmp_path / "a"]) != before

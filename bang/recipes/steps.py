@@ -24,7 +24,6 @@ from pathlib import Path
 from ..text.files import StrPath, replacing
 from .commands import Command, Runner
 
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,14 @@ class Plan:
         """
         self._check_outputs()
         stale: list[set[Path]] = []  # outputs of steps that a dry run leaves undone: who reads of them is undone too
+        digests: dict[tuple, str] = {}
         numbered = enumerate(self.steps, start=1)
         for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
             undone = []
             for number, step in group:
                 title = f"[{number}/{len(self.steps)}] {step.name}"
                 waits = any(_within(_places(path), places) for path in step.inputs for places in stale)
-                inputs = "" if waits else fingerprint(step.inputs)
+                inputs = "" if waits else fingerprint(step.inputs, digests)
                 if not waits and self._is_done(step, inputs):
                     print(f"{title}: up to date", file=sys.stderr)
                     continue
@@ -174,23 +174,27 @@ class Plan:
             file.write(f"{json.dumps(record)}\n".encode())
 
 
-def fingerprint(paths: Sequence[StrPath]) -> str:
+def fingerprint(paths: Sequence[StrPath], digests: dict[tuple, str] | None = None) -> str:
     """A hash of the content of files and of all files in folders, and of their names below the folder.
 
+    Args:
+        digests: of the files that were read before, which are read again only where they have changed since.
     Raises:
         ValueError: one of them is missing.
     """
-    digest = hashlib.sha256()
+    whole, digests = hashlib.sha256(), {} if digests is None else digests
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder")
         for file in _files(path):
-            digest.update(f"{file.relative_to(path)}\0".encode())
-            with open(file, "rb") as content:
-                while block := content.read(_BLOCK):
-                    digest.update(block)
-        digest.update(b"\0\0")
-    return digest.hexdigest()
+            status = file.stat()
+            key = (file, status.st_mtime_ns, status.st_size)
+            if key not in digests:
+                with open(file, "rb") as content:
+                    digests[key] = hashlib.file_digest(content, "sha256").hexdigest()
+            whole.update(f"{file.relative_to(path)}\0{digests[key]}".encode())
+        whole.update(b"\0\0")
+    return whole.hexdigest()
 
 
 def _places(path: StrPath) -> set[Path]:

@@ -204,10 +204,11 @@ def add_results(
         plan.add(Step(f"generate-{decoding}", commands, [*data_files(data, "test"), checkpoint, tokenized_source], [log, text]))
         texts.append(text)
     preset = PRESETS[options.preset]
-    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", out / "scores.json"]
+    scores, details = out / "scores.txt", out / "scores.json"
+    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", details]
     words += ["--tokenize", preset.tokenizer, *(["--metrics", *preset.metrics] if preset.metrics else [])]
     words += ["--bootstrap", "1000"] if len(texts) > 1 else []
-    plan.add(Step("evaluate", [Command(words, stdout=out / "scores.txt")], [*texts, reference], [out / "scores.txt"]))
+    plan.add(Step("evaluate", [Command(words, stdout=scores)], [*texts, reference], [scores, details]))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:
