@@ -131,6 +131,28 @@ def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     assert ("--fp16" in words(task_plan(data, tmp_path, Options()), "generate-nar")) == bool(gpus)
 
 
+@pytest.mark.parametrize(
+    "visible, devices",
+    [
+        (None, ["0", "1", "2"]), ("", []), ("1", ["1"]), ("2, 0", ["2", "0"]), ("GPU-8f1,1", ["GPU-8f1", "1"]), ("MIG-4c", ["MIG-4c"]),
+        ("-1", []), ("0,3,1", ["0"]), ("NoDevFiles", []),
+    ],
+)  # fmt: skip
+def test_devices_are_those_that_cuda_shows(visible, devices, tmp_path, monkeypatch):
+    """An nvidia-smi that knows three GPUs, one of them in parts, stands in."""
+    listed = "GPU 0: A (UUID: GPU-8f1)\n  MIG 1g.5gb Device 0: (UUID: MIG-4c)\nGPU 1: A (UUID: GPU-9)\nGPU 2: A (UUID: GPU-7)\n"
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert tasks.gpu_devices() == devices and tasks.gpu_count() == len(devices)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert tasks.gpu_devices() == []  # whatever the variable says
+
+
 PUBLISHED = (
     "--task translation_bang --arch bang_ar_nar_mixed_base --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 0.1 --lr 0.0001 "
     "--min-lr 1e-09 --nar-ratio 0.0 --ngram 1 --disable-ngram-loss --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 "

@@ -1,5 +1,7 @@
 """From a folder of text to results: tokenize, binarize, fine-tune, generate, evaluate."""
 
+import itertools
+import os
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -234,12 +236,28 @@ def start_options(start: str) -> list[str]:
 
 
 def gpu_count() -> int:
-    """GPUs of this machine, without the seconds that importing torch takes."""
+    """GPUs that a command may use."""
+    return len(gpu_devices())
+
+
+def gpu_devices() -> list[str]:
+    """The GPUs that a command may use, each by a name that CUDA_VISIBLE_DEVICES takes.
+
+    Where that variable is set they are those that it names, up to the first that is not there, as CUDA reads it. Found
+    without the seconds that importing torch takes.
+    """
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
     except FileNotFoundError:
-        return 0
-    return len(done.stdout.splitlines()) if done.returncode == 0 else 0
+        return []
+    # a GPU's parts (MIG) follow it, indented
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
+    there = [str(number) for number in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not there:
+        return there
+    names = (name.strip() for name in visible.split(","))
+    return list(itertools.takewhile(lambda name: name in there or name.startswith(("GPU-", "MIG-")), names))
 
 
 def check_installation() -> None:
