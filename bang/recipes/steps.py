@@ -97,8 +97,9 @@ class Plan:
         given: dict[StrPath, set[Path]] = {}
         for step in self.steps:
             for path in step.inputs:
-                if path not in given and not any(_within(_places(path), places) for _, _, places in made):
-                    given[path] = _places(path)
+                places = _places(path)
+                if not any(_within(places, folder) for _, _, folder in made):
+                    given[path] = places
             made += [(step.name, path, _places(path)) for path in step.outputs]
         for name, output, places in made:
             for path, others in given.items():
