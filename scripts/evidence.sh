@@ -62,7 +62,8 @@ rate=${LR:-0.001} pretraining_rate=${PRETRAIN_LR:-${LR:-0.001}}
 if [[ -n $bert ]]; then
     rate=${LR:-0.0004} pretraining_rate=${PRETRAIN_LR:-0.0001}
     starts=${STARTS:-bert+ngram9 bert+ngram1 bert scratch}
-    read -ra sizes < <(python -m bang starts "$bert")
+    words=$(python -m bang starts "$bert")
+    eval "sizes=($words)" # they are quoted for a shell
     sizes=("${sizes[@]::${#sizes[@]}-2}" --decoder-layers "${DECODER_LAYERS:-3}") # less --load-from-pretrained-model
 else
     starts=${STARTS:-ngram9 ngram1 scratch}
@@ -118,7 +119,7 @@ train() {
     [[ -f $folder/train.log ]] && return
     say "training $folder"
     mkdir -p "$folder"
-    fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --seed "$seed" \
+    fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --tensorboard-logdir "$folder/tensorboard" --seed "$seed" \
         "${sizes[@]}" --dropout "${DROPOUT:-0}" \
         --max-source-positions "$length" --max-target-positions "$length" \
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-1.0}" \

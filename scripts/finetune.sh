@@ -49,7 +49,7 @@ case $mode in
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed, n-stream or all" >&2; exit 2 ;;
 esac
 schedule=(--lr-scheduler inverse_sqrt --warmup-init-lr 1e-07)
-if [[ " $* " == *" --lr-scheduler "* ]]; then schedule=(); fi # another has no such options
+if [[ " $* " == *" --lr-scheduler"[=\ ]* ]]; then schedule=(); fi # another has no such options
 find_gpus
 options=(
     "$data" --save-dir "$save_dir" --tensorboard-logdir "$save_dir/tensorboard"

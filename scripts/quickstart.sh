@@ -54,7 +54,8 @@ precision=${gpu:-$(python -m bang.precision)}
 start=${QUICKSTART_START-$(minilm)}
 if [ -n "$start" ] && [ "$start" != none ]; then
     say "training AR and NAR at once, from the weights in $start${gpu:+ (on the GPU)}"
-    read -ra model < <(python -m bang starts "$start")
+    words=$(python -m bang starts "$start")
+    eval "model=($words)" # they are quoted for a shell
     # of MiniLM's 6 layers the lower 4 read, of which 2 stay as they are; the first and the last 2 write
     layers=$(grep -oP '(?<=--encoder-layers )\d+' <<<"${model[*]}")
     encoder=$(((2 * layers + 2) / 3)) decoder=$(((layers + 1) / 2))
@@ -76,7 +77,7 @@ fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" 
     --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \
     --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
     --stop-time-hours "$(python -c "print(${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
-    --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
+    --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
     tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
 say "results on the test part"

@@ -51,6 +51,7 @@ def test_evidence_script(start, little_bert, tmp_path):
         float(cell) for cell in row.split("\t")[3:]
     ]
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"seed1-semi-nar.png", "seed1-pretraining.png"}
+    assert {path.parts[-4] for path in (tmp_path / "out").rglob("tensorboard/*/events.*")} == {start, f"semi-nar-from-{start}"}
     if "bert" in start:
         log = (tmp_path / "out" / "seed1" / start / "train.log").read_text()
         assert f"started from the pretrained model {little_bert} (bert)" in log

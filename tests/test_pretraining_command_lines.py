@@ -59,6 +59,7 @@ def test_pretraining_states_its_updates_and_learns(pretrained):
     assert "cost: up to" in log and "warm-up: " in log
     first, last = (sum(float(loss) for _, loss in part) / 10 for part in (found[:10], found[-10:]))
     assert last < first - 0.5
+    assert list((folder / "tensorboard").rglob("events.*"))
     state = torch.load(folder / "checkpoint_last.pt")
     assert state["cfg"]["model"]["ngram"] == 9 and state["cfg"]["task"]["mask_length"] == 9
     assert state["model"]["decoder.ngram_input_embed.weight"].shape == (1, 48)

@@ -59,6 +59,7 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
     assert f"from the weights in {bert}" in output and "started from the pretrained model" in log
     for option in ("'pretrained_encoder_layers': '0,1'", "'freeze_encoder_layers': 1,", "'pretrained_decoder_layers': '0,2'"):
         assert option in log
+    assert list((tmp_path / "run/tensorboard").rglob("events.*"))
     assert "done training" in log and log.count("valid on 'valid' subset") == 1
     vocabulary = read_vocabulary(tmp_path / "run/checkpoints/dict.src.txt")
     assert 2000 < len(vocabulary) < 4000 and vocabulary.keys() < read_vocabulary(VOCAB).keys()

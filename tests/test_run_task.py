@@ -12,7 +12,8 @@ import pytest
 
 from bang.__main__ import main
 from bang.recipes import tasks
-from bang.recipes.tasks import Options, find_pairs, start_options, task_plan
+from bang.recipes.steps import fingerprint
+from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
 from conftest import GOLDEN, ROOT, TINY
 from fairseq import options
 
@@ -69,6 +70,46 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
         assert ("--block-size" in generation) == (decoding == "semi-nar")
         assert ("--keep-repeats" in generation) == (decoding == "ar")
     assert ("--bootstrap" in words(plan, "evaluate")) == (len(decodings.split()) > 1)
+    assert plan.steps[-1].outputs == [tmp_path / "out" / "scores.txt", tmp_path / "out" / "scores.json"]
+
+
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        ({"mode": "nar"}, "--mode nar"),
+        ({"mode": "nar", "train": ["--lr", "1", "--max-update", "9", "--dropout=0"], "generate": ["--block-size", "2"]}, "--mode nar"),
+        ({"mode": "all", "block_size": 3, "beam": 2, "workers": 2}, "--mode all"),
+        ({"mode": "semi-nar", "block_size": 3}, "--block-size 3 --mode semi-nar"),
+        ({"mode": "semi-nar", "train": ["--block-size", "5", "--lr", "1"]}, "--block-size 5 --mode semi-nar"),
+        ({"mode": "ar", "train": ["--disable-ngram-loss", "--nar-ratio=.2"]}, "--disable-ngram-loss --mode ar --nar-ratio .2"),
+    ],
+)
+def test_what_decides_the_modes_stays_for_a_whole_training(options, settings, data, tmp_path):
+    (training,) = (step for step in task_plan(data, tmp_path, Options(**options)).steps if step.name == "fine-tune")
+    assert training.resumable and training.settings == settings
+
+
+def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
+    """Another test part, path or number of processes does not make its data other data."""
+    binarized = tmp_path / "out" / "data"
+    shutil.copytree(data_bin, binarized)
+    assert {path.name for path in binarized.iterdir()} - {path.name for path in data_files(binarized, *SPLITS)} == {"preprocess.log"}
+    (training,) = (step for step in task_plan(data, tmp_path / "out", Options()).steps if step.name == "fine-tune")
+    before = fingerprint(training.inputs)
+    for path in binarized.iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content + b"more")
+        matters = not path.name.startswith(("test.", "preprocess"))
+        assert (fingerprint(training.inputs) != before) == matters, path
+        path.write_bytes(content)
+
+
+def test_the_number_of_processes_decides_nothing(data, tmp_path):
+    plans = [task_plan(data, tmp_path, Options(workers=workers)) for workers in (1, 2)]
+    for step, other in zip(*(plan.steps[:2] for plan in plans)):  # tokenize, binarize
+        (command,), (another,) = step.commands, other.commands
+        assert command.words == another.words and (command.neutral, another.neutral) == (["--workers", 1], ["--workers", 2])
+    assert plans[0].steps[2:] == plans[1].steps[2:]
 
 
 def test_sizes_come_from_the_start(data, tmp_path):
@@ -88,6 +129,28 @@ def test_sizes_come_from_the_start(data, tmp_path):
 def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "gpu_count", lambda: gpus)
     assert ("--fp16" in words(task_plan(data, tmp_path, Options()), "generate-nar")) == bool(gpus)
+
+
+@pytest.mark.parametrize(
+    "visible, devices",
+    [
+        (None, ["0", "1", "2"]), ("", []), ("1", ["1"]), ("2, 0", ["2", "0"]), ("GPU-8f1,1", ["GPU-8f1", "1"]), ("MIG-4c", ["MIG-4c"]),
+        ("-1", []), ("0,3,1", ["0"]), ("NoDevFiles", []),
+    ],
+)  # fmt: skip
+def test_devices_are_those_that_cuda_shows(visible, devices, tmp_path, monkeypatch):
+    """An nvidia-smi that knows three GPUs, one of them in parts, stands in."""
+    listed = "GPU 0: A (UUID: GPU-8f1)\n  MIG 1g.5gb Device 0: (UUID: MIG-4c)\nGPU 1: A (UUID: GPU-9)\nGPU 2: A (UUID: GPU-7)\n"
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert tasks.gpu_devices() == devices and tasks.gpu_count() == len(devices)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert tasks.gpu_devices() == []  # whatever the variable says
 
 
 PUBLISHED = (
@@ -142,6 +205,16 @@ def test_refusals(change, arguments, message, data, tmp_path, capsys):
         main(["run-task", str(data), "--mode", "nar", "--out", str(tmp_path / "out"), *arguments])
     assert re.search(f"^bang run-task: error: .*{message}", stop.value.code) and "\n" not in stop.value.code
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["data", "tokenized"])
+def test_raw_texts_named_as_a_recipes_own_folder_are_refused(folder, data, tmp_path, monkeypatch):
+    """OUT/data and OUT/tokenized are made anew: raw texts there would be lost."""
+    monkeypatch.chdir(tmp_path)
+    if folder != "data":
+        data.rename(folder)
+    with pytest.raises(SystemExit, match=f"^bang run-task: error: {folder}.*is in the way of the input {folder}/.*: give another --out$"):
+        main(["run-task", folder, "--mode", "nar", "--out", ".", "--dry-run"])
 
 
 def test_pairs_of_either_layout(data):

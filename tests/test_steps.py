@@ -1,10 +1,19 @@
 """The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
 
+import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from bang.recipes.steps import Command, Plan, Step, fingerprint
+from conftest import ROOT
 
 
 def shell(script, **options):
@@ -61,6 +70,65 @@ def test_dry_run_touches_nothing(plan, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("# [2/2] c\nbash -euc ")
 
 
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    "given, output",
+    [("raw/text", "raw/text"), ("raw/text", "raw"), ("raw", "raw/made"), ("link/text", "raw"), ("raw/text", "link"), ("alone", "raw/text")],
+)
+def test_an_output_never_takes_the_place_of_what_is_given(given, output, dry, tmp_path, monkeypatch):
+    """Whatever the step, and under whatever name; what a step makes may be the next one's input, and be made again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "text").write_text("precious")
+    (tmp_path / "link").symlink_to("raw")
+    (tmp_path / "alone").symlink_to("raw/text")
+    plan = Plan("out")
+    plan.add(Step("first", [shell("mkdir made; touch ran made/a")], [], ["made"]))
+    plan.add(Step("second", [shell("touch b")], ["made/a", given], ["b"]))
+    plan.add(Step("third", [shell(f"touch {output}")], ["b"], [tmp_path / output]))
+    with pytest.raises(ValueError, match=f"{output}, which step third makes anew, is in the way of the input {given}: give another --out"):
+        plan.run(dry)
+    assert (tmp_path / "raw" / "text").read_text() == "precious" and not (tmp_path / "ran").exists()
+    plan.steps.pop()
+    plan.run()
+
+
+def test_dry_run_knows_what_stands_below_a_folder_that_is_undone(tmp_path, capsys):
+    """A training that was stopped has no best checkpoint yet; one that goes on gets another."""
+
+    def make(option):
+        plan, save = Plan(tmp_path / "out"), tmp_path / "save"
+        train = shell(f"mkdir -p {save}; {'exit 1;' if option == 'stop' else ''} echo {option} > {save}/best")
+        plan.add(Step("train", [train], [], [save], resumable=True))
+        plan.add(Step("generate", [shell(f"cp {save}/best {tmp_path}/text")], [save / "best"], [tmp_path / "text"]))
+        return plan
+
+    with pytest.raises(ValueError, match="status 1"):
+        make("stop").run()
+    for option in ("first", "second"):
+        capsys.readouterr()
+        make(option).run(dry=True)
+        shown = capsys.readouterr()
+        assert "# [1/2] train\n" in shown.out and "# [2/2] generate\n" in shown.out and not shown.err
+        make(option).run()
+    assert (tmp_path / "text").read_text() == "second\n"
+
+
+def test_neutral_words_do_not_decide_whether_a_step_is_done(tmp_path, capsys):
+    def make(workers):
+        plan = Plan(tmp_path / "out")
+        command = Command(["bash", "-c", 'echo "$@"', "-"], neutral=["--workers", workers], stdout=tmp_path / "text")
+        plan.add(Step("work", [command], [], [tmp_path / "text"]))
+        return plan
+
+    make(1).run()
+    make(2).run()
+    assert (tmp_path / "text").read_text() == "--workers 1\n" and "work: up to date" in capsys.readouterr().err
+    (tmp_path / "text").unlink()
+    make(2).run(dry=True)
+    assert "--workers 2 > " in capsys.readouterr().out
+
+
 def test_failed_step_is_not_done(plan, tmp_path):
     with pytest.raises(ValueError, match="^c: bash ended with status 3$"):
         plan(broken="exit 3;").run()
@@ -103,6 +171,28 @@ def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
     assert (tmp_path / "save" / "ran").exists()
 
 
+@pytest.mark.parametrize("dry", [False, True])
+def test_resumable_step_refuses_other_settings(dry, tmp_path):
+    """Whether it was stopped or is done; a refusal changes nothing."""
+
+    def make(settings, option, stop=""):
+        plan = Plan(tmp_path / "steps")
+        script = f"mkdir -p {tmp_path}/save; echo {option} >> {tmp_path}/save/ran; {stop}"
+        plan.add(Step("train", [shell(script)], [], [tmp_path / "save"], resumable=True, settings=settings))
+        return plan
+
+    with pytest.raises(ValueError, match="status 1"):
+        make("--mode ar", 1, stop="exit 1").run()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="save was made with --mode ar, not --mode nar: give another folder, or remove it$"):
+            make("--mode nar", 1).run(dry)
+        make("--mode ar", 2).run()
+    assert (tmp_path / "save" / "ran").read_text() == "1\n2\n"  # the second time it was done
+    shutil.rmtree(tmp_path / "save")
+    make("--mode nar", 3).run()
+    assert (tmp_path / "save" / "ran").read_text() == "3\n"
+
+
 def test_group_runs_at_once_and_ends_together(tmp_path):
     def make(failing):
         plan = Plan(tmp_path)
@@ -122,6 +212,53 @@ def test_group_runs_at_once_and_ends_together(tmp_path):
     assert [(tmp_path / f"out{index}").read_text() for index in range(3)] == ["0\n", "1\n", "2\n"]
 
 
+def test_after_a_failure_no_other_step_of_the_group_begins(tmp_path):
+    """But what runs ends, with all of its commands."""
+    plan = Plan(tmp_path)
+    slow = [shell(f"touch {tmp_path}/slow; while [ ! -e {tmp_path}/fails ]; do sleep 0.01; done; sleep 0.2"), shell(f"touch {tmp_path}/out0")]
+    fails = [shell(f"while [ ! -e {tmp_path}/slow ]; do sleep 0.01; done; touch {tmp_path}/fails; exit 4")]
+    for number, commands in enumerate([slow, fails, [shell(f"touch {tmp_path}/out2")]]):
+        plan.add(Step(f"part{number}", commands, [], [tmp_path / f"out{number}"], group="parts", at_once=2))
+    with pytest.raises(ValueError, match="^part1: bash ended with status 4$"):
+        plan.run()
+    assert (tmp_path / "out0").exists() and not (tmp_path / "out2").exists()
+
+
+RECIPE = """
+import signal, sys
+from bang.__main__ import _terminate
+from bang.recipes.steps import Command, Plan, Step
+
+signal.signal(signal.SIGTERM, _terminate)  # as the command bang does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+plan, kind = Plan("steps"), sys.argv[1]
+for number in range(2):
+    command = Command(["bash", "-c", f"echo $$ > pid{number}; exec sleep 60"], **({kind: f"{kind}{number}"} if kind != "plain" else {}))
+    plan.add(Step(f"part{number}", [command], [], [f"out{number}"], group="parts"))
+plan.run()
+"""
+
+
+@pytest.mark.parametrize("kind", ["stdout", "log", "plain"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_command_that_runs_and_those_that_wait(sent, kind, tmp_path):
+    """The signal reaches the recipe's own process alone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", RECIPE, kind], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    written = tmp_path / "pid0"
+    while process.poll() is None and not (written.exists() and written.read_text()):
+        time.sleep(0.01)
+    process.send_signal(sent)
+    try:
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == (1 if sent == signal.SIGTERM else -signal.SIGINT), said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
+    assert not (tmp_path / "pid1").exists() and "part1" not in said
+
+
 def test_fingerprint(tmp_path):
     (tmp_path / "folder" / "sub").mkdir(parents=True)
     (tmp_path / "folder" / "sub" / "a").write_text("1")
@@ -133,3 +270,21 @@ def test_fingerprint(tmp_path):
     assert fingerprint(paths) != before
     with pytest.raises(ValueError, match="gone: no such file or folder"):
         fingerprint([tmp_path / "gone"])
+
+
+def test_a_file_is_read_once_in_a_run_unless_it_changes(plan, tmp_path, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(Path(file.name).name) or digest(file, name))
+    shards = plan()
+    for number in range(3):  # all of them read what the plan's steps read
+        shards.add(Step(f"part{number}", [shell(f"touch {tmp_path}/part{number}")], [tmp_path / "a", tmp_path / "b"], [tmp_path / f"part{number}"]))
+    (tmp_path / "b").write_text("an old run's")
+    shards.run()
+    assert read == ["a", "b"]  # b after it was made
+    shards.run()
+    assert read == ["a", "b"] * 2
+    digests = {}
+    before = fingerprint([tmp_path / "a"], digests)
+    (tmp_path / "a").write_text("TEXT\n")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    assert fingerprint([tmp_path / "a"], digests) == fingerprint([tmp_path / "a"]) != before

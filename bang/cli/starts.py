@@ -1,6 +1,7 @@
 """What `--load-from-pretrained-model START` needs, as fairseq-train's options; or START as a fairseq checkpoint.
 
     fairseq-train processed --user-dir bang --task translation_bang $(bang starts minilm/) …
+    eval "options=($(bang starts 'a folder/'))"   # in bash, for a path with a blank: then "${options[@]}"
     bang starts minilm/ --save start.pt --decoder-layers 3
 
 START is a checkpoint of BANG or ProphetNet, a folder of `bang pack`, or BERT's or ProphetNet's weights in the Hugging

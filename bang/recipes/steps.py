@@ -12,43 +12,18 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..text.files import StrPath, replacing
+from .commands import Command, Runner
 
-_BLOCK = 1 << 20
-_CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line, without a shell.
-
-    Attributes:
-        words: the program and its arguments; Python's own interpreter stands as "python".
-        stdout: file that takes what it prints, whole or not at all; None: the terminal.
-        log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
-        environment: variables that it gets beside those that are there.
-    """
-
-    words: Sequence[str]
-    stdout: StrPath | None = None
-    log: StrPath | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        shown = shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *map(str, self.words)])
-        if self.log is not None:
-            shown += f" 2>&1 | tee -a {shlex.quote(str(self.log))}"
-        return shown if self.stdout is None else f"{shown} > {shlex.quote(str(self.stdout))}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +36,8 @@ class Step:
         inputs: files and folders whose content counts.
         outputs: files and folders that exist when the step is done.
         resumable: the commands go on from what an interrupted run left in the outputs, a training run does. What
-            they left from other inputs is then neither gone on with nor removed, but refused.
+            they left from other inputs or with other settings is then neither gone on with nor removed, but refused.
+        settings: what of a resumable step's commands has to stay as it was when it goes on, in words to tell.
         group, at_once: neighbours of the same group need nothing of each other; so many of them run at once.
     """
 
@@ -70,6 +46,7 @@ class Step:
     inputs: Sequence[StrPath] = field(default=())
     outputs: Sequence[StrPath] = field(default=())
     resumable: bool = False
+    settings: str = ""
     group: str | None = None
     at_once: int = 1
 
@@ -89,33 +66,71 @@ class Plan:
         """Runs the steps that are not done, or with `dry` prints their commands and touches nothing.
 
         Raises:
-            ValueError: a command failed, an input is missing, or a resumable step began from other inputs.
+            ValueError: a command failed, an input is missing, a resumable step began from other inputs or settings, or
+                an output stands where the recipe is given an input.
         """
-        stale: set[str] = set()  # outputs of steps that a dry run leaves undone: who reads them is undone too
+        self._check_outputs()
+        stale: list[set[Path]] = []  # outputs of steps that a dry run leaves undone: who reads of them is undone too
+        digests: dict[tuple, str] = {}
         numbered = enumerate(self.steps, start=1)
         for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
             undone = []
             for number, step in group:
                 title = f"[{number}/{len(self.steps)}] {step.name}"
-                waits = any(str(path) in stale for path in step.inputs)
-                inputs = "" if waits else fingerprint(step.inputs)
+                waits = any(_within(_places(path), places) for path in step.inputs for places in stale)
+                inputs = "" if waits else fingerprint(step.inputs, digests)
                 if not waits and self._is_done(step, inputs):
                     print(f"{title}: up to date", file=sys.stderr)
-                elif dry:
-                    stale.update(map(str, step.outputs))
+                    continue
+                if not waits:
+                    self._check_begun(step, inputs)
+                if dry:
+                    stale += map(_places, step.outputs)
                     print("\n".join([f"# {title}", *map(str, step.commands)]))
                 else:
                     undone.append((step, inputs, title))
             self._run_steps(undone)
 
+    def _check_outputs(self) -> None:
+        """Refuses a plan whose steps would remove, or write into, files that none of them makes: a user's own."""
+        made: list[tuple[str, StrPath, set[Path]]] = []
+        given: dict[StrPath, set[Path]] = {}
+        for step in self.steps:
+            for path in step.inputs:
+                places = _places(path)
+                if not any(_within(places, folder) for _, _, folder in made):
+                    given[path] = places
+            made += [(step.name, path, _places(path)) for path in step.outputs]
+        for name, output, places in made:
+            for path, others in given.items():
+                if _within(others, places) or _within(places, others):
+                    raise ValueError(f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out")
+
     def _run_steps(self, undone: Sequence[tuple[Step, str, str]]) -> None:
-        """Runs the steps of a group at the same time; an error in one lets the others end first."""
+        """Runs the steps of a group at the same time. An error in one lets those that run end, and no other begin."""
         if not undone:
             return
+        runner, failed = Runner(), threading.Event()
+
+        def run(step: Step, inputs: str, title: str) -> None:
+            if not failed.is_set():
+                try:
+                    self._run_step(runner, step, inputs, title)
+                except BaseException:
+                    failed.set()
+                    raise
+
         with ThreadPoolExecutor(max(step.at_once for step, _, _ in undone)) as pool:
-            runs = [pool.submit(self._run_step, *item) for item in undone]
-        for run in runs:
-            run.result()
+            try:
+                runs = [pool.submit(run, *item) for item in undone]
+                while wait(runs, timeout=1).not_done:  # a signal that comes as it begins to wait does not end the waiting
+                    pass
+            except BaseException:  # Ctrl-C, a signal: they reach this thread alone
+                failed.set()
+                runner.stop()
+                raise
+        for done in runs:
+            done.result()
 
     def _record(self, step: Step, kind: str) -> Path:
         return self.folder / "steps" / f"{step.name}.{kind}"
@@ -126,21 +141,32 @@ class Plan:
             return False
         return json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == _whole(step, inputs)
 
-    def _run_step(self, step: Step, inputs: str, title: str) -> None:
+    def _check_begun(self, step: Step, inputs: str) -> None:
+        """Refuses to go on from what a resumable step left of other inputs or settings."""
+        begun, left = self._record(step, "begun"), [str(path) for path in step.outputs if os.path.exists(path)]
+        if not step.resumable or not left or not begun.exists():
+            return
+        theirs, _, settings = begun.read_text(encoding="utf-8").partition("\n")
+        if theirs != inputs:
+            made = "from other data or another start"
+        elif settings != step.settings:
+            made = f"with {settings}, not {step.settings}"
+        else:
+            return
+        raise ValueError(f"{' '.join(left)} was made {made}: give another folder, or remove it")
+
+    def _run_step(self, runner: Runner, step: Step, inputs: str, title: str) -> None:
         print(title, file=sys.stderr, flush=True)
         begun, done = self._record(step, "begun"), self._record(step, "json")
         begun.parent.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
-        if step.resumable and begun.exists() and begun.read_text() != inputs and any(map(os.path.exists, step.outputs)):
-            left = " ".join(str(path) for path in step.outputs if os.path.exists(path))
-            raise ValueError(f"{left} was made from other data or another start: give another folder, or remove it")
         if not step.resumable:
             for path in filter(os.path.exists, step.outputs):
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        begun.write_text(inputs)
+        begun.write_text(f"{inputs}\n{step.settings}", encoding="utf-8")
         start = time.time()
         for command in step.commands:
-            _execute(command, step.name)
+            runner.run(command, step.name)
         for path in step.outputs:
             if not os.path.exists(path):
                 raise ValueError(f"{step.name} ended without an error, but did not write {path}")
@@ -149,62 +175,37 @@ class Plan:
             file.write(f"{json.dumps(record)}\n".encode())
 
 
-def _execute(command: Command, step: str) -> None:
-    words = [sys.executable if word == "python" else str(word) for word in command.words]
-    for path in (command.stdout, command.log):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # the programs and the package of this interpreter are found wherever the recipe is called from
-    path = _before("PATH", Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _CHECKOUT), **command.environment}
-    last = ""
-    if command.log is not None:
-        with (
-            open(command.log, "ab") as log,
-            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
-        ):
-            try:
-                for line in process.stdout:
-                    log.write(line)
-                    log.flush()
-                    sys.stderr.write(line.decode("utf-8", "replace"))
-                    sys.stderr.flush()
-                    last = line.decode("utf-8", "replace").strip() or last
-            except BaseException:  # Ctrl-C, a signal: the command must not go on alone
-                process.terminate()
-                raise
-        status = process.returncode
-    elif command.stdout is not None:
-        unfinished = Path(f"{command.stdout}.unfinished")
-        with open(unfinished, "wb") as output:
-            status = subprocess.run(words, stdout=output, env=environment).returncode
-        if status == 0:
-            os.replace(unfinished, command.stdout)
-        else:
-            last = f"what it printed stands in {unfinished}"
-    else:
-        status = subprocess.run(words, env=environment).returncode
-    if status != 0:
-        raise ValueError(f"{step}: {words[0]} ended with status {status}{': ' if last else ''}{last}")
-
-
-def fingerprint(paths: Sequence[StrPath]) -> str:
+def fingerprint(paths: Sequence[StrPath], digests: dict[tuple, str] | None = None) -> str:
     """A hash of the content of files and of all files in folders, and of their names below the folder.
 
+    Args:
+        digests: of the files that were read before, which are read again only where they have changed since.
     Raises:
         ValueError: one of them is missing.
     """
-    digest = hashlib.sha256()
+    whole, digests = hashlib.sha256(), {} if digests is None else digests
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder")
         for file in _files(path):
-            digest.update(f"{file.relative_to(path)}\0".encode())
-            with open(file, "rb") as content:
-                while block := content.read(_BLOCK):
-                    digest.update(block)
-        digest.update(b"\0\0")
-    return digest.hexdigest()
+            status = file.stat()
+            key = (file, status.st_mtime_ns, status.st_size)
+            if key not in digests:
+                with open(file, "rb") as content:
+                    digests[key] = hashlib.file_digest(content, "sha256").hexdigest()
+            whole.update(f"{file.relative_to(path)}\0{digests[key]}".encode())
+        whole.update(b"\0\0")
+    return whole.hexdigest()
+
+
+def _places(path: StrPath) -> set[Path]:
+    """Where a path leads by its name, and with links followed."""
+    return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+
+
+def _within(places: set[Path], folders: set[Path]) -> bool:
+    """Whether one of the places is one of the folders, or below it."""
+    return any(place.is_relative_to(folder) for place in places for folder in folders)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -214,9 +215,7 @@ def _files(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _before(variable: str, folder: Path) -> str:
-    return os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
-
-
 def _whole(step: Step, inputs: str) -> str:
-    return hashlib.sha256("\n".join([inputs, *map(str, step.commands)]).encode()).hexdigest()
+    """What a step is done by: the content of its inputs and its commands, less the words that change nothing."""
+    commands = (str(replace(command, neutral=())) for command in step.commands)
+    return hashlib.sha256("\n".join([inputs, *commands]).encode()).hexdigest()

@@ -1,5 +1,7 @@
 """From a folder of text to results: tokenize, binarize, fine-tune, generate, evaluate."""
 
+import itertools
+import os
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -28,6 +30,10 @@ MODES = {  # --mode: the mode of finetune.sh, and the decodings that its checkpo
     "n-stream": ("n-stream", ("ar", "semi-nar")),
     "all": ("all", ("ar", "semi-nar", "nar")),
 }
+
+DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset", "--ngram",
+            "--disable-ngram-loss"}  # fmt: skip
+"""Options of finetune.sh that say which modes a checkpoint is trained for; no run goes on with others."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
     raw = list(pairs.values())
     words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
     tokenized = {name: folder / path.name for name, path in pairs.items()}
-    command = Command([*words, "--workers", options.workers, *raw])
+    command = Command([*words, *raw], neutral=["--workers", options.workers])
     plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
     return tokenized
 
@@ -135,18 +141,26 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
 def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: Options) -> Path:
     """Adds the step that makes fairseq's data; returns their folder."""
     words = ["fairseq-preprocess", "--user-dir", PACKAGE, "--task", "translation_bang"]
-    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder, "--workers", options.workers]
+    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder]
     words += ["--srcdict", options.vocab, "--tgtdict", options.vocab]
     for split in SPLITS:
         words += [f"--{split}pref", tokenized[f"{split}.src"].with_suffix("")]
     log = folder.with_name(f"{folder.name}.log")
-    plan.add(Step(name, [Command(words, stdout=log)], [*tokenized.values(), options.vocab], [folder]))
+    command = Command(words, neutral=["--workers", options.workers], stdout=log)
+    plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
     return folder
+
+
+def data_files(folder: Path, *splits: str) -> list[Path]:
+    """What fairseq reads of the data for these splits: not the log beside them, which tells paths and processes."""
+    files = [f"{split}.src-tgt.{side}.{kind}" for split in splits for side in SIDES for kind in ("bin", "idx")]
+    return [folder / name for name in (*files, *(f"dict.{side}.txt" for side in SIDES))]
 
 
 def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separator: bool = False) -> Path:
     """Adds the fine-tuning; returns its best checkpoint."""
-    inputs, words = [data], ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
+    inputs = data_files(data, "train", "valid")
+    words = ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
     words += ["--tensorboard-logdir", out / "tensorboard", "--log-format", "json", "--log-interval", "50"]
     if options.mode == "semi-nar":  # "all" is trained for blocks of many sizes
         words += ["--block-size", options.block_size]
@@ -155,11 +169,24 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
         words += start_options(options.start)
         words += ["--load-sep"] if has_separator else []
     words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
-    plan.add(Step("fine-tune", [Command(words, log=out / "train.log")], inputs, [out / "checkpoints"], resumable=True))
+    command, settings = Command(words, log=out / "train.log"), deciding_options(words)
+    plan.add(Step("fine-tune", [command], inputs, [out / "checkpoints"], resumable=True, settings=settings))
     log, picture = out / "train.log", out / "curves.png"
     curves = Command(["python", "-m", "bang", "curves", log, picture])
     plan.add(Step("curves", [curves], [out / "checkpoints"], [picture]))
     return out / "checkpoints" / "checkpoint_best.pt"
+
+
+def deciding_options(words: Sequence) -> str:
+    """The options among a training's words that say which modes it trains; of one given twice the last, as fairseq reads them."""
+    found, name = {}, None
+    for word in map(str, words):
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            found |= {name: value} if name in DECIDING else {}
+        elif found.get(name) == "":
+            found[name] = word
+    return " ".join(f"{name} {found[name]}".strip() for name in sorted(found))
 
 
 def add_results(
@@ -176,13 +203,14 @@ def add_results(
             Command(collected),
             Command(cleaned),
         ]
-        plan.add(Step(f"generate-{decoding}", commands, [data, checkpoint, tokenized_source], [log, text]))
+        plan.add(Step(f"generate-{decoding}", commands, [*data_files(data, "test"), checkpoint, tokenized_source], [log, text]))
         texts.append(text)
     preset = PRESETS[options.preset]
-    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", out / "scores.json"]
+    scores, details = out / "scores.txt", out / "scores.json"
+    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", details]
     words += ["--tokenize", preset.tokenizer, *(["--metrics", *preset.metrics] if preset.metrics else [])]
     words += ["--bootstrap", "1000"] if len(texts) > 1 else []
-    plan.add(Step("evaluate", [Command(words, stdout=out / "scores.txt")], [*texts, reference], [out / "scores.txt"]))
+    plan.add(Step("evaluate", [Command(words, stdout=scores)], [*texts, reference], [scores, details]))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:
@@ -208,12 +236,28 @@ def start_options(start: str) -> list[str]:
 
 
 def gpu_count() -> int:
-    """GPUs of this machine, without the seconds that importing torch takes."""
+    """GPUs that a command may use."""
+    return len(gpu_devices())
+
+
+def gpu_devices() -> list[str]:
+    """The GPUs that a command may use, each by a name that CUDA_VISIBLE_DEVICES takes.
+
+    Where that variable is set they are those that it names, up to the first that is not there, as CUDA reads it. Found
+    without the seconds that importing torch takes.
+    """
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
     except FileNotFoundError:
-        return 0
-    return len(done.stdout.splitlines()) if done.returncode == 0 else 0
+        return []
+    # a GPU's parts (MIG) follow it, indented
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
+    there = [str(number) for number in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not there:
+        return there
+    names = (name.strip() for name in visible.split(","))
+    return list(itertools.takewhile(lambda name: name in there or name.startswith(("GPU-", "MIG-")), names))
 
 
 def check_installation() -> None:

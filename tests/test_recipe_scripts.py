@@ -1,0 +1,73 @@
+"""What the shell recipes give fairseq-train, in folders whose names have a blank; stand-ins only note their arguments."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from test_run_task import after
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Runs a script of the checkout "a checkout"; the words that it gives fairseq-train, which then fails."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "fairseq-train").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTED"\nexit 1\n')
+    (folder / "fairseq-preprocess").write_text(
+        '#!/bin/sh\nfor word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
+    )
+    # what is faster on this CPU is measured for seconds
+    (folder / "python").write_text(f'#!/bin/sh\n[ "$*" = "-m bang.precision" ] || exec "{sys.executable}" "$@"\n')
+    for program in folder.iterdir():
+        program.chmod(0o755)
+    (tmp_path / "a checkout").symlink_to(ROOT)
+
+    def call(script, *words, **environment):
+        path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        ours = {"VIRTUAL_ENV": sys.prefix, "NOTED": str(tmp_path / "noted"), "GPUS": "1", "PATH": path}
+        command = ["bash", tmp_path / "a checkout" / "scripts" / script, *words]
+        done = subprocess.run(command, env={**os.environ, **ours, **environment}, capture_output=True, text=True)
+        assert done.returncode == 1 and (tmp_path / "noted").exists(), done.stdout[-2000:] + done.stderr[-2000:]
+        return (tmp_path / "noted").read_text().splitlines()
+
+    return call
+
+
+@pytest.fixture
+def start(little_bert):
+    return little_bert.rename(little_bert.parent / "a bert")
+
+
+def test_quickstart(arguments, start, tmp_path):
+    data, run = tmp_path / "a task", tmp_path / "a run"
+    data.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        (data / path.name).write_text("a library for archives\n" * 4)
+    words = arguments("quickstart.sh", run, QUICKSTART_DATA=str(data), QUICKSTART_START=str(start))
+    assert words[0] == str(run / "data") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
+    assert after(words, "--load-from-pretrained-model") == str(start) and after(words, "--pretrained-encoder-layers") == "0,1,2,3"
+
+
+def test_evidence(arguments, start, tmp_path):
+    out = tmp_path / "an out"
+    (out / "pairs").mkdir(parents=True)
+    (out / "pairs" / "test.src-tgt.tgt.idx").touch()  # the data are there already
+    words = arguments("evidence.sh", tmp_path, out, BERT=str(start), STARTS="bert", MODES="nar")
+    run = out / "seed1" / "nar-from-bert"
+    assert words[0] == str(out / "pairs") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
+    assert words.count("--load-from-pretrained-model") == 1 and after(words, "--load-from-pretrained-model") == str(start)
+    assert after(words, "--encoder-embed-dim") == "32" and after(words, "--user-dir") == str(tmp_path / "a checkout" / "bang")
+
+
+def test_finetuning(arguments, tmp_path):
+    def words(*options):
+        return arguments("finetune.sh", "--mode", "nar", "data", tmp_path / "a run", "--warmup-updates", "9", *options)
+
+    assert after(words(), "--tensorboard-logdir") == str(tmp_path / "a run" / "tensorboard")
+    assert "--warmup-init-lr" in words("--lr", "1")
+    for scheduler in (["--lr-scheduler", "fixed"], ["--lr-scheduler=fixed"]):  # has no such option
+        assert "--warmup-init-lr" not in words(*scheduler) and "inverse_sqrt" not in words(*scheduler)
