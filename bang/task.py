@@ -58,7 +58,8 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         default=0.0,
         metadata={
             "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
-            "at least: 0 keeps whole blocks, 1 is greedy AR. Blocks then hang on any token: train with --ngram"
+            "at least: 0 keeps whole blocks, 1 is greedy AR. Blocks then hang on any token: train with --ngram, or with "
+            "--semi-nar-ratio and --random-block-offset"
         },
     )
     rescore: int = field(
