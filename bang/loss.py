@@ -10,10 +10,15 @@ from torch import Tensor
 
 ROWS = {"cpu": 256}  # predictions whose logits exist at a time: they stay in the cache of a CPU
 ROWS_ELSEWHERE = 4096
+FP16_SCALE = 256.0  # of the gradients of logits: fp16 cannot tell many of them from zero
 
 
 class _LinearNll(torch.autograd.Function):
-    """The gradients are made beside the loss, while the logits of some rows are at hand: no (n, V) tensor lives on."""
+    """The gradients are made beside the loss, while the logits of some rows are at hand: no (n, V) tensor lives on.
+
+    They are added up and kept in float32: the gradient of the total, which is fairseq's scale of the loss in fp16, is known
+    in `backward` alone, and what is rounded to zero before it cannot be scaled up again.
+    """
 
     @staticmethod
     def forward(ctx, features, weight, target, row_weight, epsilon):
@@ -23,8 +28,10 @@ class _LinearNll(torch.autograd.Function):
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         nll = torch.empty(len(x), dtype=torch.float32, device=x.device)
         uniform = torch.empty_like(nll)  # mean of -log p over the vocabulary
+        kept = torch.promote_types(dtype, torch.float32)
+        scale = FP16_SCALE if dtype == torch.float16 else 1.0
         if needs_gradient:
-            d_x, d_projection = torch.empty_like(x), torch.zeros_like(projection)
+            d_x, d_projection = torch.empty_like(x, dtype=kept), torch.zeros_like(projection, dtype=kept)
         rows = ROWS.get(device, ROWS_ELSEWHERE)
         with torch.autocast(device, enabled=False):
             for some in (slice(start, start + rows) for start in range(0, len(x), rows)):
@@ -35,11 +42,15 @@ class _LinearNll(torch.autograd.Function):
                 if needs_gradient:
                     d_logits = lprobs.exp_().sub_(epsilon / len(projection))
                     d_logits.scatter_add_(1, expected, d_logits.new_full(expected.shape, epsilon - 1))
-                    d_logits = d_logits.mul_(row_weight[some, None]).to(dtype)
+                    d_logits = d_logits.mul_(scale * row_weight[some, None]).to(dtype)
                     d_x[some] = d_logits @ projection
-                    d_projection.addmm_(d_logits.t(), x[some])
+                    if dtype == kept:
+                        d_projection.addmm_(d_logits.t(), x[some])
+                    else:  # sums over rows are large enough without the scale, and fp16 has an upper end too
+                        d_projection += d_logits.t() @ (x[some] / scale)
         if needs_gradient:
-            ctx.save_for_backward(d_x.to(features.dtype), d_projection.to(weight.dtype))
+            ctx.save_for_backward(d_x.div_(scale) if scale != 1 else d_x, d_projection)
+            ctx.dtypes = features.dtype, weight.dtype
         loss = (1 - epsilon) * nll + epsilon * uniform
         ctx.mark_non_differentiable(loss, nll)
         return (loss * row_weight).sum(), loss, nll
@@ -47,7 +58,8 @@ class _LinearNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *_):
         d_features, d_weight = ctx.saved_tensors
-        return d_features * gradient, d_weight * gradient, None, None, None
+        of_features, of_weight = ctx.dtypes
+        return (d_features * gradient).to(of_features), (d_weight * gradient).to(of_weight), None, None, None
 
 
 def linear_nll(

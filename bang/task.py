@@ -59,7 +59,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         metadata={
             "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
             "at least; the others are drafts that the next pass verifies: 0 keeps whole blocks, 1 is greedy AR's text. Blocks "
-            "then hang on any token: train with --ngram"
+            "then hang on any token: train with --ngram, or with --semi-nar-ratio and --random-block-offset"
         },
     )
     rescore: int = field(

@@ -82,6 +82,13 @@ for start in $starts; do # a misspelt one would begin from noise
         *) echo "evidence.sh: error: STARTS $start: choose scratch, ngramN, bert or bert+ngramN" >&2; exit 2 ;;
     esac
 done
+modes=${MODES:-nar ar semi-nar}
+for mode in $modes; do # a misspelt one would train AR
+    case $mode in
+        nar | ar | semi-nar) ;;
+        *) echo "evidence.sh: error: MODES $mode: choose nar, ar or semi-nar" >&2; exit 2 ;;
+    esac
+done
 
 say() { echo "$(date +%T) $*"; }
 
@@ -112,7 +119,8 @@ prepare() {
         >> "$out/preprocess.log" 2>&1
 }
 
-# train FOLDER UPDATES RATE DATA OPTION...: trains once; the log stands in FOLDER/train.log when all is done.
+# train FOLDER UPDATES RATE DATA OPTION...: trains once; the log, of a stopped run's beginning too, stands in FOLDER/train.log
+# when all is done.
 train() {
     local folder=$1 updates=$2 rate=$3
     shift 3
@@ -125,7 +133,7 @@ train() {
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-1.0}" \
         --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates $((updates / 16)) \
         --total-num-update "$updates" --max-update "$updates" $precision ${TRAIN:-} \
-        --validate-interval-updates $((updates / 4 + 1)) --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 > "$folder/running.log" 2>&1 \
+        --validate-interval-updates $((updates / 4 + 1)) --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 >> "$folder/running.log" 2>&1 \
         || { tail -n 1 "$folder/running.log" >&2; exit 1; }
     mv "$folder/running.log" "$folder/train.log"
 }
@@ -206,7 +214,7 @@ curves() {
 if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
 printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE-1\tROUGE-2\tROUGE-L\tdistinct texts\n' > "$out/results.tsv"
 for seed in ${SEEDS:-1}; do
-    for mode in ${MODES:-nar ar semi-nar}; do
+    for mode in $modes; do
         for start in $starts; do
             if [[ $start == *ngram* ]]; then pretrain "$start"; fi
             finetune "$mode" "$start"

@@ -13,8 +13,9 @@ Fine-tunes BANG with the published recipe, from --load-from-pretrained-model FIL
          semi-nar  blocks of 4 tokens (--block-size); epochs as nar
          mixed     a third of the updates each of ar, nar and semi-nar (--nar-ratio, --semi-nar-ratio);
                    epochs as nar. The checkpoint serves every --decoding
-         n-stream  9 streams (--ngram), as in pretraining; epochs as ar. The checkpoint serves --decoding ar,
-                   and semi-nar with blocks of up to 9
+         n-stream  9 streams (--ngram), as in pretraining, but each weighs 0.7 of the one before
+                   (--stream-decay); epochs as ar. The checkpoint serves --decoding ar, semi-nar with
+                   blocks of up to 9, drafts of --decoding speculative and the dial --commit-threshold
          all       ar, semi-nar with blocks of 6 that hang on any token, and nar, all in every update
                    (--joint-modes); epochs as nar. The checkpoint serves every --decoding: drafts of
                    --decoding speculative and the dial --commit-threshold too
@@ -45,7 +46,7 @@ case $mode in
     all)
         mode_options=(--nar-ratio 0.4 --semi-nar-ratio 0.2 --block-size 6 --random-block-offset --joint-modes --ngram 1
             "${many_epochs[@]}") ;;
-    n-stream) mode_options=(--nar-ratio 0 --ngram 9 "${few_epochs[@]}") ;;
+    n-stream) mode_options=(--nar-ratio 0 --ngram 9 --stream-decay 0.7 "${few_epochs[@]}") ;;
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed, n-stream or all" >&2; exit 2 ;;
 esac
 schedule=(--lr-scheduler inverse_sqrt --warmup-init-lr 1e-07)

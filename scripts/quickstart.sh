@@ -70,13 +70,16 @@ else
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
 updates=${QUICKSTART_UPDATES:-2000} # the learning rate falls to zero over them
+# fairseq's limit counts the time of the runs before too
+trained=$(python -c 'import sys, torch; print(torch.load(sys.argv[1], mmap=True)["extra_state"]["previous_training_time"])' \
+    "$run/checkpoints/checkpoint_last.pt" 2>/dev/null || echo 0)
 # few pairs an update: it is updates that so short a run lacks. A synopsis is found in a text's beginning
 fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 40 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
     --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \
     --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
-    --stop-time-hours "$(python -c "print(${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
+    --stop-time-hours "$(python -c "print($trained / 3600 + ${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
     tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 

@@ -1,4 +1,4 @@
-"""Drafts by the slots and the source, against a plain loop over rows."""
+"""Drafts by the slots and the source, against a plain loop over rows; what is drawn, against its distribution."""
 
 import numpy as np
 import pytest
@@ -84,3 +84,24 @@ def test_drafts_are_drawn_with_the_noise_of_the_slots_that_verify_them(xp):
     alone = draft(xp, logits, np.full(40, PAD), nothing, 0, none, chooser, bounds)
     assert draft(xp, logits, np.full(40, PAD), nothing, 4.0, none, chooser, bounds) == alone
     assert len({token for (token,) in alone}) > 4  # drawn, and not the likeliest
+
+
+@BACKENDS
+@pytest.mark.parametrize("topp,nucleus", [(0.15, 1), (0.5, 3), (0.8, 6), (0.99, 9), (-1.0, 11)])
+def test_what_is_drawn_is_the_nucleus(xp, topp, nucleus):
+    """The fewest tokens that hold `topp`, as often as each is likely among them; `topp` goes before `topk`."""
+    share = np.array([0.2, 0.18, 0.16, 0.12, 0.1, 0.08, 0.07, 0.05, 0.035, 0.004, 0.001])
+    places = np.array([7, 2, 11, 4, 1, 9, 3, 10, 5, 8, 6])  # anywhere but at pad
+    logits = np.full(VOCABULARY, -1e9, dtype=np.float32)
+    logits[places] = np.log(share)
+    rows = 40_000
+    arrays = np.tile(logits + 3, (rows, 1, 1)), np.zeros((rows, 1), int), np.zeros(rows, int), np.full(rows, 9), np.arange(rows)
+    of_rows, target, *bounds = arrays if xp is np else map(torch.tensor, arrays)
+    chooser = Chooser(PAD, UNK, EOS, sampling=True, topp=topp, topk=2 if topp > 0 else -1, seed=5)
+    token, score = map(np.asarray, chooser(xp, [of_rows], target, Bounds(*bounds)))
+    drawn = np.bincount(token[:, 0], minlength=VOCABULARY)[places]
+    expected = rows * share[:nucleus] / share[:nucleus].sum()
+    assert drawn[nucleus:].sum() == 0 and drawn.sum() == rows
+    chi_square = ((drawn[:nucleus] - expected) ** 2 / expected).sum()
+    assert chi_square < 35  # of at most 10 degrees of freedom: a right sampler gives more once in 8,000
+    assert np.allclose(score, logits[token], atol=1e-5)

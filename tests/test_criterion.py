@@ -94,6 +94,37 @@ def test_the_fused_loss_under_autocast():
     assert features.grad.dtype == weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("dtype,rounding", [(torch.bfloat16, 2.0**-9), (torch.float16, 2.0**-12)])
+def test_gradients_of_the_fused_loss_in_half_precision(dtype, rounding, autocast, monkeypatch):
+    """Against float32, over eight blocks of rows, with pieces that are never likely and rows that hardly count."""
+    monkeypatch.setitem(loss_module.ROWS, "cpu", 256)
+    torch.manual_seed(0)
+    features, weight = torch.randn(2048, 16) * 0.3 + 1, torch.randn(40, 16) * 0.3
+    weight[30:] = weight[30:] * 0.1 - 0.8
+    features, weight = features.to(dtype), weight.to(dtype)
+    target, row_weight, scale = torch.randint(30, (2048,)), torch.rand(2048), 256.0
+    row_weight[:64] = 1e-6
+    logits = (features @ weight.t()).float().requires_grad_()  # rounded, as those of a layer in half precision
+    losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    (d_logits,) = torch.autograd.grad(scale * (losses * row_weight).sum(), logits)
+    expected = d_logits @ weight.float(), d_logits.t() @ features.float()
+    assert 0 < d_logits[:, 30:].median() / scale < 3e-8
+
+    leaves = [(value.float() if autocast else value).requires_grad_() for value in (features, weight)]
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        total, _, _ = linear_nll(*leaves, target, row_weight, 0.0)
+    found = torch.autograd.grad(scale * total, leaves)
+    assert [gradient.dtype for gradient in found] == [leaf.dtype for leaf in leaves]
+
+    def error(found, expected):
+        return (found.float() - expected).norm() / expected.norm()
+
+    assert error(found[0], expected[0]) < 1.5 * rounding and error(found[0][:64], expected[0][:64]) < 0.01
+    assert error(found[1], expected[1]) < (0.5 if autocast else 1.1) * rounding
+    assert error(found[1][30:], expected[1][30:]) < 0.01
+
+
 @pytest.mark.parametrize("ngram", [1, 3, 9])
 def test_streams_count_their_targets(ngram, golden_model, forward_arrays, make_criterion):
     """Loss and sample size of n streams, by plain loops over streams and targets."""

@@ -33,6 +33,9 @@ def test_evidence_script(start, little_bert, tmp_path):
         (data / path.name).write_text("".join(lines), encoding="utf-8")
     sources = (ROOT / "examples" / "debian" / "train.src").read_text(encoding="utf-8").splitlines()[:200]
     (data / "text.txt").write_text("\n\n".join(sources) + "\n", encoding="utf-8")
+    training = tmp_path / "out" / "seed1" / start
+    training.mkdir(parents=True)
+    (training / "running.log").write_text("what a stopped run logged\n")
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WIDTH": "32", "LAYERS": "1",
         "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": start, "MODES": "semi-nar",
@@ -52,8 +55,9 @@ def test_evidence_script(start, little_bert, tmp_path):
     ]
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"seed1-semi-nar.png", "seed1-pretraining.png"}
     assert {path.parts[-4] for path in (tmp_path / "out").rglob("tensorboard/*/events.*")} == {start, f"semi-nar-from-{start}"}
+    log = (training / "train.log").read_text()
+    assert log.startswith("what a stopped run logged\n") and "done training" in log
     if "bert" in start:
-        log = (tmp_path / "out" / "seed1" / start / "train.log").read_text()
         assert f"started from the pretrained model {little_bert} (bert)" in log
 
 
@@ -62,6 +66,13 @@ def test_a_misspelt_start_is_refused(tmp_path):
         command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
         done = subprocess.run(command, env={**os.environ, "STARTS": starts}, capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_misspelt_mode_is_refused(tmp_path):
+    command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
+    done = subprocess.run(command, env={**os.environ, "MODES": "nar seminar"}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "evidence.sh: error: MODES seminar: choose nar, ar or semi-nar\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_comparison_for_a_gpu_needs_a_bert(tmp_path):

@@ -108,6 +108,7 @@ def test_finetuning_in_every_mode_from_the_pretrained_model(mode, pretrained, ru
     assert {name.removeprefix("valid_") for name in valid if re.fullmatch(r"valid_(ar|nar|semi-nar)_loss", name)} == MODES[mode]
     cfg = torch.load(tmp_path / "checkpoint_last.pt")["cfg"]
     assert cfg["model"]["ngram"] == (9 if mode == "n-stream" else 1)
+    assert cfg["criterion"]["stream_decay"] == (0.7 if mode == "n-stream" else 1)
 
 
 def test_the_warmup_of_a_recipe_fits_the_run(run, data_bin, tmp_path):

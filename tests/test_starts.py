@@ -221,6 +221,11 @@ def edit_weights(folder, drop=None, **new):
     save_file({name: value for name, value in load_file(file).items() if name != drop} | new, file)
 
 
+def edit_vocabulary(folder, edit):
+    file = folder / "vocab.txt"
+    file.write_bytes(b"".join(line + b"\n" for line in edit(file.read_bytes().splitlines())))
+
+
 @pytest.mark.parametrize(
     "spoil,message",
     [
@@ -239,6 +244,33 @@ def edit_weights(folder, drop=None, **new):
          "unknown weight encoder.layer.0.crossattention"),
         (lambda f: save_file({"w": torch.zeros(2)}, f / "model.safetensors"), "neither a BANG"),
         (lambda f: (f / "vocab.txt").write_text((f / "vocab.txt").read_text().replace("[CLS]", "<s>")), "word piece 101 is '<s>' there"),
+        (lambda f: edit_vocabulary(f, lambda lines: lines[:200]), "its vocabulary file has 200 word pieces, its table"),
+        (lambda f: edit_vocabulary(f, lambda lines: [*lines, b"more"]), "word pieces, its table of embeddings"),
+        (lambda f: edit_vocabulary(f, lambda lines: []), "has 0 word pieces"),
+        (lambda f: edit_vocabulary(f, lambda lines: [*lines[:9], b"\xff", *lines[10:]]), "bert/vocab.txt, line 10: not UTF-8"),
+        (lambda f: edit_config(f, hidden_act=[]), "activation function []"),
+        (lambda f: edit_config(f, num_attention_heads="two"), "'two' attention heads"),
+        (lambda f: edit_config(f, num_attention_heads=0), "0 attention heads"),
+        (lambda f: edit_config(f, num_attention_heads=5), "5 attention heads, and a whole number is wanted that divides its width of 48"),
+        *[
+            (lambda f, name=name, shape=shape: edit_weights(f, **{name: torch.zeros(shape)}), f"bert: {name} is {shape} and has to be")
+            for name, shape in (
+                ("embeddings.word_embeddings.weight", (48,)),
+                ("embeddings.word_embeddings.weight", ()),
+                ("embeddings.token_type_embeddings.weight", (2, 32)),
+                ("embeddings.token_type_embeddings.weight", (0, 48)),
+                ("embeddings.position_embeddings.weight", (512,)),
+                ("embeddings.position_embeddings.weight", (0, 48)),
+                ("embeddings.position_embeddings.weight", (1, 48)),
+                ("embeddings.LayerNorm.bias", (1,)),
+                ("encoder.layer.0.attention.self.query.weight", (48,)),
+                ("encoder.layer.0.attention.self.query.weight", (40, 48)),
+                ("encoder.layer.0.attention.self.key.weight", (48, 40)),
+                ("encoder.layer.1.attention.output.LayerNorm.weight", (48, 48)),
+                ("encoder.layer.1.intermediate.dense.weight", (64, 48)),
+                ("encoder.layer.2.output.dense.bias", ()),
+            )
+        ],
     ],
 )  # fmt: skip
 def test_what_is_no_start_is_refused_in_one_line(spoil, message, bert_folder, make_gelu_model):
@@ -249,6 +281,18 @@ def test_what_is_no_start_is_refused_in_one_line(spoil, message, bert_folder, ma
         model.load_pretrained(str(bert_folder))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_weights_alone_do_not_tell_is_said(bert_folder, make_gelu_model, tmp_path, caplog):
+    make_gelu_model().load_pretrained(str(bert_folder))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    (bert_folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    make_gelu_model(decoder_attention_heads=8, activation_fn="relu").load_pretrained(str(tmp_path / "alone.safetensors"))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == (
+        f"--load-from-pretrained-model {tmp_path / 'alone.safetensors'}: weights alone do not tell --encoder-attention-heads, "
+        "--decoder-attention-heads, --activation-fn; taken as 4, 8, relu; its config.json beside it settles them"
+    )
 
 
 def test_another_vocabulary_is_refused(bert, make_gelu_model, tmp_path):
@@ -270,10 +314,23 @@ def test_a_smaller_vocabulary_takes_its_rows(bert_folder, pieces, make_gelu_mode
     rows = torch.tensor([more.index(piece) if piece in more else pieces.index(piece) for piece in pieces])
     assert torch.equal(model.state_dict()["encoder.embed_tokens.weight"], table[rows])
     assert torch.equal(model.state_dict()["decoder.embed_tokens.weight"], table[rows])
+    assert torch.equal(model.state_dict()["decoder.ngram_input_embed.weight"][0], table[more.index("[MASK]")])
     more[more.index("the")] = "more-3"
     (bert_folder / "vocab.txt").write_text("\n".join(more + ["more-1", "more-2"]) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks 1 word pieces of the encoder's dictionary, as 'the'; binarize"):
         make_gelu_model().load_pretrained(str(bert_folder))
+
+
+def test_a_dictionary_without_x_sep_takes_its_rows(bert_folder, pieces):
+    """Of a smaller vocabulary, which need not have it."""
+    start = starts.read(str(bert_folder))
+    some = [piece for piece in pieces if piece != "[X_SEP]"][:900]
+    cfg = Namespace(**start.sizes, encoder_layers=3, decoder_layers=3)
+    own = {f"{side}.embed_positions.weight": torch.zeros(513, 48) for side in ("encoder", "decoder")}
+    own["decoder.ngram_input_embed.weight"] = torch.zeros(1, 48)
+    weights = starts.weights_for(start, cfg, own, {"encoder": some, "decoder": some})
+    table = start.weights["encoder.embed_tokens.weight"]
+    assert torch.equal(weights["encoder.embed_tokens.weight"], table[[pieces.index(piece) for piece in some]])
 
 
 class Harm:
@@ -357,6 +414,18 @@ def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_m
         (lambda f: None, {"decoder_layers": 3}, "set --decoder-layers 2 or fewer"),
         (lambda f: edit_config(f, model_type="xlm-prophetnet"), {}, "config.json says model_type xlm-prophetnet"),
         (lambda f: edit_weights(f, **{"prophetnet.encoder.layers.0.adapter.weight": torch.zeros(2)}), {}, "no plain ProphetNet"),
+        (lambda f: edit_config(f, num_decoder_attention_heads="two"), {}, "give the decoder 'two' attention heads"),
+        (lambda f: edit_weights(f, **{"prophetnet.encoder.position_embeddings.weight": torch.zeros(512)}), {},
+         "encoder.embed_positions.weight is (512,) and has to be a table"),
+        (lambda f: edit_weights(f, **{"prophetnet.decoder.position_embeddings.weight": torch.zeros(1, 48)}), {},
+         "decoder.embed_positions.weight is (1, 48) and has to be a table of 2"),
+        (lambda f: edit_weights(f, **{"prophetnet.decoder.ngram_embeddings.weight": torch.zeros(())}), {},
+         "decoder.ngram_input_embed.weight is () and has to be a table"),
+        *[
+            (lambda f, shape=shape: edit_weights(f, **{"prophetnet.decoder.layers.1.self_attn.query_proj.weight": torch.zeros(shape)}),
+             {}, f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
+            for shape in ((48,), (40, 48), (48, 40))
+        ],
         (lambda f: edit_weights(f, drop="prophetnet.decoder.layers.1.self_attn.key_proj.bias"), {},
          "lacks decoder.layers.1.ngram_self_attn.in_proj_bias"),
     ],

@@ -12,6 +12,8 @@ from .files import OPTION, SLOT, Start
 logger = logging.getLogger(__name__)
 
 SIDES = ("encoder", "decoder")
+UNSHAPED = ("encoder_attention_heads", "decoder_attention_heads", "activation_fn")
+"""Options that no weight's shape tells: wrong ones compute something else without a word."""
 
 
 def weights_for(
@@ -37,9 +39,9 @@ def weights_for(
             # the published rule turns every row; what never had an embedding for pads keeps row 0 out of it
             first = 0 if start.family == "bang" else 1
             weights[name] = torch.cat([weights[name][:first], _fit(weights[name][first:], len(own[name]) - first)])
-    weights[SLOT] = weights[SLOT][-1:]  # with two vectors, ProphetNet's, stream 0's is the last
     if start.family != "bang":
-        _fill_in(weights, own)
+        _fill_in(weights, own, pieces["decoder"])
+    weights[SLOT] = weights[SLOT][-1:]  # with two vectors, ProphetNet's, stream 0's is the last
     if load_sep:
         for side in SIDES:
             table = weights[f"{side}.embed_tokens.weight"].clone()
@@ -95,8 +97,8 @@ def _choose_layers(weights: dict[str, Tensor], side: str, layers: list[int]) -> 
     return chosen
 
 
-def _fill_in(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """What weights of another family lack by nature: the relative term is zero, the output the embedding."""
+def _fill_in(weights: dict[str, Tensor], own: dict[str, Tensor], pieces: list[str]) -> None:
+    """What weights of another family lack by nature: the relative term is zero, the output the embedding, the slot [MASK]'s."""
     for name in own.keys() - weights.keys():
         if name.endswith(".version"):
             weights[name] = own[name]
@@ -104,6 +106,8 @@ def _fill_in(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
             weights[name] = torch.zeros_like(own[name])
         elif name == "decoder.embed_out":
             weights[name] = weights["decoder.embed_tokens.weight"]
+        elif name == SLOT:
+            weights[name] = weights["decoder.embed_tokens.weight"][pieces.index("[MASK]"), None]
 
 
 def _check_sizes(start: Start, cfg) -> None:
@@ -112,6 +116,26 @@ def _check_sizes(start: Start, cfg) -> None:
         needed = " ".join(f"--{name.replace('_', '-')} {start.sizes[name]}" for name in differing)
         here = ", ".join(str(getattr(cfg, name)) for name in differing)
         raise ValueError(f"{OPTION} {start.path}: needs {needed} (here {here})")
+    untold = [name for name in UNSHAPED if name not in start.sizes]
+    if untold:
+        logger.warning(
+            "%s %s: weights alone do not tell %s; taken as %s%s", OPTION, start.path,
+            ", ".join(f"--{name.replace('_', '-')}" for name in untold), ", ".join(str(getattr(cfg, name)) for name in untold),
+            "" if start.family == "bang" else "; its config.json beside it settles them",
+        )  # fmt: skip
+
+
+def _check_count(start: Start, rows: int, wanted: int) -> None:
+    """Whether the start's vocabulary can be that of its table, whose last rows may be padding, of no piece.
+
+    Args:
+        rows: of the table. wanted: pieces of the dictionary; where they are as many, row by row, none is padding.
+    """
+    if len(start.pieces) > rows or len(start.pieces) < rows == wanted:
+        raise ValueError(
+            f"{OPTION} {start.path}: its vocabulary file has {len(start.pieces)} word pieces, its table of embeddings {rows} "
+            "rows; take both whole from where they come"
+        )
 
 
 def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tensor]:
@@ -127,6 +151,8 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
         tables = [f"{side}.embed_tokens.weight"] + (["decoder.embed_out"] if side == "decoder" else [])
         tables = {name: start.weights[name] for name in tables if name in start.weights}
         sizes = {len(table) for table in tables.values()}
+        if start.pieces is not None and sizes:
+            _check_count(start, min(sizes), len(pieces[side]))
         if sizes <= {len(pieces[side])}:
             for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
                 if theirs != ours and ours != PASSAGE_SEPARATOR:
@@ -140,7 +166,8 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
             )
         else:
             number = {piece: row for row, piece in enumerate(start.pieces)}
-            number.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
+            if PASSAGE_SEPARATOR in pieces[side]:
+                number.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
             missing = [piece for piece in pieces[side] if piece not in number]
             if missing:
                 raise ValueError(

@@ -1,8 +1,8 @@
 """BERT's weights under our names: its encoder starts both of our sides.
 
 BANG's encoder is BERT's, its vocabulary bert-base-uncased's, its slot BERT's [MASK]. What BERT lacks: attention on the
-source (a choice, see `translate`) and the relative term (zeros, made in `adapt`). What of BERT is left out: the
-pooler, the heads of its tasks, token type 1.
+source (a choice, see `translate`) and the relative term (zeros, made in `adapt` as the slot is, for which the dictionary
+says where [MASK] stands). What of BERT is left out: the pooler, the heads of its tasks, token type 1.
 """
 
 import re
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from . import names
 
-MASK = 103  # row of [MASK] in bert-base-uncased's vocabulary
 CROSS_ATTENTION = ("copy", "xavier", "zero")
 
 _EMBEDDINGS = tuple(
@@ -47,7 +46,7 @@ def settings(config: dict, path: str) -> dict:
         raise ValueError(f"{path}: its positions are {kind}, ours are absolute: it cannot be a start")
     heads = config.get("num_attention_heads")
     found = {"activation_fn": names.activation(config.get("hidden_act", "gelu"), _ACTIVATIONS, path)}
-    return found | ({"encoder_attention_heads": heads, "decoder_attention_heads": heads} if heads else {})
+    return found | ({} if heads is None else {"encoder_attention_heads": heads, "decoder_attention_heads": heads})
 
 
 def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy") -> dict[str, Tensor]:
@@ -62,7 +61,7 @@ def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy"
         cross_attention: the attention on the source: "copy" of the layer's self-attention; "xavier", projections
             drawn Xavier uniform; "zero", a copy whose output projection is zero. Its layer norm is always a copy.
     Raises:
-        ValueError: a weight lacks or is unknown; one line.
+        ValueError: a weight lacks, is unknown or of another shape; one line.
     """
     embeddings, layers = _sort(saved, path)
     words = embeddings["embeddings.word_embeddings.weight"]
@@ -71,7 +70,6 @@ def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy"
     weights = {
         "encoder.embed_positions.weight": torch.cat([pad, positions[1:]]),
         "decoder.embed_positions.weight": torch.cat([pad, positions]),
-        "decoder.ngram_input_embed.weight": words[MASK : MASK + 1],
     }
     for side in ("encoder", "decoder"):
         weights[f"{side}.embed_tokens.weight"] = words
@@ -80,7 +78,7 @@ def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy"
     for number, layer in enumerate(layers):
         weights |= {f"encoder.layers.{number}.{name}": value for name, value in layer.items()}
         layer |= _cross_attention(layer, cross_attention)
-        weights |= {f"decoder.layers.{number}.{name}": value for name, value in names.stack_self_attention(layer).items()}
+        weights |= {f"decoder.layers.{number}.{name}": value for name, value in names.stack_self_attention(layer, path).items()}
     return weights
 
 
@@ -103,6 +101,7 @@ def _sort(saved: dict[str, Tensor], path: str) -> tuple[dict[str, Tensor], list[
         found = {f"encoder.layer.{number}.{name}": value for name, value in layers.get(number, {}).items()}
         wanted = [f"encoder.layer.{number}.{module}.{kind}" for module in _LAYER for kind in ("weight", "bias")]
         _check_complete(found, wanted, path)
+    _check_shapes(embeddings, layers, path)
     renamed = [
         {f"{ours}.{kind}": layers[number][f"{theirs}.{kind}"] for theirs, ours in _LAYER.items() for kind in ("weight", "bias")}
         for number in range(len(layers))
@@ -114,6 +113,24 @@ def _check_complete(found: dict[str, Tensor], wanted: Iterable[str], path: str) 
     for problem, odd in (("lacks", set(wanted) - found.keys()), ("has the unknown weight", found.keys() - set(wanted))):
         if odd:
             raise ValueError(f"{path}: {problem} {min(odd)}: incomplete, or no plain BERT encoder")
+
+
+def _check_shapes(embeddings: dict[str, Tensor], layers: dict[int, dict[str, Tensor]], path: str) -> None:
+    """The width is the embedding's, the inner width the first layer's; all else follows."""
+    words, positions, types = _EMBEDDINGS[:3]
+    names.check_table(words, embeddings[words], path)
+    width = embeddings[words].size(1)
+    names.check_table(positions, embeddings[positions], path, 2, width)  # the encoder's begin with the second
+    names.check_table(types, embeddings[types], path, 1, width)
+    for name in _EMBEDDINGS[3:]:
+        names.check_shape(name, embeddings[name], (width,), path)
+    inner = layers[0]["intermediate.dense.bias"].numel() if layers else 0
+    sizes = {"intermediate.dense": (inner, width), "output.dense": (width, inner)}
+    for number, layer in layers.items():
+        for module in _LAYER:
+            size = sizes.get(module, (width, width))
+            for kind, shape in (("weight", size[:1] if "LayerNorm" in module else size), ("bias", size[:1])):
+                names.check_shape(f"encoder.layer.{number}.{module}.{kind}", layer[f"{module}.{kind}"], shape, path)
 
 
 def _cross_attention(layer: dict[str, Tensor], choice: str) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import checkpoints
 from ..inference.folder import MODEL, read_pieces
 from ..safety.settings import check_start
-from . import bert, prophetnet
+from ..text.files import read_lines
+from . import bert, names, prophetnet
 
 OPTION = "--load-from-pretrained-model"
 SLOT = "decoder.ngram_input_embed.weight"
@@ -65,7 +66,10 @@ def read(path: str, cross_attention: str | None = None) -> Start:
         settings = FAMILIES[family].settings(config, path) if config else {}
     if cross_attention is not None and family != "bert":
         raise ValueError(f"{path}: --cross-attention is for a start from BERT; this one has an attention on the source")
-    return Start(path, family, weights, {**_sizes(weights), **settings}, _layers(weights), _read_pieces(folder, config))
+    sizes = {**_sizes(weights), **settings}
+    _check_tables(weights, path)
+    _check_heads(sizes, path)
+    return Start(path, family, weights, sizes, _layers(weights), _read_pieces(folder, config))
 
 
 _CHECKED = (
@@ -152,12 +156,30 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
     return sizes
 
 
+def _check_tables(weights: dict[str, Tensor], path: str) -> None:
+    """Checks what `adapt` cuts and extends before the model's own sizes are known."""
+    for name, value in weights.items():
+        if name == SLOT or name.endswith(("embed_tokens.weight", "embed_out")):
+            names.check_table(name, value, path)
+        elif name.endswith("embed_positions.weight"):
+            names.check_table(name, value, path, 2)  # of which one is for pads
+
+
+def _check_heads(sizes: dict[str, Any], path: str) -> None:
+    for side in ("encoder", "decoder"):
+        heads, width = sizes.get(f"{side}_attention_heads"), sizes.get(f"{side}_embed_dim", 0)
+        if heads is not None and (not isinstance(heads, int) or heads < 1 or width % heads):
+            raise ValueError(
+                f"{OPTION} {path}: its settings give the {side} {heads!r} attention heads, and a whole number is wanted that "
+                f"divides its width of {width}; mend its config.json, or take it anew from where it comes"
+            )
+
+
 def _read_pieces(folder: str | None, config: dict) -> list[str] | None:
     if config.get("format") == MODEL:
         return read_pieces(folder)
     for name in VOCABULARY_FILES if folder else ():
         file = os.path.join(folder, name)
         if os.path.isfile(file):
-            with open(file, encoding="utf-8", newline="\n") as lines:
-                return [line.rstrip("\r\n") for line in lines]
+            return [line.rstrip("\r") for line in read_lines(file)]
     return None

@@ -53,7 +53,7 @@ def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     """Gives ProphetNet's weights our names.
 
     Raises:
-        ValueError: a weight is unknown; one line.
+        ValueError: a weight is unknown or of another shape; one line.
     """
     weights: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Tensor]] = {}
@@ -72,6 +72,6 @@ def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
             raise ValueError(f"{path}: has the unknown weight {full}: it is no plain ProphetNet")
     for place, layer in layers.items():
         if place.startswith("decoder"):
-            layer = names.stack_self_attention(layer)
+            layer = names.stack_self_attention(layer, path)
         weights |= {f"{place}.{name}": value for name, value in layer.items()}
     return weights
