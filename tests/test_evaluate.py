@@ -72,7 +72,7 @@ def test_equals_rouge_score(files, texts, tmp_path):
 
 
 def test_sentence_bleu():
-    """nltk's, with the orders' equal weights and its seventh smoothing: 1 - 0 for equal texts of five words."""
+    """nltk's, with the orders' equal weights and its seventh smoothing, which gives equal texts more than 100."""
     scores = evaluate({"a": ["A b c d e", "x b"]}, ["a b c d e", "a b"], ["dialogue"])["systems"]["a"]
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -82,6 +82,8 @@ def test_sentence_bleu():
             for text, reference in (("a b c d e", "a b c d e"), ("x b", "a b"))
         ]
         assert scores[f"sentence-BLEU-{order}"] == pytest.approx(50 * sum(expected))
+    same = evaluate({"a": ["i am a cook ."]}, ["i am a cook ."], ["dialogue"], "none")["systems"]["a"]
+    assert [round(same[f"sentence-BLEU-{order}"]) for order in (1, 2)] == [133, 122]
     # of 7 words 6 are in the references; of 5 pairs 4
     assert scores["corpus-BLEU-1"] == pytest.approx(100 * 6 / 7)
     assert scores["corpus-BLEU-2"] == pytest.approx(100 * (6 / 7 * 4 / 5) ** 0.5)
