@@ -108,6 +108,13 @@ def test_meteor_without_its_data(nltk_folder):
         evaluate({"a": ["a b"]}, ["a b"], ["meteor"])
 
 
+def test_a_mistake_in_a_metric_is_not_hidden(monkeypatch):
+    """A KeyError of a library is no missing data."""
+    monkeypatch.setitem(METRICS, "distinct", lambda *_: {}["gone"])
+    with pytest.raises(KeyError, match="gone"):
+        evaluate({"a": ["a b"]}, ["a b"], ["rouge", "distinct"])
+
+
 def test_meteor(nltk_folder):
     """A WordNet of one synset, in WordNet's own files: words count as they are, by their stems, and as synonyms."""
     wordnet = nltk_folder / "corpora" / "wordnet"
@@ -146,6 +153,14 @@ def test_treebank_tokens():
     assert scores["systems"]["a"]["BLEU"] == pytest.approx(100)
     assert "Penn Treebank" in scores["signatures"]["BLEU"]
     assert evaluate({"a": [text] * 2}, [reference] * 2, ["bleu"])["systems"]["a"]["BLEU"] < 60
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "ptb"])
+def test_open_parentheses(tokenizer):
+    """Penn Treebank tokens have other names for them, in references too."""
+    texts = ["a library (written", "a library (written)", "a library (", "the -LRB- old", "the -LRB- old -RRB-", "a library ["]
+    scores = evaluate({"a": texts}, ["a"] * 6, ["faults"], tokenizer)["systems"]["a"]
+    assert scores["unfinished"] == pytest.approx(100 * 4 / 6)
 
 
 def test_bootstrap(texts):
