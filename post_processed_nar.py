@@ -34,8 +34,11 @@ def main() -> None:
     try:
         files.refuse_overwriting(args.output, [args.input])
         with files.replacing(args.output) as output:
+            line = None
             for line in files.read_lines(args.input):
                 output.write(f"{clean(line)}\n".encode())
+            if line is None:
+                raise ValueError(f"{args.input}: empty: give a file with one hypothesis a line; did the generation fail?")
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {files.told(error)}")
 

@@ -261,6 +261,12 @@ class BangTranslationTask(BangTask, TranslationTask):
         if self.cfg.rescore and self._unverified():
             if any("ar" not in model.decodes for model in models):
                 raise ValueError("--rescore: this checkpoint's model does not run AR, which would choose the text")
+            for trained in filter(None, (getattr(model, "trained_modes", None) for model in models)):
+                if "ar" not in trained:
+                    logger.warning(
+                        "--rescore: this checkpoint was not trained for AR, which chooses the text, but for %s alone: expect a poor "
+                        "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
+                    )  # fmt: skip
             scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
             return RescoringGenerator(generator, scorer, self.cfg.rescore)
         return generator

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,7 +22,7 @@ from bang import Bang  # noqa: E402
 from bang.text.evaluate import evaluate  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
 from frontier import parts  # noqa: E402
-from report import cpu_name  # noqa: E402
+from report import cpu_name, versions  # noqa: E402
 from systems import MODES  # noqa: E402
 
 MOST_LOST = 0.3
@@ -97,7 +96,7 @@ def main() -> None:
     report = {
         "checkpoint": args.checkpoint, "updates": model.updates, "sentences": len(sources), "max_len": args.max_len,
         "machine": f"{cpu_name()}, {os.cpu_count()} cores", "rows": rows,
-        "versions": {name: version(name) for name in ("torch", "onnxruntime", "numpy")},
+        "versions": versions("torch", "onnxruntime", "onnxruntime-gpu", "numpy"),
     }  # fmt: skip
     args.out.mkdir(exist_ok=True, parents=True)
     for name, text in (("exports.json", json.dumps(report, indent=2) + "\n"), ("exports.md", table(report))):

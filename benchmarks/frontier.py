@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from bang.inference.api import Bang, Generation  # noqa: E402
 from bang.inference.folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
-from report import cpu_name  # noqa: E402
+from report import cpu_name, versions  # noqa: E402
 
 DRAFTS = (1, 2, 3, 4, 5, 6)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -290,10 +289,9 @@ def main() -> None:
         sys.exit(f"{parser.prog}: error: {error}")
     settings = {**{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")}, "sentences": len(sources)}
     settings["timed"] = min(args.timed, len(sources))
-    packages = ("torch", "onnxruntime", "numpy")
     report = {
         "settings": settings, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "load": os.getloadavg(),
-        "versions": {name: version(name) for name in packages}, "rows": rows, "verdicts": verdicts(rows),
+        "versions": versions("torch", "onnxruntime", "onnxruntime-gpu", "numpy"), "rows": rows, "verdicts": verdicts(rows),
     }  # fmt: skip
     args.out.mkdir(exist_ok=True, parents=True)
     for name, text in (("frontier.json", json.dumps(report, indent=2) + "\n"), ("frontier.md", table(report))):

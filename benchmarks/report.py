@@ -2,8 +2,11 @@
 
 import logging
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from bang.text.files import replacing
 
 PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
          for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
@@ -54,6 +57,17 @@ def cpu_name() -> str:
     """The processor's name, as Linux has it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """{distribution: version} of those that are installed: no system needs them all, and some have a twin for GPUs."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def ratios(rows: list[dict]) -> list[dict]:
@@ -115,13 +129,18 @@ def table(report: dict) -> str:
     """Markdown."""
     rows, batches = report["rows"], report["settings"]["batches"]
     of = {(row["system"], row["mode"], row["batch"]): row for row in rows}
-    lines = ["| sentences a second | mode | " + " | ".join(f"batch {size}" for size in batches)
-             + " | CPU ms a sentence | GiB |", "| --- " * (len(batches) + 4) + "|"]  # fmt: skip
+    has_gpu = any(row["gpu_memory_gib"] is not None for row in rows)  # torch's systems alone can tell
+    head = ["sentences a second", "mode", *(f"batch {size}" for size in batches), "CPU ms a sentence", "passes", "GiB",
+            *["GPU GiB"] * has_gpu]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, mode in dict.fromkeys((row["system"], row["mode"]) for row in rows):
         cases = [of[name, mode, size] for size in batches]
         cells = [f"{x['sentences_per_second']:.1f} ({x['lowest']:.1f}–{x['highest']:.1f})" for x in cases]
         cells.append(" / ".join(f"{x['cpu_milliseconds_per_sentence']:.1f}" for x in cases))
-        lines.append(f"| {name} | {mode} | " + " | ".join(cells) + f" | {cases[0]['peak_memory_gib']:.1f} |")
+        cells += [f"{cases[0]['passes']:.3g}", f"{cases[0]['peak_memory_gib']:.1f}"]
+        on_gpu = cases[0]["gpu_memory_gib"]
+        cells += ["" if on_gpu is None else f"{on_gpu:.1f}"] * has_gpu
+        lines.append(f"| {name} | {mode} | " + " | ".join(cells) + " |")
     lines += ["", "| | against | batch | times as fast | by CPU time |", "| --- " * 5 + "|"]
     lines += [f"| {x['ours']} | {x['other']} | {x['batch']} | {x['times_as_fast']:.2f} | {x['by_cpu_time']:.2f} |"
               for x in report["ratios"]]  # fmt: skip
@@ -159,4 +178,5 @@ def draw(report: dict, path: Path) -> None:
     source = f"of {settings['source_length']}" if settings["source_length"] else "as they are"
     axes.set_title(f"{settings['arch']}, texts of {settings['length']} tokens, sources {source}, {settings['threads']} threads")
     axes.legend()
-    figure.savefig(path, dpi=130)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130, format="png")

@@ -10,9 +10,9 @@ longest source, all of it in one pass and with all its logits); fairseq's Transf
 with that Transformer's weights. Weights are random, so texts are made to have `--length` tokens; speed does not depend
 on what they say (`systems.py`). Each system runs in a process of its own, with the same number of threads; in every
 round all of them take turns, so that other work on the machine meets all alike. Sentences a second by the clock:
-median and range of the rounds; CPU time, which other work disturbs less: the least of the rounds; memory: the most
-that a process held. Writes JSON, a table and a picture to --out, and says which of the targets that it measured are
-reached (`report.py`).
+median and range of the rounds; CPU time, which other work disturbs less: the least of the rounds; passes of the decoder:
+the mean of the texts; memory: the most that a process held, and on a GPU the most that torch allocated. Writes JSON, a
+table and a picture to --out, and says which of the targets that it measured are reached (`report.py`).
 """
 
 import argparse
@@ -24,19 +24,18 @@ import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from bang.generation.loop import NAR_PIECE
-from report import cpu_name, draw, ratios, table, verdicts
-from systems import MODES, ON_GPUS, OTHERS, OURS, make_system, prepare, read_sources
+from bang.text.files import replacing, told
+from report import cpu_name, draw, ratios, table, verdicts, versions
+from systems import MODES, ON_GPUS, OTHERS, OURS, check, make_system, prepare, read_sources
 
 
 def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list) -> None:
-    """A process of one system: for each (mode, batch size, sentences) that it is sent, seconds, CPU seconds, GiB."""
+    """A process of one system: for each (mode, batch size, sentences) that it is sent, what it measured."""
     if name.startswith("ctranslate2"):
         os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     system, modes = make_system(name, args.arch, folder, args.threads, args.device), {}
@@ -44,12 +43,21 @@ def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list)
     for mode, size, count in iter(pipe.recv, None):
         generate = modes.setdefault(mode, system(mode))
         chosen = [sources[index * len(sources) // count] for index in range(count)]  # of all lengths
-        start, start_cpu = time.perf_counter(), time.process_time()
+        texts, start, start_cpu = [], time.perf_counter(), time.process_time()
         for first in range(0, count, size):
-            lengths = generate(chosen[first : first + size], args.length)
-            assert set(lengths) == {args.length}, f"{name}, {mode}: texts of {sorted(set(lengths))} tokens"
+            texts += generate(chosen[first : first + size], args.length)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-        pipe.send((seconds, cpu_seconds, most_memory()))
+        lengths, passes = zip(*texts)
+        assert set(lengths) == {args.length}, f"{name}, {mode}: texts of {sorted(set(lengths))} tokens"
+        pipe.send((seconds, cpu_seconds, statistics.mean(passes), most_memory(), most_gpu_memory(args.device)))
+
+
+def most_gpu_memory(device: str) -> float | None:
+    """GiB that torch has allocated on the GPU at most; None where there is none, or another library allocates."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None or not (most := torch.cuda.max_memory_allocated(device)):
+        return None
+    return most / 2**30
 
 
 def most_memory() -> float:
@@ -72,14 +80,14 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
         assert here.recv() == "ready"
         workers[name] = (here, process)
         print(f"{name} is ready", file=sys.stderr)
-    speeds, cpu, memory = {case: [] for case in cases}, {case: [] for case in cases}, {}
+    speeds, cpu, passes, memory = {case: [] for case in cases}, {case: [] for case in cases}, {}, {}
     for turn in range(-1, args.rounds):  # the first is a warm-up
         for case in cases:
             name, mode, size = case
             count = size * max(1, args.sentences // (size if size > 1 else 3)) if turn >= 0 else size
             pipe = workers[name][0]
             pipe.send((mode, size, count))
-            seconds, cpu_seconds, memory[name] = pipe.recv()
+            seconds, cpu_seconds, passes[case], *memory[name] = pipe.recv()
             if turn >= 0:
                 speeds[case].append(count / seconds)
                 cpu[case].append(1000 * cpu_seconds / count)
@@ -87,14 +95,12 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
     for pipe, process in workers.values():
         pipe.send(None)
         process.join()
-    slots = args.length + 1  # the end has one too
-    passes = {"nar": -(-slots // NAR_PIECE), "semi-nar 4": -(-slots // 4), "ar greedy": slots, "ar beam 4": slots}
     return [
         {
             "system": name, "mode": mode, "batch": size, "sentences_per_second": statistics.median(found),
             "lowest": min(found), "highest": max(found), "milliseconds_per_sentence": 1000 / statistics.median(found),
-            "cpu_milliseconds_per_sentence": min(cpu[name, mode, size]), "passes": 1 if name == "plain" else passes.get(mode),
-            "peak_memory_gib": memory[name],
+            "cpu_milliseconds_per_sentence": min(cpu[name, mode, size]), "passes": passes[name, mode, size],
+            "peak_memory_gib": memory[name][0], "gpu_memory_gib": memory[name][1],
         }
         for (name, mode, size), found in speeds.items()
     ]  # fmt: skip
@@ -122,27 +128,37 @@ def main() -> None:
     args = parser.parse_args()
     if args.source_length is not None and not 2 <= args.source_length <= 512:
         parser.error(f"--source-length {args.source_length}: from 2 to 512")
+    for name in ("length", "sentences", "rounds", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: give 1 or more")
+    if min(args.batches) < 1:
+        parser.error(f"--batches {min(args.batches)}: give 1 or more")
 
-    sources = read_sources(args.sources, max(args.sentences, *args.batches), args.source_length)
+    try:  # all that can be wrong, before models are made and measured
+        check(args.systems)
+        sources = read_sources(args.sources, max(args.sentences, *args.batches), args.source_length)
+        args.out.mkdir(exist_ok=True, parents=True)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: error: {told(error)}")
+    packages = versions("torch", "ve-fairseq", "fairseq", "onnxruntime", "onnxruntime-gpu", "ctranslate2", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.cache or Path(scratch)
         folder.mkdir(exist_ok=True)
         prepare(args.systems, args.arch, folder)
         rows = measure(args, folder, sources)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "cache", "sources", "name")}
-    packages = ("torch", "ve-fairseq", "onnxruntime", "ctranslate2", "numpy")
     report = {
         "settings": settings,
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in packages},
+        "versions": packages,
         "source_tokens": {"mean": statistics.mean(map(len, sources)), "longest": len(sources[0])},
         "rows": rows,
         "ratios": ratios(rows),
     }
     report["targets"] = verdicts(report)
-    args.out.mkdir(exist_ok=True, parents=True)
-    (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (args.out / f"{args.name}.md").write_text(table(report), encoding="utf-8")
+    for ending, text in (("json", json.dumps(report, indent=2) + "\n"), ("md", table(report))):
+        with replacing(args.out / f"{args.name}.{ending}") as file:
+            file.write(text.encode())
     draw(report, args.out / f"{args.name}.png")
     print(table(report), end="")
 

@@ -3,6 +3,7 @@
 Weights are random: speed does not depend on what texts say.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,21 @@ OTHERS = {
 }
 """Systems, those that are made for GPUs, and the modes that the others have."""
 
+PACKAGES = {"onnx": "onnxruntime", "ctranslate2": "ctranslate2"}
+"""What a kind of system needs beside torch and fairseq."""
+
+
+def check(systems: list[str]) -> None:
+    """Checks that what the systems need is installed.
+
+    Raises:
+        ValueError: a package is missing; one line.
+    """
+    for name in systems:
+        package = PACKAGES.get(name.partition("-")[0])
+        if package is not None and find_spec(package) is None:
+            raise ValueError(f"{name} needs the package {package}: pip install '.[benchmarks]', or leave it out of --systems")
+
 
 def prepare(systems: list[str], arch: str, folder: Path) -> None:
     """Exports what the systems need, where it is not there yet."""
@@ -39,7 +55,10 @@ def prepare(systems: list[str], arch: str, folder: Path) -> None:
 
 
 def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
-    """A function of a mode that gives a function of a batch of sources and a length."""
+    """A function of a mode that gives a function of a batch of sources and a length.
+
+    That one gives two numbers for each source: the tokens of its text, and the decoder's passes that they took.
+    """
     kind, _, precision = name.partition("-")
     if kind == "ctranslate2":
         import ctranslate2
@@ -54,7 +73,8 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
                 [[pieces[token] for token in ids] for ids in batch], beam_size=1, min_decoding_length=length,
                 max_decoding_length=length, max_batch_size=0,
             )  # fmt: skip
-            return [len(one.hypotheses[0]) for one in found]
+            tokens = [len(one.hypotheses[0]) for one in found]
+            return list(zip(tokens, tokens))  # a text that is cut at its length takes no pass for its end
 
         return lambda mode: translate
     if kind == "onnx":
@@ -76,7 +96,7 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
     def of_mode(mode):
         def generate(batch, length):
             found = engine.generate(batch, Options(**MODES[mode], min_len=length, max_len=length))
-            return [len(one.tokens) for one in found]
+            return [(len(one.tokens), max(one.passes) + 1) for one in found]
 
         return generate
 
@@ -104,7 +124,7 @@ def _torch_baseline(kind: str, arch: str, device: str):
             previous = inputs["src_tokens"].new_full((len(batch), width), dictionary.eos())
             logits = network(**inputs, prev_output_tokens=previous, layout=visibility.non_autoregressive(width))[0]
             scores, tokens = logits.float().log_softmax(-1).max(-1)
-            return [len(row[:length]) for row in tokens.tolist()]
+            return [(len(row[:length]), 1) for row in tokens.tolist()]
 
         return lambda mode: canvas
     from fairseq.sequence_generator import SequenceGenerator
@@ -121,7 +141,7 @@ def _torch_baseline(kind: str, arch: str, device: str):
             )
             inputs = sample(batch, dictionary.pad(), dictionary.eos())
             found = generator.generate([network], {"net_input": inputs})
-            return [len(one[0]["tokens"]) - 1 for one in found]
+            return [(len(one[0]["tokens"]) - 1, len(one[0]["tokens"])) for one in found]  # the end is a token
 
         return generate
 

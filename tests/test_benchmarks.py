@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,11 +13,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import exports  # noqa: E402
 import report  # noqa: E402
 import speed  # noqa: E402
+import systems  # noqa: E402
 
 
 def row(system, mode, batch, speed, cpu):
     return {"system": system, "mode": mode, "batch": batch, "sentences_per_second": speed, "lowest": speed - 1,
-            "highest": speed + 1, "cpu_milliseconds_per_sentence": cpu, "peak_memory_gib": 0.5}  # fmt: skip
+            "highest": speed + 1, "cpu_milliseconds_per_sentence": cpu, "passes": 12 if mode == "ar greedy" else 1,
+            "peak_memory_gib": 0.5, "gpu_memory_gib": None}  # fmt: skip
 
 
 def told(rows, length=12, source_length=None, batches=(1, 36), **settings):
@@ -44,7 +47,19 @@ def test_what_is_reached_and_what_is_missed():
     }
     table = report.table(found)
     assert "batch best | 1.8 | 1.75 | 1.60 | missed |" in table and "batch 1 | 6 | 6 | 4.00 | reached |" in table
-    assert "| onnx-int8 | nar | 60.0 (59.0–61.0) | 70.0 (69.0–71.0) | 30.0 / 20.0 | 0.5 |" in table
+    assert "| onnx-int8 | nar | 60.0 (59.0–61.0) | 70.0 (69.0–71.0) | 30.0 / 20.0 | 1 | 0.5 |" in table
+    assert "| CPU ms a sentence | passes | GiB |\n" in table
+
+
+def test_memory_of_a_gpu_is_that_of_torch():
+    rows = [{**row(system, "nar", size, 60.0, 30.0), "passes": 4.25, "gpu_memory_gib": memory}
+            for system, memory in (("torch-float16", 1.26), ("onnx-float16", None)) for size in (1, 36)]  # fmt: skip
+    table = report.table(told(rows, device="cuda"))
+    assert "| passes | GiB | GPU GiB |\n" in table and "| 4.25 | 0.5 | 1.3 |\n" in table and "| 4.25 | 0.5 |  |\n" in table
+
+
+def test_versions_of_what_is_there():
+    assert list(report.versions("numpy", "onnxruntime-of-nobody", "torch")) == ["numpy", "torch"]
 
 
 @pytest.mark.parametrize("settings, targets", [
@@ -65,15 +80,18 @@ def test_a_gpu_has_targets_of_its_own():
 
 @pytest.mark.slow
 def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
-    arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "ctranslate2-int8", "--modes", "nar", "ar greedy",
-                 "--batches", "1", "2", "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
+    others = [("ctranslate2-int8", "ar greedy", 3)] if find_spec("ctranslate2") else []
+    arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "fairseq", *(name for name, *_ in others),
+                 "--modes", "nar", "ar greedy", "speculative 4", "--batches", "1", "2", "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
                  "--cache", tmp_path / "cache", "--out", tmp_path / "out", "--name", "small"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, arguments)])
     speed.main()
     found = json.loads((tmp_path / "out" / "small.json").read_text())
-    cases = [(x["system"], x["mode"], x["batch"]) for x in found["rows"]]
-    assert cases == [(system, mode, size) for system, mode in (("torch-float32", "nar"), ("torch-float32", "ar greedy"),
-                     ("plain", "nar"), ("ctranslate2-int8", "ar greedy")) for size in (1, 2)]  # fmt: skip
+    passes = [("torch-float32", "nar", 1), ("torch-float32", "ar greedy", 4), ("plain", "nar", 1), ("fairseq", "ar greedy", 4), *others]
+    assert [(x["system"], x["mode"], x["batch"], x["passes"]) for x in found["rows"] if x["mode"] != "speculative 4"] == [
+        (system, mode, size, number) for system, mode, number in passes for size in (1, 2)
+    ]  # the end of three tokens takes a pass of AR
+    assert all(1 <= x["passes"] <= 4 for x in found["rows"]) and ("ctranslate2" in found["versions"]) == bool(others)
     assert all(x["lowest"] <= x["sentences_per_second"] <= x["highest"] and x["peak_memory_gib"] > 0.1 for x in found["rows"])
     assert [x["batch"] for x in found["ratios"] if x["other"] == "plain nar"] == [1, 2, "best"]
     assert found["source_tokens"] == {"mean": 20, "longest": 20} and found["targets"] == []
@@ -111,6 +129,22 @@ def test_what_exports_lose_is_told():
     assert "lower in every mode: reached (nar changes most for the worse, by -0.30)" in told and "(every text is torch's)" in told
     told = exports.table({"sentences": 9, "rows": [*rows, mode("semi-nar 4", 40.0, 39.69, 7)]})
     assert "missed (not torch's: 2 of semi-nar 4)" in told and "missed (semi-nar 4 changes most for the worse, by -0.31)" in told
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--rounds", "0"], "--rounds 0: give 1 or more"),
+    (["--batches", "8", "0"], "--batches 0: give 1 or more"),
+    (["--sources", "gone.src"], "gone.src: no such file or directory"),
+    (["--systems", "ctranslate2-int8"], "ctranslate2-int8 needs the package ctranslate2: pip install '.[benchmarks]', or leave it out"),
+])  # fmt: skip
+def test_speed_refuses_before_anything_is_made(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(systems, "find_spec", lambda name: None if name == "ctranslate2" else find_spec(name))
+    made = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--systems", "torch-float32", *arguments, *made])
+    with pytest.raises(SystemExit) as stop:
+        speed.main()
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("speed.py: error: ") and message in said and "\n" not in said and not list(tmp_path.iterdir())
 
 
 def test_a_mistake_is_told_in_one_line(tmp_path, monkeypatch):

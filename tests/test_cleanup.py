@@ -109,6 +109,7 @@ def test_starts_without_torch():
         (b"a\nb\xff\n", "out", "hypo, line 2: not UTF-8 (byte 0xff at byte 2"),
         (b"a\n", "missing/out", "its folder does not exist"),
         (None, "out", "hypo: no such file or directory"),
+        (b"", "out", "hypo: empty: give a file with one hypothesis a line"),
     ],
 )
 def test_refusals_leave_nothing_behind(content, output, message, tmp_path):

@@ -4,11 +4,14 @@ Recipes run dry here, since tests of their own run them; what the other pages sh
 quick start by test_quickstart.py.
 """
 
+import argparse
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,6 +23,8 @@ README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 RUN_BY_TEST_README = {"README.md": ["Try it", "Use a model", "Ship a model"], "fairseq.md": None, "pretraining.md": None, "starts.md": None}
 """Pages and their sections; Try it is the quick start."""
+MEASUREMENTS = ("benchmarks.md", "results.md")
+"""Pages whose commands take hours: they are parsed alone."""
 
 PARSERS = {
     "fairseq-preprocess": options.get_preprocessing_parser,
@@ -63,15 +68,15 @@ def lines(block):
 
 
 def commands():
-    """All commands in fenced blocks, with the page's name."""
+    """All commands in fenced blocks, and those of scripts between backticks, with the page's name."""
     for page in PAGES:
-        for block in blocks(page):
-            for line in lines(block):
-                yield pytest.param(line, id=f"{page.relative_to(ROOT)}: {' '.join(line.split()[:3])}")
+        inline = re.findall(r"`((?:\w+=\S+ )*(?:python benchmarks/|bash scripts/)[^`]*)`", page.read_text(encoding="utf-8"))
+        for line in [line for block in blocks(page) for line in lines(block)] + [" ".join(command.split()) for command in inline]:
+            yield pytest.param(line, id=f"{page.relative_to(ROOT)}: {' '.join(line.split()[:3])}")
 
 
 def commands_run_here():
-    for page in (README, *sorted(DOCS.glob("*.md"))):
+    for page in (README, *(page for page in sorted(DOCS.glob("*.md")) if page.name not in MEASUREMENTS)):
         elsewhere = RUN_BY_TEST_README.get(page.name, []) if page.parent in (ROOT, DOCS) else []
         if elsewhere is not None:
             left_out = [block for section in elsewhere if page == README for block in blocks(page, section)]
@@ -134,7 +139,29 @@ def test_command_parses(command):
     else:
         scripts = [word for word in words if re.match(r"(?:scripts|benchmarks)/|post_processed", word)]
         assert all((ROOT / script).is_file() for script in scripts)
-        assert scripts or words[0] in ("git", "pip") or words[0].startswith("minilm="), f"a command unknown to this test: {command}"
+        if words[0] == "python" and words[1].startswith("benchmarks/"):
+            parse_arguments(words[1:])
+        assert scripts or words[0] in ("git", "pip", "mkdir") or words[0].startswith("minilm="), f"a command unknown to this test: {command}"
+
+
+class Parsed(Exception):
+    """A script has taken its arguments."""
+
+
+def parse_arguments(words):
+    """Lets a Python script parse its command line, and no more."""
+
+    def parse(parser, *arguments):
+        assert not parser.parse_known_args(*arguments)[1]
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        main_of_script = runpy.run_path(ROOT / words[0])["main"]
+        patch.setattr(sys, "argv", words)
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        with pytest.raises(Parsed):
+            main_of_script()
 
 
 def before_redirection(words):

@@ -72,7 +72,7 @@ def test_equals_rouge_score(files, texts, tmp_path):
 
 
 def test_sentence_bleu():
-    """nltk's, with the orders' equal weights and its seventh smoothing: 1 - 0 for equal texts of five words."""
+    """nltk's, with the orders' equal weights and its seventh smoothing, which gives equal texts more than 100."""
     scores = evaluate({"a": ["A b c d e", "x b"]}, ["a b c d e", "a b"], ["dialogue"])["systems"]["a"]
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -82,6 +82,8 @@ def test_sentence_bleu():
             for text, reference in (("a b c d e", "a b c d e"), ("x b", "a b"))
         ]
         assert scores[f"sentence-BLEU-{order}"] == pytest.approx(50 * sum(expected))
+    same = evaluate({"a": ["i am a cook ."]}, ["i am a cook ."], ["dialogue"], "none")["systems"]["a"]
+    assert [round(same[f"sentence-BLEU-{order}"]) for order in (1, 2)] == [133, 122]
     # of 7 words 6 are in the references; of 5 pairs 4
     assert scores["corpus-BLEU-1"] == pytest.approx(100 * 6 / 7)
     assert scores["corpus-BLEU-2"] == pytest.approx(100 * (6 / 7 * 4 / 5) ** 0.5)
@@ -104,6 +106,13 @@ def test_meteor_without_its_data(nltk_folder):
         assert "nltk.downloader wordnet" in report["not_measured"]["meteor"]
     with pytest.raises(ValueError, match="meteor: nltk's data is not here: run"):
         evaluate({"a": ["a b"]}, ["a b"], ["meteor"])
+
+
+def test_a_mistake_in_a_metric_is_not_hidden(monkeypatch):
+    """A KeyError of a library is no missing data."""
+    monkeypatch.setitem(METRICS, "distinct", lambda *_: {}["gone"])
+    with pytest.raises(KeyError, match="gone"):
+        evaluate({"a": ["a b"]}, ["a b"], ["rouge", "distinct"])
 
 
 def test_meteor(nltk_folder):
@@ -144,6 +153,14 @@ def test_treebank_tokens():
     assert scores["systems"]["a"]["BLEU"] == pytest.approx(100)
     assert "Penn Treebank" in scores["signatures"]["BLEU"]
     assert evaluate({"a": [text] * 2}, [reference] * 2, ["bleu"])["systems"]["a"]["BLEU"] < 60
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "ptb"])
+def test_open_parentheses(tokenizer):
+    """Penn Treebank tokens have other names for them, in references too."""
+    texts = ["a library (written", "a library (written)", "a library (", "the -LRB- old", "the -LRB- old -RRB-", "a library ["]
+    scores = evaluate({"a": texts}, ["a"] * 6, ["faults"], tokenizer)["systems"]["a"]
+    assert scores["unfinished"] == pytest.approx(100 * 4 / 6)
 
 
 def test_bootstrap(texts):

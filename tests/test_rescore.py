@@ -77,3 +77,13 @@ def test_refusals_and_warnings(golden_model, make_task, make_model, caplog):
     with caplog.at_level(logging.WARNING):
         make_task(decoding="ar", rescore=2).build_generator([golden_model("mixed")], options())
     assert "--rescore has no effect with --decoding ar" in caplog.text
+
+
+@pytest.mark.parametrize("trained, warned", [({"nar": 1.0}, True), ({"ar": 0.5, "nar": 0.5}, False), ({}, False)])
+def test_a_choice_by_what_was_not_trained_is_told(trained, warned, golden_model, make_task, caplog):
+    """A mixed model decodes AR whatever it was trained for; where nobody knows nothing is said."""
+    model = golden_model("mixed")
+    model.trained_modes = trained
+    with caplog.at_level(logging.WARNING):
+        make_task(decoding="nar", rescore=2).build_generator([model], options())
+    assert ("--rescore: this checkpoint was not trained for AR, which chooses the text, but for nar alone" in caplog.text) == warned

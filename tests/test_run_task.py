@@ -184,7 +184,23 @@ def test_presets_train_as_published(mode, more, preset, data, tmp_path):
 def test_presets(data, tmp_path):
     evaluation = words(task_plan(data, tmp_path, Options(preset="squad")), "evaluate")
     assert after(evaluation, "--tokenize") == "ptb" and "meteor" in evaluation
-    assert "dialogue" in words(task_plan(data, tmp_path, Options(preset="persona-chat")), "evaluate")
+    evaluation = words(task_plan(data, tmp_path, Options(preset="persona-chat")), "evaluate")
+    assert after(evaluation, "--tokenize") == "none" and "dialogue" in evaluation
+
+
+def test_whoever_writes_the_references_has_all_points(data, tmp_path):
+    """PersonaChat's words have blanks around every mark, so the texts need them too; some data has `i'm`, some `i ' m`."""
+    said = ["i am a cook .", "no , i don ' t !", "i'm fine , thanks .", "I'm a nurse (at night)."]
+    (data / "test.tgt").write_text("".join(f"{line}\n" for line in said * 6))
+    plan = task_plan(data, tmp_path / "out", Options(preset="persona-chat"))
+    steps = {step.name: step for step in plan.steps}
+    written = ["cp", tmp_path / "out" / "tokenized" / "test.tgt", tmp_path / "out" / "nar.hypo"]  # what the model says
+    clean = tasks.Step("clean", [tasks.Command(written), steps["generate-nar"].commands[-1]])
+    plan.steps = [steps["tokenize"], clean, steps["evaluate"]]
+    plan.run()
+    (scores,) = json.loads((tmp_path / "out" / "scores.json").read_text())["systems"].values()
+    assert [scores[name] for name in ("corpus-BLEU-1", "corpus-BLEU-2", "length ratio")] == pytest.approx([100] * 3)
+    assert (tmp_path / "out" / "nar.txt").read_text().startswith("i am a cook .\nno , i don ' t !\n")
 
 
 @pytest.mark.parametrize(

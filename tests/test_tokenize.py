@@ -104,14 +104,14 @@ def test_very_long_line(reference):
 def test_files_line_for_line(workers, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenize, "CHUNK_BYTES", 512)  # many chunks a file
     lines = NASTY + random_lines(300)
-    contents = {"a": "\n".join(lines), "empty": "", "b": "\n".join(lines) + "\n", "c": "\n\n\n", "d": "one"}
+    contents = {"a": "\n".join(lines), "b": "\n".join(lines) + "\n", "c": "\n\n\n", "d": "one"}
     for name, text in contents.items():
         (tmp_path / name).write_bytes(text.encode())
     outputs = [tmp_path / f"{name}.tok" for name in contents]
     tokenize.tokenize_files([tmp_path / name for name in contents], outputs, workers=workers)
     expected = "".join(f"{reference(line)}\n" for line in lines)
     texts = [output.read_bytes().decode() for output in outputs]
-    assert texts == [expected, "", expected, "\n\n\n", "one\n"]
+    assert texts == [expected, expected, "\n\n\n", "one\n"]
 
 
 def echo(item: int) -> int:
@@ -163,6 +163,8 @@ def test_command_from_stdin_with_another_vocabulary(tmp_path):
     vocab.write_text("[PAD] 1\n[UNK] 2\n[CLS] 2\n[SEP] 2\n[MASK] 1\ncat 1\n##s 1\n")
     result = run("-", "--vocab", vocab, input="Cats dog\n\ncat".encode())
     assert (result.returncode, result.stdout.decode()) == (0, "cat ##s [UNK]\n\ncat\n")
+    result = run("-", "--vocab", vocab, input=b"")  # a filter of nothing
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -205,6 +207,7 @@ def test_interrupted_command_leaves_nothing(number, status, tmp_path):
         (["{0}/raw", "{0}/raw", "--out-dir", "{0}/out"], "would both be written to"),
         (["{0}/gone", "--out-dir", "{0}/out"], "gone: no such file"),
         (["{0}/sub", "--out-dir", "{0}/out"], "is a folder"),
+        (["{0}/raw", "{0}/empty", "--out-dir", "{0}/out"], "empty: empty: give a file with one text a line"),
         (["{0}/raw", "--out-dir", "{0}/out", "--vocab", "{0}/raw"], "raw, line 1: 'text' is not 'piece count'"),
         (["{0}/raw", "--out-dir", "{0}/raw"], "raw"),
         (["{0}/raw"], "give --out-dir DIR"),
@@ -215,6 +218,7 @@ def test_interrupted_command_leaves_nothing(number, status, tmp_path):
 )
 def test_refusals(arguments, message, tmp_path):
     (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").touch()
     for path in (tmp_path / "raw", tmp_path / "sub" / "raw"):
         path.write_text("text\n")
     with pytest.raises(SystemExit) as stop:

@@ -42,12 +42,13 @@ class Preset:
 
     metrics: Sequence[str] = ()  # none: all groups
     tokenizer: str = "13a"
+    as_words: bool = False  # blanks around every mark, `cook .`, in texts and references; else texts for people
 
 
 PRESETS = {
     "squad": Preset(["rouge", "bleu", "meteor", "faults"], "ptb"),
     "xsum": Preset(["rouge", "faults"]),
-    "persona-chat": Preset(["dialogue", "distinct", "faults"], "none"),
+    "persona-chat": Preset(["dialogue", "distinct", "faults"], "none", as_words=True),
     "none": Preset(),
 }
 """Question generation on SQuAD 1.1, XSum and PersonaChat with the variants that are published for them."""
@@ -193,11 +194,12 @@ def add_results(
     plan: Plan, data: Path, tokenized_source: Path, reference: Path, checkpoint: Path, out: Path, options: Options
 ) -> None:
     """Adds generation by each of the mode's decodings, and the evaluation of them all."""
-    texts = []
+    preset, texts = PRESETS[options.preset], []
+    clean = ["python", CLEANUP, *([] if preset.as_words else ["--detokenize"])]
     for decoding in MODES[options.mode][1]:
         log, hypotheses, text = (out / f"{decoding}.{suffix}" for suffix in ("log", "hypo", "txt"))
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
-        cleaned = ["python", CLEANUP, "--detokenize", *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
+        cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
         commands = [
             Command(generate_words(data, "test", checkpoint, decoding, options), stdout=log),
             Command(collected),
@@ -205,12 +207,15 @@ def add_results(
         ]
         plan.add(Step(f"generate-{decoding}", commands, [*data_files(data, "test"), checkpoint, tokenized_source], [log, text]))
         texts.append(text)
-    preset = PRESETS[options.preset]
-    scores, details = out / "scores.txt", out / "scores.json"
-    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", details]
+    answers, commands, outputs = reference, [], [out / "scores.txt", out / "scores.json"]
+    if preset.as_words:  # made as the texts are, whatever blanks the raw references have
+        answers, reference = tokenized_source.with_suffix(".tgt"), out / "reference.txt"
+        commands.append(Command([*clean, "--keep-repeats", answers, reference]))
+        outputs.append(reference)
+    words = ["python", "-m", "bang", "evaluate", *texts, "--reference", reference, "--json", outputs[1]]
     words += ["--tokenize", preset.tokenizer, *(["--metrics", *preset.metrics] if preset.metrics else [])]
     words += ["--bootstrap", "1000"] if len(texts) > 1 else []
-    plan.add(Step("evaluate", [Command(words, stdout=scores)], [*texts, reference], [scores, details]))
+    plan.add(Step("evaluate", [*commands, Command(words, stdout=outputs[0])], [*texts, answers], outputs))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:

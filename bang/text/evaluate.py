@@ -17,8 +17,15 @@ from .files import StrPath, read_lines
 TOKENIZERS = ("13a", "none", "ptb")
 SEED = 12345  # sacrebleu's own, for the bootstrap
 
-# No English text ends with one of these; hypotheses do that were cut, or that a model left unfinished.
-_NEVER_LAST = frozenset("a an the and or but nor of for with to from into by as at than that which your its , ; : ( [ {".split())
+# No English text ends with one of these; hypotheses do that were cut, or that a model left unfinished. Penn Treebank tokens last.
+_NEVER_LAST = frozenset(
+    "a an the and or but nor of for with to from into by as at than that which your its , ; : ( [ { -lrb- -lsb- -lcb-".split()
+)
+_PARENTHESES = {"(": 1, "-lrb-": 1, ")": -1, "-rrb-": -1}
+
+
+class _NoData(Exception):
+    """What a metric counts with is not on this machine; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def evaluate(
         try:
             for name, texts in systems.items():
                 scores[name] |= METRICS[group](tokenizer, texts, references)
-        except LookupError as error:  # nltk's: data is missing
+        except _NoData as error:
             not_measured[group] = str(error)
     if not any(scores.values()):
         raise ValueError("; ".join(f"{group}: {why}" for group, why in not_measured.items()))
@@ -185,7 +192,7 @@ def _meteor(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        raise LookupError("nltk's data is not here: run `python -m nltk.downloader wordnet` first") from None
+        raise _NoData("nltk's data is not here: run `python -m nltk.downloader wordnet` first") from None
     meteor, tokens = _library("nltk.translate.meteor_score").meteor_score, _tokens(tokenizer)
     values = [
         meteor([tokens(reference)], tokens(hypothesis), wordnet=wordnet)
@@ -220,7 +227,7 @@ def _faults(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]
 
 
 def _is_unfinished(text: list[str]) -> bool:
-    return bool(text) and (text[-1] in _NEVER_LAST or text.count("(") > text.count(")"))
+    return bool(text) and (text[-1] in _NEVER_LAST or sum(_PARENTHESES.get(token, 0) for token in text) > 0)
 
 
 METRICS: dict[str, Scorer] = {

@@ -45,7 +45,7 @@ def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
     for index, path in enumerate(inputs):
         with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
             line, data = 1, None
-            while data != b"":  # even an empty file gives a chunk, so that it has its output
+            while data != b"":  # even an empty stdin gives a chunk, so that it has its output
                 data = b"".join(file.readlines(CHUNK_BYTES))
                 yield Chunk(index, str(path), line, data)
                 line += data.count(b"\n")
@@ -114,8 +114,8 @@ def tokenize_files(
 
     Raises:
         FileNotFoundError: an input or the vocabulary does not exist.
-        ValueError: a line is not UTF-8, an output would replace an input or another output, or the
-            vocabulary is none.
+        ValueError: a line is not UTF-8, a file is empty, an output would replace an input or another output, or
+            the vocabulary is none.
         ChildProcessError: a worker died.
     """
     _check_files(inputs, outputs)
@@ -142,6 +142,8 @@ def _check_files(inputs: Sequence[StrPath], outputs: Sequence[StrPath]) -> None:
             raise FileNotFoundError(f"{path}: no such file to tokenize")
         if os.path.isdir(path):
             raise ValueError(f"{path} is a folder: name the files to tokenize")
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise ValueError(f"{path}: empty: give a file with one text a line")
         refuse_overwriting(output, inputs)
         first = writers.setdefault(os.path.realpath(output), path)
         if first is not path:
