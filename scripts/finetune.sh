@@ -49,8 +49,8 @@ case $mode in
     n-stream) mode_options=(--nar-ratio 0 --ngram 9 --stream-decay 0.7 "${few_epochs[@]}") ;;
     *) echo "finetune.sh: error: --mode $mode: choose ar, nar, semi-nar, mixed, n-stream or all" >&2; exit 2 ;;
 esac
-schedule=(--lr-scheduler inverse_sqrt --warmup-init-lr 1e-07)
-if [[ " $* " == *" --lr-scheduler"[=\ ]* ]]; then schedule=(); fi # another has no such options
+schedule=(--lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 --min-lr 1e-09)
+if [[ " $* " == *" --lr-scheduler"[=\ ]* ]]; then schedule=(); fi # another may begin or end at 0
 find_gpus
 options=(
     "$data" --save-dir "$save_dir" --tensorboard-logdir "$save_dir/tensorboard"
@@ -58,7 +58,7 @@ options=(
     --arch bang_ar_nar_mixed_base --dropout 0.1 --attention-dropout 0.1
     --criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 "${mode_options[@]}"
     --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1
-    --lr 0.0001 --min-lr 1e-09 "${schedule[@]}"
+    --lr 0.0001 "${schedule[@]}"
     --max-tokens 3072 --update-freq 1 --num-workers 8 --ddp-backend no_c10d "$@"
 )
 if [[ " $* " != *" --warmup-updates"[=\ ]* ]]; then

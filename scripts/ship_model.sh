@@ -69,7 +69,8 @@ teacher=$out/teacher-$updates-$taught student=$out/student-$updates-$taught-$lea
 
 # the teacher
 begin "$teacher"
-read -ra sizes < <(python -m bang starts "$start")
+words=$(python -m bang starts "$start")
+eval "sizes=($words)" # they are quoted for a shell
 # shellcheck disable=SC2046
 bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
     $(ending "$taught") --log-format json --log-interval 50 >> "$teacher.log" 2>&1

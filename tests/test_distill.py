@@ -55,9 +55,9 @@ def test_plan(data, tmp_path, monkeypatch):
     plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8, closest=True)
     assert after(words(plan, "teacher-1"), "--nbest") == "2"
     assert after(words(plan, "merge"), "--closest-to") == str(tmp_path / "out" / "tokenized" / "train.tgt")
-    monkeypatch.setattr("bang.recipes.distill.gpu_count", lambda: 2)
+    monkeypatch.setattr("bang.recipes.distill.gpu_devices", lambda: ["0", "2"])
     steps = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=3).steps[2:5]
-    assert [step.commands[0].environment["CUDA_VISIBLE_DEVICES"] for step in steps] == ["0", "1", "0"]
+    assert [step.commands[0].environment["CUDA_VISIBLE_DEVICES"] for step in steps] == ["0", "2", "0"]
     assert {step.at_once for step in steps} == {2}
 
 

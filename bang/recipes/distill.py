@@ -17,7 +17,7 @@ from .tasks import (
     check_installation,
     find_pairs,
     generate_words,
-    gpu_count,
+    gpu_devices,
     has_separator,
 )
 
@@ -53,8 +53,8 @@ def distillation_plan(
             `more_sources`.
     """
     check_installation()
-    gpus = gpu_count()
-    at_once = at_once or max(gpus, 1)
+    gpus = gpu_devices()
+    at_once = at_once or max(len(gpus), 1)
     if shards < 1 or at_once < 1:
         raise ValueError(f"--shards {shards} --at-once {at_once}: give 1 or more")
     if closest and options.beam < 2:
@@ -76,7 +76,7 @@ def distillation_plan(
     words += ["--nbest", options.beam] if closest else []
     for shard in range(shards):
         log = out / "teacher" / f"{shard}.log"
-        environment = {"CUDA_VISIBLE_DEVICES": str(shard % gpus)} if gpus else {}
+        environment = {"CUDA_VISIBLE_DEVICES": gpus[shard % len(gpus)]} if gpus else {}
         command = Command([*words, "--num-shards", shards, "--shard-id", shard], stdout=log, environment=environment)
         plan.add(Step(f"teacher-{shard}", [command], [binarized, Path(teacher)], [log], group="teacher", at_once=at_once))
         logs.append(log)
@@ -119,7 +119,7 @@ def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path
     longer = {name: folder / name for name in ("train.src", "train.tgt")}
     words = ["python", "-m", "bang", "tokenize", "--out-dir", pieces.parent, "--vocab", options.vocab]
     commands = [
-        Command([*words, "--workers", options.workers, more]),
+        Command([*words, more], neutral=["--workers", options.workers]),
         Command(["sed", "s/.*//", pieces], stdout=empty),
         Command(["cat", tokenized["train.src"], pieces], stdout=longer["train.src"]),
         Command(["cat", tokenized["train.tgt"], empty], stdout=longer["train.tgt"]),
