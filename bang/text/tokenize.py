@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from typing import NamedTuple, TypeVar
@@ -27,6 +27,7 @@ from .wordpieces import load_word_pieces
 STANDARD_STREAM = "-"  # as an input: stdin, as an output: stdout
 CHUNK_BYTES = 1 << 18  # large beside the cost of a hand-over; bounds the lines too, each has a byte at least
 CHUNKS_PER_WORKER = 2  # in flight: one at work, one waiting
+SIGNALS = {signal.SIGINT, signal.SIGTERM}  # what ends the command
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,8 +66,19 @@ def _leave_signals_to_the_parent() -> None:
 
     A worker that died of one could leave the parent waiting for ever.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Workers begin with these signals held back, until they ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _map_in_order(
@@ -83,7 +95,8 @@ def _map_in_order(
     pending = deque()
     try:
         for item in items:
-            pending.append((item, pool.submit(function, item)))
+            with _held_back():  # the first one starts the workers
+                pending.append((item, pool.submit(function, item)))
             if len(pending) == CHUNKS_PER_WORKER * workers:
                 item, future = pending.popleft()
                 yield item, future.result()
