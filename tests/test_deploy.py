@@ -1,8 +1,10 @@
 """The exported graphs and the runtime without torch, against the plugin."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from bang import visibility
 from bang.__main__ import main
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
+from bang.inference import trained_model
 from bang.inference.api import Bang, Options
 from bang.inference.onnx_session import Candidates, columns
 from bang.inference.torch_engine import TorchEngine
@@ -311,6 +314,37 @@ def test_the_command(command, trained, runtime):
     assert runtime.modes == trained.build().decodes and runtime.engine.shares == trained.shares
     assert runtime.engine.blocks == trained.blocks == (1, 1)
     assert oct(folder.joinpath("decoder.weights").stat().st_mode) == oct(folder.joinpath("config.json").stat().st_mode)
+
+
+def test_the_check_generates_with_the_same_defaults(trained, exported, tmp_path):
+    """A packed model's: both sides keep to them, and texts are cut where they ask for more than the check takes."""
+    generation = dict(block_size=2, no_repeat_ngram_size=1, draft_length=2, min_len=80, max_len=90, max_len_a=2.0, mode="nar")
+    folder = shutil.copytree(exported, tmp_path / "packed")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "generation": generation}))
+    model = dataclasses.replace(trained, generation=generation)
+    assert export.compare(model, folder, TEXTS[:4]) == dict.fromkeys(config["modes"], 4)
+
+
+@pytest.mark.parametrize("options, fails", [([], True), (["--float16"], False)], ids=["float32", "float16"])
+def test_a_float32_export_that_writes_other_texts(options, fails, trained, exported, tmp_path, monkeypatch, capsys):
+    """Graphs of another model: told in one line and by the status; where rounding may do it, texts are only counted."""
+    rng = torch.Generator().manual_seed(1)
+    weights = {name: x + 0.1 * torch.randn(x.shape, generator=rng) for name, x in trained.weights.items()}
+    monkeypatch.setattr(trained_model, "read_model", lambda *_: dataclasses.replace(trained, weights=weights))
+    monkeypatch.setattr(export, "write_graphs", lambda _, new: [shutil.copy(path, new) for path in exported.glob("*coder.*")])
+    folder = tmp_path / "new"
+    told = f"bang export: error: {folder}: does not write the model's texts in ar, semi-nar, nar, speculative, as float32 must; do not use it"
+    with pytest.raises(SystemExit, match=f"^{re.escape(told)}$") if fails else contextlib.nullcontext():
+        main(["export", "model", str(folder), *options])
+    assert "ar: 0 of 8 texts as the model's" in capsys.readouterr().err and (folder / "config.json").exists()
+
+
+def test_an_export_cannot_be_exported(exported, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(exported), str(tmp_path / "new")])
+    assert stop.value.code == f"bang export: error: {exported}/config.json: format 'bang export' is not 'bang model'"
+    assert not list(tmp_path.iterdir())
 
 
 def refused(folder):

@@ -29,6 +29,7 @@ from .graph import DecoderGraph, EncoderGraph
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET = 20
 PRECISIONS = ("float32", "int8", "float16")
+_CHECKED = 64  # most word pieces of a text that an export is checked with
 
 
 def export(model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None) -> None:
@@ -215,13 +216,15 @@ def _quiet():
 def compare(model: TrainedModel, folder: StrPath, texts: Sequence[str], batch_tokens: int = 1024) -> dict[str, int]:
     """Generates with the model and with its export: how many texts agree, by mode.
 
-    Every mode that the export has; AR greedily, texts of at most 64 word pieces, sources cut.
+    Every mode that the export has, with the export's defaults but for these: AR greedily, texts of at most 64 word
+    pieces, sources cut.
     """
-    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols)
     exported = Bang.load(folder)
+    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols, exported.defaults)
+    lengths = dict(max_len=_CHECKED, max_len_a=0, min_len=min(exported.defaults.min_len, _CHECKED))
     agree = {}
     for mode in exported.modes:
-        options = dict(mode=mode, beam=1, max_len=64, truncate=True, details=True, batch_tokens=batch_tokens)
+        options = dict(mode=mode, beam=1, **lengths, truncate=True, details=True, batch_tokens=batch_tokens)
         pairs = zip(original.generate(list(texts), **options), exported.generate(list(texts), **options))
         agree[mode] = sum(a.pieces == b.pieces for a, b in pairs)
     return agree
