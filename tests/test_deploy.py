@@ -26,6 +26,7 @@ from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from hypothesis import HealthCheck, given, settings, strategies
+from test_api import SPECIAL
 
 TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
 
@@ -138,6 +139,14 @@ def test_the_runtime_gives_the_plugins_tokens_and_scores(options, plugin, runtim
         assert b.score == pytest.approx(a.score, abs=2e-5)
         assert b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
         assert b.passes == a.passes
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_the_runtime_writes_the_plugins_texts(options, plugin, runtime):
+    """From raw text, special pieces in it and all."""
+    texts = ["", *TEXTS[:3], *SPECIAL, "[PAD]"]
+    found = [model.generate(texts, **{"max_len": 30, **options}) for model in (Bang(plugin, runtime.pieces), runtime)]
+    assert found[0] == found[1] and [text for text, ours in zip(texts, found[1]) if not ours] == ["", "[PAD]"]
 
 
 @pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar", "speculative"])

@@ -124,7 +124,7 @@ class Engine(Protocol):
         """Generates for a batch; may be called from several threads.
 
         Args:
-            sources: ids, eos last, int64, each (S,), no longer than `max_source_positions`.
+            sources: ids, none of them pad, eos last, int64, each (S,), no longer than `max_source_positions`.
         Raises:
             ValueError: an option does not serve.
         """
@@ -231,7 +231,7 @@ class Bang:
 
         Returns:
             In the order of `texts`: a text for one text, a list for a sequence, an iterator for any other
-            iterable. An empty text gives an empty text.
+            iterable. An empty text gives an empty text. A literal `[PAD]` is passed over.
 
         Raises:
             ValueError: a mode or option that the model does not serve, something that is no text, or a
@@ -299,7 +299,7 @@ class Bang:
             yield from found
 
     def _source(self, text: str, number: int, truncate: bool) -> _Source:
-        """The ids of a text, eos last; eos alone: an empty text."""
+        """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
         if not isinstance(text, str):
             raise ValueError(f"text {number} is no text but of type {type(text).__name__}: give str")
         try:
@@ -307,7 +307,8 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise ValueError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces, limit = self._word_pieces(text).split(), self.engine.max_source_positions - 1
+        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
+        limit = self.engine.max_source_positions - 1
         if len(pieces) > limit and not truncate:
             raise ValueError(
                 f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
