@@ -29,6 +29,8 @@ _KEYS = {
 """What config.json must hold, and of what kind."""
 
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
+_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export"}
+"""Extras of setup.py that bring packages which bang itself does not."""
 
 
 def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
@@ -102,15 +104,24 @@ def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, 
 
 
 def import_heavy(name: str) -> ModuleType:
-    """Imports a module that loads torch and fairseq, and leaves logging as it was.
+    """Imports a module that loads torch and fairseq, or onnxruntime, and leaves logging as it was.
 
     fairseq's imports send every library's debug messages to stderr.
+
+    Raises:
+        ValueError: a package that it needs is not installed; one line that says how to.
     """
     root, disabled = logging.getLogger(), logging.root.manager.disable
     handlers, level = list(root.handlers), root.level
     logging.disable(logging.INFO)
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "bang").partition(".")[0]
+        if package == "bang":
+            raise
+        wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else "."
+        raise ValueError(f"needs {package}, which is not installed: pip install {wanted}") from None
     finally:
         logging.disable(disabled)
         root.handlers[:] = handlers
