@@ -65,6 +65,7 @@ def test_a_gpu_has_targets_of_its_own():
 
 @pytest.mark.slow
 def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ctranslate2")
     arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "ctranslate2-int8", "--modes", "nar", "ar greedy",
                  "--batches", "1", "2", "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
                  "--cache", tmp_path / "cache", "--out", tmp_path / "out", "--name", "small"]  # fmt: skip
