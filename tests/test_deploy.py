@@ -19,9 +19,9 @@ from bang import visibility
 from bang.__main__ import main
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
-from bang.inference import trained_model
+from bang.inference import cpu, onnx_engine, trained_model
 from bang.inference.api import Bang, Options
-from bang.inference.onnx_session import Candidates, columns
+from bang.inference.onnx_session import Candidates, OnnxSession, columns
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
@@ -194,6 +194,19 @@ def test_the_longest_texts(mode, plugin, runtime, sources):
     options = Options(mode=mode, max_len=600, min_len=600, block_size=64)
     expected, found = plugin.generate(sources[:1], options), runtime.engine.generate(sources[:1], options)
     assert found[0].tokens == expected[0].tokens and len(found[0].tokens) == 511
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_rows_that_take_turns(options, runtime, sources, monkeypatch):
+    """Where the log-probabilities of all rows would not fit."""
+    sizes, options = [], Options(**{"max_len": 30, **options})
+    expected = runtime.engine.generate(sources[:10], options)
+    monkeypatch.setattr(onnx_engine, "_LOG_PROBS", 60 * runtime.engine.pieces)
+    monkeypatch.setattr(onnx_engine, "OnnxSession", lambda graphs, rows, *rest: sizes.append(len(rows)) or OnnxSession(graphs, rows, *rest))
+    found = runtime.engine.generate(sources[:10], options)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    slots = {"nar": 30, "semi-nar": options.block_size, "speculative": 2 * options.draft_length, "ar": options.beam}[options.mode]
+    assert sum(sizes) == 10 and max(sizes) * min(slots, 60) <= 60
 
 
 def test_candidates_of_a_slot():
@@ -423,6 +436,20 @@ def test_an_export_without_a_mode(exported, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_gpu_that_cannot_be_used(exported, monkeypatch):
+    """onnxruntime says that it can use one, as its build for GPUs does without CUDA's libraries, and computes on the CPU."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
+        with pytest.raises(ValueError, match="^device cuda:1: onnxruntime cannot use it and would compute on the CPU; install") as refusal:
+            Bang.load(exported, device="cuda:1")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_cpu_by_number_is_a_cpu(exported, runtime):
+    engine = Bang.load(exported, device="cpu:0").engine
+    assert (engine._graphs.whole, engine._graphs.at_once) == (True, runtime.engine._graphs.at_once)
+
+
 def test_nothing_half_written(trained, tmp_path, monkeypatch):
     def broken(network, folder):
         (folder / "encoder.onnx").write_bytes(b"half")
@@ -435,15 +462,31 @@ def test_nothing_half_written(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, asked, reduced", [
-    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
+    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
 ])  # fmt: skip
 def test_cpus_that_saturate_get_seven_bits(flags, asked, reduced, trained, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(export, "write_graphs", lambda network, folder: None)
     monkeypatch.setattr(export, "quantize", lambda path, reduce_range: found.append((path.name, reduce_range)))
-    monkeypatch.setattr(export, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(cpu, "_flags", lambda: flags)
     export.export(trained, tmp_path / "new", "int8", asked)
     assert found == [("encoder.onnx", reduced), ("decoder.onnx", reduced)]
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["reduce_range"] == reduced
+
+
+@pytest.mark.parametrize("flags, reduced, warns", [
+    ("sse2 avx2", False, True), ("sse2 avx2", True, False), ("sse2 avx2", None, False), ("avx_vnni", False, False), ("", False, False),
+])  # fmt: skip
+def test_eight_bits_on_a_cpu_that_saturates_are_told(flags, reduced, warns, exported, tmp_path, monkeypatch, caplog):
+    """Once, at load; not where nobody knows what the CPU is, or what an export of once is."""
+    folder = shutil.copytree(exported, tmp_path / "new")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["reduce_range"] is None  # float32
+    (folder / "config.json").write_text(json.dumps({**config, "reduce_range": reduced}))
+    monkeypatch.setattr(cpu, "_flags", lambda: flags)
+    Bang.load(folder, threads=1).generate(TEXTS[:2], "nar", max_len=3)
+    told = [record.getMessage() for record in caplog.records if "VNNI" in record.getMessage()]
+    assert len(told) == warns and all(message.startswith(f"{folder}: made for CPUs with VNNI") for message in told)
 
 
 def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):
@@ -451,8 +494,11 @@ def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):
         runtime.generate("text", "backwards")
     with pytest.raises(ValueError, match="exported as float32"):
         Bang.load(exported, dtype="bfloat16")
-    with pytest.raises(ValueError, match="device 'tpu'"):
-        Bang.load(exported, device="tpu")
+    for device in ("tpu", "cuda"):
+        with pytest.raises(ValueError, match=f"device '{device}': this onnxruntime has cpu alone"):
+            Bang.load(exported, device=device)
+    with pytest.raises(ValueError, match="device 'cpu:x': give cpu, or its number too, as in cpu:0"):
+        Bang.load(exported, device="cpu:x")
     with pytest.raises(ValueError, match="is there already"):
         export.export(trained, exported)
     with pytest.raises(ValueError, match="precision 'int4'"):

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
+from ..inference import cpu
 from ..inference.api import Bang
 from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..inference.torch_engine import TorchEngine
@@ -40,7 +41,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
         folder: to be made; must not exist, or be empty.
         precision: one of `PRECISIONS`; float16 is meant for GPUs.
         reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
-            saturate; None: as this CPU needs.
+            saturate; None: as this CPU needs, and 7 bits where nobody knows.
 
     Raises:
         ValueError: the folder holds something, or there is no such precision.
@@ -49,10 +50,12 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
         raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
     network = model.build()
     dtype = DTYPES["float16" if precision == "float16" else "float32"]
+    reduced = None
+    if precision == "int8":
+        reduced = not cpu.has_vnni() if reduce_range is None else reduce_range
     with new_folder(folder) as new:
         write_graphs(network.to(dtype), new)
         if precision == "int8":
-            reduced = not has_vnni() if reduce_range is None else reduce_range
             for name in (ENCODER, DECODER):
                 quantize(new / name, reduced)
         files = sorted(path.name for path in new.iterdir())
@@ -62,6 +65,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
             "version": VERSIONS[EXPORT],
             "architecture": model.architecture,
             "precision": precision,
+            "reduce_range": reduced,
             "modes": list(network.decodes),
             "shares": model.shares,
             "blocks": model.blocks,
@@ -186,19 +190,6 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
         ]
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def has_vnni() -> bool:
-    """Whether this CPU sums products of 8-bit numbers without saturation."""
-    return any(name in _cpu_flags() for name in ("avx512_vnni", "avx_vnni", "asimddp"))
-
-
-def _cpu_flags() -> str:
-    """As Linux tells them; empty where it does not: 7 bits are the safe way."""
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 @contextlib.contextmanager
