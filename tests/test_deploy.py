@@ -384,7 +384,7 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     (folder / "decoder.weights").write_bytes(b"")
     assert "decoder.onnx: cannot be loaded" in refused(folder)
     config = json.loads((folder / "config.json").read_text())
-    for version in (99, "1", None):
+    for version in (99, "1", None, True):
         (folder / "config.json").write_text(json.dumps({**config, "version": version}))
         assert f"bang export of version {version!r}, and version 1 is wanted; make it again" in refused(folder)
     for key in ("modes", "shares", "specials", "num_buckets"):
@@ -392,6 +392,14 @@ def test_bad_folders_get_one_line(exported, tmp_path):
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     (folder / "config.json").write_text(json.dumps({**config, "modes": "ar", "generation": None}))
     assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
+    for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}), ("num_buckets", 0),
+                       ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0), ("files", 3),
+                       ("blocks", [4]), ("blocks", [0, 4]), ("reduce_range", "no")):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
+    shutil.copy(exported / "decoder.weights", folder)
+    (folder / "config.json").write_text(json.dumps({**config, "generation": {"mode": "rna"}}))
+    assert refused(folder) == f"{folder}: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"
     (folder / "config.json").write_text(json.dumps({**config, "format": "another's"}))
     assert "format \"another's\" is not 'bang model' or 'bang export'" in refused(folder)
 

@@ -233,6 +233,10 @@ def test_a_folder_without_a_file(name, copy):
 
 @pytest.mark.parametrize("change, message", [
     (dict(version=2), "bang model of version 2, and version 1 is wanted"),
+    (dict(version=True), "bang model of version True, and version 1 is wanted"),
+    (dict(files=3), "config.json: lacks files, or has something else there; make it again"),
+    (dict(files=["vocab.txt", 3], updates=True), "config.json: lacks updates, files, or has"),
+    (dict(generation=dict(mode="rna")), "copy: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"),
     (dict(format="t5"), "format 't5' is not 'bang model' or 'bang export'"),
     (dict(architecture="fconv"), "its architecture is 'fconv', not one of BANG's"),
     (dict(sizes=dict(encoder_layers=2)), "its sizes differ from this version's in activation_dropout, "),

@@ -199,7 +199,10 @@ class Bang:
         engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
         known = {field.name for field in fields(Options)}
         defaults = {name: value for name, value in defaults.items() if name in known}
-        return cls(engine, pieces, Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults}))
+        options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
+        if options.mode not in engine.modes:
+            raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {', '.join(engine.modes)}; make it again")
+        return cls(engine, pieces, options)
 
     @property
     def modes(self) -> tuple[str, ...]:
