@@ -201,7 +201,7 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(read_ahead=0.5), "read_ahead=0.5: give a whole number, 1 or more"),
     (["a"], dict(max_len=0), "a text of no word piece"),
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
-    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min.len"),
+    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
 ])  # fmt: skip
 def test_refusals(texts, options, message, model):
     with pytest.raises(ValueError, match=message) as refusal:

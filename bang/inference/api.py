@@ -87,6 +87,8 @@ class Options:
             raise ValueError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:
             raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
+        if not self.max_len_a and self.min_len > self.max_len:
+            raise ValueError(f"min_len={self.min_len}, max_len={self.max_len}: no text is long enough; lower the one or raise the other")
 
 
 class Hypothesis(NamedTuple):
@@ -189,7 +191,7 @@ class Bang:
             model: a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train.
             vocab: a checkpoint's vocabulary; default: dict.*.txt beside it, or the published vocab.txt.
                 Folders bring their own.
-            device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one.
+            device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one, of an export the CPU.
             dtype: "float32", "bfloat16" or "float16".
             threads: CPU threads of an operation; default: the library's choice.
 

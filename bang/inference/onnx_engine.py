@@ -12,7 +12,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from .. import visibility
 from ..generation import loop
 from ..generation.choice import Bounds
-from ..generation.limits import check_lengths, least_length, length_limits
+from ..generation.limits import least_length, length_limits
 from ..text.files import StrPath
 from ..trained_modes import Blocks
 from . import cpu
@@ -71,7 +71,6 @@ class OnnxEngine:
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
         specials, way = self._graphs.specials, _way(options)
-        check_lengths(options.max_len_a, options.max_len, options.min_len)
         lengths = np.array([len(ids) for ids in sources])
         limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
         least = np.minimum(least_length(options.min_len, way.anchored), limit)
