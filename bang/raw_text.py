@@ -23,7 +23,10 @@ class BangBpeConfig(FairseqDataclass):
 
 @register_bpe("bang", dataclass=BangBpeConfig)
 class BangBpe:
-    """Raw text to our word pieces, `[X_SEP]` kept whole, and word pieces to text for people, repeats and all."""
+    """Raw text to our word pieces, `[X_SEP]` kept whole, and word pieces to text for people, repeats and all.
+
+    A literal `[PAD]` is passed over, as in `bang.Bang`: it would be hidden from the model, and count in limits by length.
+    """
 
     def __init__(self, cfg: BangBpeConfig):
         self.has_own_vocabulary = cfg.bpe_vocab_file is not None
@@ -34,7 +37,7 @@ class BangBpe:
         self._word_pieces = WordPieces(pieces)
 
     def encode(self, x: str) -> str:
-        return self._word_pieces(x)
+        return " ".join(piece for piece in self._word_pieces(x).split(" ") if piece != "[PAD]")
 
     def decode(self, x: str) -> str:
         return to_text(x, keep_repeats=True)

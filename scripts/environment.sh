@@ -1,5 +1,5 @@
 # Sourced by the other scripts, or by hand: activates a virtual environment with bang in it, made on first use.
-# usage: source scripts/environment.sh [EXTRA MODULE...]   (EXTRA: of setup.py; MODULE: some that it brings)
+# usage: source scripts/environment.sh [EXTRA MODULE...]   (EXTRA: of setup.py, several with commas; MODULE: some that they bring)
 # An active environment that has all that is needed is used as it is; else BANG_VENV names the folder (default
 # .venv in the checkout) and PYTHON the interpreter (default python3).
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

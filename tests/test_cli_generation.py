@@ -167,6 +167,15 @@ def test_hub_in_another_mode(hub, lines, caplog):
     assert "--decoding semi-nar: this checkpoint was trained for ar and nar alone" in caplog.text
 
 
+def test_hub_decodes_in_the_mode_that_a_call_names(hub, lines):
+    """For that call alone."""
+    ar, loaded = hub().translate(lines[:3], beam=1), hub()
+    for decoding, options in (("nar", {}), ("semi-nar", {"block_size": 3})):
+        expected = hub(decoding=decoding, **options).translate(lines[:3], beam=1)
+        assert loaded.translate(lines[:3], beam=1, decoding=decoding, **options) == expected != ar
+    assert loaded.translate(lines[:3], beam=1) == ar
+
+
 def test_hub_refuses_a_sentence_that_is_too_long(hub, lines):
     """Its answers are a list in the order of the sentences, so none may be left out."""
     with pytest.raises(ValueError, match="1 of 2 sentences .* over the limit"):

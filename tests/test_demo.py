@@ -9,11 +9,18 @@ import pytest
 
 from bang import Bang
 from bang.__main__ import main
-from bang.inference.api import Generation
+from bang.inference.api import Generation, Options
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
-gradio = pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    pytest.importorskip("gradio")
+    from bang.inference import demo
+
+    return demo
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +33,7 @@ def text():
     return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[1]
 
 
-def test_words_are_coloured_by_pass_and_escaped():
-    from bang.inference import demo
-
+def test_words_are_coloured_by_pass_and_escaped(demo):
     generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[0, 0, 1, 1, 2, 2])
     page = demo.render([("semi-nar", generation, 12.4), ("<i>", Generation("", []), 0.1)])
     colours = re.findall(r'<span style="background: hsl\((\d+), 75%, 85%\)">(.*?)<sub>(\d)</sub></span>', page)
@@ -39,14 +44,18 @@ def test_words_are_coloured_by_pass_and_escaped():
     assert "<b>" not in page and "<i>" not in page
 
 
-def test_compare(model, text):
-    from bang.inference import demo
-
+def test_compare(demo, model, text):
     found = demo.compare(model, text, ["ar", "nar"], beam=1)
     assert [mode for mode, _, _ in found] == ["ar", "nar"] and all(milliseconds > 0 for _, _, milliseconds in found)
     assert [generation for _, generation, _ in found] == [model.generate(text, mode, beam=1, details=True) for mode in ("ar", "nar")]
-    with pytest.raises(gradio.Error, match="mode 'x': this model has"):
+    with pytest.raises(demo.gr.Error, match="mode 'x': this model has"):
         demo.compare(model, text, ["x"])
+
+
+def test_a_model_whose_texts_are_long(demo, model):
+    """By its packed defaults; the page is warmed up with short ones."""
+    long = Bang(model.engine, model.pieces, Options(min_len=9, max_len=20))
+    assert demo.serve(long, "127.0.0.1", port=None, wait=False).startswith("http://127.0.0.1:")
 
 
 def test_without_gradio(monkeypatch):
@@ -65,11 +74,9 @@ def browser():
 
 
 @pytest.mark.slow
-def test_in_a_browser(model, text, browser):
+def test_in_a_browser(demo, model, text, browser):
     """Type, choose, press: the texts are the model's, with as many passes as each mode takes; and the README's picture."""
     from selenium.webdriver.common.by import By
-
-    from bang.inference import demo
 
     address = demo.serve(model, "127.0.0.1", port=None, wait=False)
     ticked, rows = demo_screenshot.generate(browser, address, text)

@@ -1,8 +1,10 @@
 """The exported graphs and the runtime without torch, against the plugin."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -17,12 +19,14 @@ from bang import visibility
 from bang.__main__ import main
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
+from bang.inference import cpu, onnx_engine, trained_model
 from bang.inference.api import Bang, Options
-from bang.inference.onnx_session import Candidates, columns
+from bang.inference.onnx_session import Candidates, OnnxSession, columns
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from hypothesis import HealthCheck, given, settings, strategies
+from test_api import SPECIAL
 
 TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
 
@@ -137,6 +141,14 @@ def test_the_runtime_gives_the_plugins_tokens_and_scores(options, plugin, runtim
         assert b.passes == a.passes
 
 
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_the_runtime_writes_the_plugins_texts(options, plugin, runtime):
+    """From raw text, special pieces in it and all."""
+    texts = ["", *TEXTS[:3], *SPECIAL, "[PAD]"]
+    found = [model.generate(texts, **{"max_len": 30, **options}) for model in (Bang(plugin, runtime.pieces), runtime)]
+    assert found[0] == found[1] and [text for text, ours in zip(texts, found[1]) if not ours] == ["", "[PAD]"]
+
+
 @pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar", "speculative"])
 @pytest.mark.parametrize("otherwise", [{"at_once": 24}, {"at_once": 1}, {"whole": False}], ids=str)
 def test_what_only_saves_time_changes_no_token(mode, otherwise, exported, runtime, sources):
@@ -182,6 +194,19 @@ def test_the_longest_texts(mode, plugin, runtime, sources):
     options = Options(mode=mode, max_len=600, min_len=600, block_size=64)
     expected, found = plugin.generate(sources[:1], options), runtime.engine.generate(sources[:1], options)
     assert found[0].tokens == expected[0].tokens and len(found[0].tokens) == 511
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_rows_that_take_turns(options, runtime, sources, monkeypatch):
+    """Where the log-probabilities of all rows would not fit."""
+    sizes, options = [], Options(**{"max_len": 30, **options})
+    expected = runtime.engine.generate(sources[:10], options)
+    monkeypatch.setattr(onnx_engine, "_LOG_PROBS", 60 * runtime.engine.pieces)
+    monkeypatch.setattr(onnx_engine, "OnnxSession", lambda graphs, rows, *rest: sizes.append(len(rows)) or OnnxSession(graphs, rows, *rest))
+    found = runtime.engine.generate(sources[:10], options)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    slots = {"nar": 30, "semi-nar": options.block_size, "speculative": 2 * options.draft_length, "ar": options.beam}[options.mode]
+    assert sum(sizes) == 10 and max(sizes) * min(slots, 60) <= 60
 
 
 def test_candidates_of_a_slot():
@@ -313,6 +338,37 @@ def test_the_command(command, trained, runtime):
     assert oct(folder.joinpath("decoder.weights").stat().st_mode) == oct(folder.joinpath("config.json").stat().st_mode)
 
 
+def test_the_check_generates_with_the_same_defaults(trained, exported, tmp_path):
+    """A packed model's: both sides keep to them, and texts are cut where they ask for more than the check takes."""
+    generation = dict(block_size=2, no_repeat_ngram_size=1, draft_length=2, min_len=80, max_len=90, max_len_a=2.0, mode="nar")
+    folder = shutil.copytree(exported, tmp_path / "packed")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "generation": generation}))
+    model = dataclasses.replace(trained, generation=generation)
+    assert export.compare(model, folder, TEXTS[:4]) == dict.fromkeys(config["modes"], 4)
+
+
+@pytest.mark.parametrize("options, fails", [([], True), (["--float16"], False)], ids=["float32", "float16"])
+def test_a_float32_export_that_writes_other_texts(options, fails, trained, exported, tmp_path, monkeypatch, capsys):
+    """Graphs of another model: told in one line and by the status; where rounding may do it, texts are only counted."""
+    rng = torch.Generator().manual_seed(1)
+    weights = {name: x + 0.1 * torch.randn(x.shape, generator=rng) for name, x in trained.weights.items()}
+    monkeypatch.setattr(trained_model, "read_model", lambda *_: dataclasses.replace(trained, weights=weights))
+    monkeypatch.setattr(export, "write_graphs", lambda _, new: [shutil.copy(path, new) for path in exported.glob("*coder.*")])
+    folder = tmp_path / "new"
+    told = f"bang export: error: {folder}: does not write the model's texts in ar, semi-nar, nar, speculative, as float32 must; do not use it"
+    with pytest.raises(SystemExit, match=f"^{re.escape(told)}$") if fails else contextlib.nullcontext():
+        main(["export", "model", str(folder), *options])
+    assert "ar: 0 of 8 texts as the model's" in capsys.readouterr().err and (folder / "config.json").exists()
+
+
+def test_an_export_cannot_be_exported(exported, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(exported), str(tmp_path / "new")])
+    assert stop.value.code == f"bang export: error: {exported}/config.json: format 'bang export' is not 'bang model'"
+    assert not list(tmp_path.iterdir())
+
+
 def refused(folder):
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         Bang.load(folder)
@@ -328,7 +384,7 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     (folder / "decoder.weights").write_bytes(b"")
     assert "decoder.onnx: cannot be loaded" in refused(folder)
     config = json.loads((folder / "config.json").read_text())
-    for version in (99, "1", None):
+    for version in (99, "1", None, True):
         (folder / "config.json").write_text(json.dumps({**config, "version": version}))
         assert f"bang export of version {version!r}, and version 1 is wanted; make it again" in refused(folder)
     for key in ("modes", "shares", "specials", "num_buckets"):
@@ -336,6 +392,14 @@ def test_bad_folders_get_one_line(exported, tmp_path):
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     (folder / "config.json").write_text(json.dumps({**config, "modes": "ar", "generation": None}))
     assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
+    for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}), ("num_buckets", 0),
+                       ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0), ("files", 3),
+                       ("blocks", [4]), ("blocks", [0, 4]), ("reduce_range", "no")):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
+    shutil.copy(exported / "decoder.weights", folder)
+    (folder / "config.json").write_text(json.dumps({**config, "generation": {"mode": "rna"}}))
+    assert refused(folder) == f"{folder}: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"
     (folder / "config.json").write_text(json.dumps({**config, "format": "another's"}))
     assert "format \"another's\" is not 'bang model' or 'bang export'" in refused(folder)
 
@@ -380,6 +444,20 @@ def test_an_export_without_a_mode(exported, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_gpu_that_cannot_be_used(exported, monkeypatch):
+    """onnxruntime says that it can use one, as its build for GPUs does without CUDA's libraries, and computes on the CPU."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
+        with pytest.raises(ValueError, match="^device cuda:1: onnxruntime cannot use it and would compute on the CPU; install") as refusal:
+            Bang.load(exported, device="cuda:1")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_cpu_by_number_is_a_cpu(exported, runtime):
+    engine = Bang.load(exported, device="cpu:0").engine
+    assert (engine._graphs.whole, engine._graphs.at_once) == (True, runtime.engine._graphs.at_once)
+
+
 def test_nothing_half_written(trained, tmp_path, monkeypatch):
     def broken(network, folder):
         (folder / "encoder.onnx").write_bytes(b"half")
@@ -392,15 +470,31 @@ def test_nothing_half_written(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, asked, reduced", [
-    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
+    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
 ])  # fmt: skip
 def test_cpus_that_saturate_get_seven_bits(flags, asked, reduced, trained, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(export, "write_graphs", lambda network, folder: None)
     monkeypatch.setattr(export, "quantize", lambda path, reduce_range: found.append((path.name, reduce_range)))
-    monkeypatch.setattr(export, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(cpu, "_flags", lambda: flags)
     export.export(trained, tmp_path / "new", "int8", asked)
     assert found == [("encoder.onnx", reduced), ("decoder.onnx", reduced)]
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["reduce_range"] == reduced
+
+
+@pytest.mark.parametrize("flags, reduced, warns", [
+    ("sse2 avx2", False, True), ("sse2 avx2", True, False), ("sse2 avx2", None, False), ("avx_vnni", False, False), ("", False, False),
+])  # fmt: skip
+def test_eight_bits_on_a_cpu_that_saturates_are_told(flags, reduced, warns, exported, tmp_path, monkeypatch, caplog):
+    """Once, at load; not where nobody knows what the CPU is, or what an export of once is."""
+    folder = shutil.copytree(exported, tmp_path / "new")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["reduce_range"] is None  # float32
+    (folder / "config.json").write_text(json.dumps({**config, "reduce_range": reduced}))
+    monkeypatch.setattr(cpu, "_flags", lambda: flags)
+    Bang.load(folder, threads=1).generate(TEXTS[:2], "nar", max_len=3)
+    told = [record.getMessage() for record in caplog.records if "VNNI" in record.getMessage()]
+    assert len(told) == warns and all(message.startswith(f"{folder}: made for CPUs with VNNI") for message in told)
 
 
 def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):
@@ -408,8 +502,11 @@ def test_bad_options_get_one_line(exported, runtime, trained, tmp_path):
         runtime.generate("text", "backwards")
     with pytest.raises(ValueError, match="exported as float32"):
         Bang.load(exported, dtype="bfloat16")
-    with pytest.raises(ValueError, match="device 'tpu'"):
-        Bang.load(exported, device="tpu")
+    for device in ("tpu", "cuda"):
+        with pytest.raises(ValueError, match=f"device '{device}': this onnxruntime has cpu alone"):
+            Bang.load(exported, device=device)
+    with pytest.raises(ValueError, match="device 'cpu:x': give cpu, or its number too, as in cpu:0"):
+        Bang.load(exported, device="cpu:x")
     with pytest.raises(ValueError, match="is there already"):
         export.export(trained, exported)
     with pytest.raises(ValueError, match="precision 'int4'"):

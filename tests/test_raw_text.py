@@ -32,6 +32,11 @@ def test_bpe_has_the_pieces_of_the_data(bpe, dictionary):
         encoders.build_bpe(argparse.Namespace(bpe="bang", bpe_vocab_file="no-such-file"))
 
 
+@pytest.mark.parametrize("text, pieces", [("[PAD]", ""), ("extra [PAD][PAD] pep", "extra pep"), ("[SEP] [MASK] [CLS]", "[SEP] [MASK] [CLS]"), ("", "")])
+def test_bpe_passes_over_pads(text, pieces, bpe):
+    assert bpe.encode(text) == pieces
+
+
 def test_bpe_decodes_to_text_for_people_repeats_and_all(bpe):
     assert bpe.decode("go go bin ##ding ( http ) for c + +") == "go go binding (http) for c++"
     assert encoders.build_tokenizer("bang").decode("bin ##ding ( http )") == "binding (http)"

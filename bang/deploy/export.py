@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxscript  # noqa: F401  (torch.onnx.export asks for it when the work has begun)
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
+from ..inference import cpu
 from ..inference.api import Bang
 from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..inference.torch_engine import TorchEngine
@@ -29,6 +31,7 @@ from .graph import DecoderGraph, EncoderGraph
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET = 20
 PRECISIONS = ("float32", "int8", "float16")
+_CHECKED = 64  # most word pieces of a text that an export is checked with
 
 
 def export(model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None) -> None:
@@ -38,7 +41,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
         folder: to be made; must not exist, or be empty.
         precision: one of `PRECISIONS`; float16 is meant for GPUs.
         reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
-            saturate; None: as this CPU needs.
+            saturate; None: as this CPU needs, and 7 bits where nobody knows.
 
     Raises:
         ValueError: the folder holds something, or there is no such precision.
@@ -47,10 +50,12 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
         raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
     network = model.build()
     dtype = DTYPES["float16" if precision == "float16" else "float32"]
+    reduced = None
+    if precision == "int8":
+        reduced = not cpu.has_vnni() if reduce_range is None else reduce_range
     with new_folder(folder) as new:
         write_graphs(network.to(dtype), new)
         if precision == "int8":
-            reduced = not has_vnni() if reduce_range is None else reduce_range
             for name in (ENCODER, DECODER):
                 quantize(new / name, reduced)
         files = sorted(path.name for path in new.iterdir())
@@ -60,6 +65,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
             "version": VERSIONS[EXPORT],
             "architecture": model.architecture,
             "precision": precision,
+            "reduce_range": reduced,
             "modes": list(network.decodes),
             "shares": model.shares,
             "blocks": model.blocks,
@@ -186,19 +192,6 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def has_vnni() -> bool:
-    """Whether this CPU sums products of 8-bit numbers without saturation."""
-    return any(name in _cpu_flags() for name in ("avx512_vnni", "avx_vnni", "asimddp"))
-
-
-def _cpu_flags() -> str:
-    """As Linux tells them; empty where it does not: 7 bits are the safe way."""
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
 @contextlib.contextmanager
 def _quiet():
     """Silences the exporters' progress and debug messages."""
@@ -215,13 +208,15 @@ def _quiet():
 def compare(model: TrainedModel, folder: StrPath, texts: Sequence[str], batch_tokens: int = 1024) -> dict[str, int]:
     """Generates with the model and with its export: how many texts agree, by mode.
 
-    Every mode that the export has; AR greedily, texts of at most 64 word pieces, sources cut.
+    Every mode that the export has, with the export's defaults but for these: AR greedily, texts of at most 64 word
+    pieces, sources cut.
     """
-    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols)
     exported = Bang.load(folder)
+    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols, exported.defaults)
+    lengths = dict(max_len=_CHECKED, max_len_a=0, min_len=min(exported.defaults.min_len, _CHECKED))
     agree = {}
     for mode in exported.modes:
-        options = dict(mode=mode, beam=1, max_len=64, truncate=True, details=True, batch_tokens=batch_tokens)
+        options = dict(mode=mode, beam=1, **lengths, truncate=True, details=True, batch_tokens=batch_tokens)
         pairs = zip(original.generate(list(texts), **options), exported.generate(list(texts), **options))
         agree[mode] = sum(a.pieces == b.pieces for a, b in pairs)
     return agree

@@ -87,6 +87,8 @@ class Options:
             raise ValueError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:
             raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
+        if not self.max_len_a and self.min_len > self.max_len:
+            raise ValueError(f"min_len={self.min_len}, max_len={self.max_len}: no text is long enough; lower the one or raise the other")
 
 
 class Hypothesis(NamedTuple):
@@ -124,7 +126,7 @@ class Engine(Protocol):
         """Generates for a batch; may be called from several threads.
 
         Args:
-            sources: ids, eos last, int64, each (S,), no longer than `max_source_positions`.
+            sources: ids, none of them pad, eos last, int64, each (S,), no longer than `max_source_positions`.
         Raises:
             ValueError: an option does not serve.
         """
@@ -189,7 +191,7 @@ class Bang:
             model: a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train.
             vocab: a checkpoint's vocabulary; default: dict.*.txt beside it, or the published vocab.txt.
                 Folders bring their own.
-            device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one.
+            device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one, of an export the CPU.
             dtype: "float32", "bfloat16" or "float16".
             threads: CPU threads of an operation; default: the library's choice.
 
@@ -199,7 +201,10 @@ class Bang:
         engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
         known = {field.name for field in fields(Options)}
         defaults = {name: value for name, value in defaults.items() if name in known}
-        return cls(engine, pieces, Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults}))
+        options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
+        if options.mode not in engine.modes:
+            raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {', '.join(engine.modes)}; make it again")
+        return cls(engine, pieces, options)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -231,7 +236,7 @@ class Bang:
 
         Returns:
             In the order of `texts`: a text for one text, a list for a sequence, an iterator for any other
-            iterable. An empty text gives an empty text.
+            iterable. An empty text gives an empty text. A literal `[PAD]` is passed over.
 
         Raises:
             ValueError: a mode or option that the model does not serve, something that is no text, or a
@@ -299,7 +304,7 @@ class Bang:
             yield from found
 
     def _source(self, text: str, number: int, truncate: bool) -> _Source:
-        """The ids of a text, eos last; eos alone: an empty text."""
+        """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
         if not isinstance(text, str):
             raise ValueError(f"text {number} is no text but of type {type(text).__name__}: give str")
         try:
@@ -307,7 +312,8 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise ValueError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces, limit = self._word_pieces(text).split(), self.engine.max_source_positions - 1
+        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
+        limit = self.engine.max_source_positions - 1
         if len(pieces) > limit and not truncate:
             raise ValueError(
                 f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "

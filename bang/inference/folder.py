@@ -8,27 +8,55 @@ import importlib
 import json
 import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
+from ..trained_modes import MODES
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
 MODEL, EXPORT = "bang model", "bang export"
 VERSIONS = {MODEL: 1, EXPORT: 1}
 
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind  # True is no number
+
+
+def _from(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= least
+
+
+def _list_of(serves: Callable[[Any], bool], least: int, most: int = sys.maxsize) -> Callable[[Any], bool]:
+    return lambda value: type(value) is list and least <= len(value) <= most and all(map(serves, value))
+
+
+def _are_shares(value: Any) -> bool:
+    return type(value) is dict and all(type(share) in (int, float) for share in value.values())
+
+
 _KEYS = {
-    MODEL: dict(architecture=str, sizes=dict, criterion=dict, updates=int, languages=list, generation=dict),
+    MODEL: dict(
+        architecture=_is(str), sizes=_is(dict), criterion=_is(dict), updates=_from(0), languages=_is(list), generation=_is(dict),
+    ),
     EXPORT: dict(
-        modes=list, shares=dict, precision=str, generation=dict, max_source_positions=int, max_target_positions=int,
-        num_buckets=int, relative_max_distance=int, specials=list,
+        modes=_list_of((*MODES, "speculative").__contains__, 1), shares=_are_shares, precision=_is(str), generation=_is(dict),
+        max_source_positions=_from(1), max_target_positions=_from(1), num_buckets=_from(2), relative_max_distance=_from(2),
+        specials=_list_of(_from(0), 3, 3),
     ),
 }  # fmt: skip
-"""What config.json must hold, and of what kind."""
+"""What config.json must hold, and what of it serves."""
+_MAY = dict(files=_list_of(_is(str), 0), blocks=_list_of(_from(1), 2, 2), reduce_range=_is(bool))
+"""What it may hold besides, if not null."""
 
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
+_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export"}
+"""Extras of setup.py that bring packages which bang itself does not."""
 
 
 def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
@@ -48,14 +76,15 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
     kind = config.get("format") if isinstance(config, dict) else None
     if kind not in formats:
         raise ValueError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
-    if config.get("version") != VERSIONS[kind]:
+    if config.get("version") != VERSIONS[kind] or config["version"] is True:
         raise ValueError(
             f"{path}: {kind} of version {config.get('version')!r}, and version {VERSIONS[kind]} is wanted; make it again"
         )
-    lacking = [name for name, kinds in _KEYS[kind].items() if not isinstance(config.get(name), kinds)]
+    lacking = [name for name, serves in _KEYS[kind].items() if not serves(config.get(name))]
+    lacking += [name for name, serves in _MAY.items() if config.get(name) is not None and not serves(config[name])]
     if lacking:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}, or has something else there; make it again")
-    for name in config.get("files", ()):
+    for name in config.get("files") or ():
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
     return config
@@ -102,15 +131,24 @@ def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, 
 
 
 def import_heavy(name: str) -> ModuleType:
-    """Imports a module that loads torch and fairseq, and leaves logging as it was.
+    """Imports a module that loads torch and fairseq, or onnxruntime, and leaves logging as it was.
 
     fairseq's imports send every library's debug messages to stderr.
+
+    Raises:
+        ValueError: a package that it needs is not installed; one line that says how to.
     """
     root, disabled = logging.getLogger(), logging.root.manager.disable
     handlers, level = list(root.handlers), root.level
     logging.disable(logging.INFO)
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "bang").partition(".")[0]
+        if package == "bang":
+            raise
+        wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else "."
+        raise ValueError(f"needs {package}, which is not installed: pip install {wanted}") from None
     finally:
         logging.disable(disabled)
         root.handlers[:] = handlers

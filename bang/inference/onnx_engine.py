@@ -1,6 +1,6 @@
 """The engine of `Bang` on onnxruntime: every mode, without torch and fairseq."""
 
-import os
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,22 @@ from onnxruntime import InferenceSession, SessionOptions
 from .. import visibility
 from ..generation import loop
 from ..generation.choice import Bounds
-from ..generation.limits import check_lengths, least_length, length_limits
+from ..generation.limits import least_length, length_limits
 from ..text.files import StrPath
 from ..trained_modes import Blocks
+from . import cpu
 from .api import Hypothesis, Options, check_number
 from .folder import check_vocabulary, read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 256
 """Source tokens that go through the encoder together on a CPU: enough to share its weights, few enough for the cache."""
+
+_LOG_PROBS = 1 << 28
+"""Log-probabilities of a pass, slots of all rows, that are held at once, 1 GiB; more rows take turns."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -43,8 +49,14 @@ class OnnxEngine:
         self.blocks = Blocks(*config["blocks"]) if config.get("blocks") else None  # exports of once do not say
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
-        on_cpu = device in (None, "cpu")
-        encoder, decoder = (_session(Path(folder, f"{name}.onnx"), device, threads) for name in ("encoder", "decoder"))
+        kind, number = _device(device)
+        on_cpu = kind == "cpu"
+        if on_cpu and config.get("reduce_range") is False and cpu.has_vnni() is False:
+            logger.warning(
+                "%s: made for CPUs with VNNI, which this one lacks: sums of its 8-bit numbers may saturate and change texts; export "
+                "it on this machine, or with --int8 --reduce-range", folder,
+            )  # fmt: skip
+        encoder, decoder = (_session(Path(folder, f"{name}.onnx"), kind, number, threads) for name in ("encoder", "decoder"))
         self.pieces = decoder.get_outputs()[0].shape[-1]  # of the log-probabilities: entries of the vocabulary
         self._graphs = Graphs(
             encoder,
@@ -59,10 +71,15 @@ class OnnxEngine:
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
         specials, way = self._graphs.specials, _way(options)
-        check_lengths(options.max_len_a, options.max_len, options.min_len)
         lengths = np.array([len(ids) for ids in sources])
         limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
         least = np.minimum(least_length(options.min_len, way.anchored), limit)
+        drafts = min(way.drafts, int(limit.max()))
+        slots = sum(way.block_sizes(drafts, 1 + drafts if way.verify else 1)) * (options.beam if options.mode == "ar" else 1)
+        rows = max(1, _LOG_PROBS // (slots * self.pieces))
+        if len(sources) > rows:
+            parts = (sources[start : start + rows] for start in range(0, len(sources), rows))
+            return [found for part in parts for found in self.generate(part, options)]
         if options.mode == "ar" and options.beam > 1:
             found = search(
                 OnnxSession(self._graphs, sources), options.beam, least, limit, specials, options.len_penalty,
@@ -94,24 +111,38 @@ def _way(options: Options) -> loop.Way:
     return loop.non_autoregressive()
 
 
-def _session(path: Path, device: str | None, threads: int | None) -> InferenceSession:
-    name, _, number = (device or "cpu").partition(":")
-    provider = _PROVIDERS.get(name)
-    if provider not in onnxruntime.get_available_providers():
-        have = [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
-        raise ValueError(f"device {device!r}: this onnxruntime has {', '.join(have)} alone")
+def _device(name: str | None) -> tuple[str, int]:
+    """Kind and number of a device, which this onnxruntime was built for."""
+    kind, _, number = (name or "cpu").partition(":")
+    have = [kind for kind, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
+    if kind not in have:
+        raise ValueError(f"device {name!r}: this onnxruntime has {', '.join(have)} alone")
+    if number and not number.isdecimal():
+        raise ValueError(f"device {name!r}: give {kind}, or its number too, as in {kind}:0")
+    return kind, int(number or 0)
+
+
+def _session(path: Path, kind: str, number: int, threads: int | None) -> InferenceSession:
     options = SessionOptions()
     options.log_severity_level = 3
     # a thread that waits sleeps soon: where other work shares the cores, spinning on makes a text several times as slow
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cpu.count()
+    on_cpu, provider = kind == "cpu", _PROVIDERS[kind]
     # fused they take six times and 1.3 times as long as their two parts
-    slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if name == "cpu" else []
-    choice = [(provider, {"device_id": number} if number else {})]
+    slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if on_cpu else []
+    choice = [provider if on_cpu else (provider, {"device_id": number})]
     try:
-        return InferenceSession(path, options, providers=choice, disabled_optimizers=slow)
+        session = InferenceSession(path, options, providers=choice, disabled_optimizers=slow, enable_fallback=False)
     except Exception as error:  # onnxruntime's own kinds of error have no common base but this
-        raise ValueError(f"{path}: cannot be loaded; truncated, or not of bang export ({_first_line(error)})") from None
+        why = "truncated, or not of bang export" + ("" if on_cpu else f", or there is no {kind}:{number}")
+        raise ValueError(f"{path}: cannot be loaded; {why} ({_first_line(error)})") from None
+    if provider not in session.get_providers():
+        raise ValueError(
+            f"device {kind}:{number}: onnxruntime cannot use it and would compute on the CPU; install the libraries that it needs "
+            "(CUDA and cuDNN), or choose cpu"
+        )
+    return session
 
 
 def _first_line(error: Exception) -> str:

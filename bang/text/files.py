@@ -1,7 +1,6 @@
 """Text files: a line ends at a line feed and nowhere else; an output is whole or absent.
 
-Standard library only, and nothing from the package: the small commands load this file by its path,
-because `import bang` waits seconds for torch and fairseq.
+Standard library only, and nothing from the package: whatever reads or writes a file uses it.
 """
 
 import contextlib
