@@ -119,6 +119,8 @@ MODES = {
     "beam, n-grams": dict(mode="ar", beam=5, no_repeat_ngram_size=3, min_len=6, max_len=40),
     "beam, limits": dict(mode="ar", beam=3, max_len=2, max_len_a=0.2),
     "semi-nar": dict(mode="semi-nar", block_size=3),
+    "the dial": dict(mode="semi-nar", block_size=4, commit_threshold=0.4),
+    "the dial, without the source": dict(mode="semi-nar", block_size=4, commit_threshold=0.4, draft_from_source=0.0),
     "semi-nar, limits": dict(mode="semi-nar", max_len=1, max_len_a=0.3),
     "nar": dict(mode="nar"),
     "nar, several pieces": dict(mode="nar", max_len=70, min_len=40),

@@ -57,7 +57,8 @@ class Options:
         mode: one of the engine's `modes`.
         beam: hypotheses of AR's beam search; 1: greedy. Other modes take the most probable token.
         block_size: tokens that semi-NAR predicts at once.
-        commit_threshold: semi-NAR keeps a block's tokens as long as each has this probability; 0: all.
+        commit_threshold: semi-NAR keeps a block's tokens as long as each has this probability, and the next pass verifies
+            the others; 0: all.
         draft_length: tokens that speculative decoding drafts at once.
         draft_from_source: what a draft's log-probability gains where it follows in the source; 0: nothing.
         max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.

@@ -105,7 +105,7 @@ def _way(options: Options) -> loop.Way:
     if options.mode == "ar":
         return loop.autoregressive()
     if options.mode == "semi-nar":
-        return loop.semi_autoregressive(options.block_size, options.commit_threshold)
+        return loop.semi_autoregressive(options.block_size, options.commit_threshold, options.draft_from_source)
     if options.mode == "speculative":
         return loop.speculative(options.draft_length, options.draft_from_source)
     return loop.non_autoregressive()

@@ -15,7 +15,10 @@ from .api import Hypothesis, Options, check_number
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
-_OF_MODE = {"semi-nar": ("block_size", "commit_threshold"), "speculative": ("draft_length", "draft_from_source")}
+_OF_MODE = {
+    "semi-nar": ("block_size", "commit_threshold", "draft_from_source"),
+    "speculative": ("draft_length", "draft_from_source"),
+}
 _SEARCH = {"ar": ("beam", "no_repeat_ngram_size"), "speculative": ("no_repeat_ngram_size",)}
 """Options of a mode alone: of the task, and of the generator."""
 
