@@ -24,7 +24,8 @@ environment (defaults)
   UPDATES (12000)                updates on the references
   TEACHER (500) STUDENT (6000)   updates of the two endings
   AGAIN (3000)                   updates of the second student
-  MORE ()                        file of raw sources without a target, a text a line
+  MORE ()                        file of raw sources without a target, a text a line; scripts/more_sources.py makes
+                                 one of running text
   LR (0.0005) WARMUP (300)       of the run, inverse square root
   SHARDS (8)                     parts in which a teacher decodes
 END
