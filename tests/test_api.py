@@ -126,7 +126,8 @@ def test_empty_text_gives_empty_text(model, texts):
 
 
 def test_several_threads_get_the_texts_of_one(model, texts):
-    calls = [(mode, beam, part) for mode, beam in (("ar", 1), ("ar", 3), ("nar", 1), ("semi-nar", 1)) for part in (0, 10, 20)]
+    calls = [(mode, beam, part) for mode, beam in (("ar", 1), ("ar", 3), ("nar", 1), ("semi-nar", 1), ("speculative", 1))
+             for part in (0, 10, 20)]
 
     def call(arguments):
         mode, beam, part = arguments

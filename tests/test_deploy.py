@@ -173,21 +173,22 @@ def test_a_text_does_not_depend_on_its_batch(runtime, sources):
 def test_any_batch_and_length(runtime, trained, data):
     rows = data.draw(strategies.integers(1, 64))
     longest = data.draw(strategies.integers(1, 512 if rows < 9 else 60))
-    mode = data.draw(strategies.sampled_from(runtime.modes))
+    mode, beam = data.draw(strategies.sampled_from([*((mode, 1) for mode in runtime.modes), ("ar", 3)]))
     rng = np.random.default_rng(rows)
     eos = trained.dictionary.eos()
     lengths = [longest, *rng.integers(1, longest + 1, rows - 1)]
     batch = [np.append(rng.integers(200, len(runtime.pieces), length - 1), eos) for length in lengths]
-    found = runtime.engine.generate(batch, Options(mode=mode, beam=1, max_len=6))
+    found = runtime.engine.generate(batch, Options(mode=mode, beam=beam, max_len=6))
     assert len(found) == rows
     assert all(len(one.tokens) <= 6 and np.isfinite(one.positional_scores).all() for one in found)
 
 
+@pytest.mark.parametrize("mode, beam", [("nar", 1), ("semi-nar", 1), ("speculative", 1), ("ar", 1), ("ar", 2)])
 @pytest.mark.parametrize("rows, longest", [(1, 1), (1, 512), (64, 1), (64, 512)])
-def test_the_smallest_and_the_largest_batch(rows, longest, runtime, quantized, trained):
+def test_the_smallest_and_the_largest_batch(rows, longest, mode, beam, runtime, quantized, trained):
     batch = [np.append(np.arange(200, 199 + longest), trained.dictionary.eos())] * rows
     for model in (runtime, Bang.load(quantized[0], threads=1)):
-        found = model.engine.generate(batch, Options(mode="nar", max_len=4))
+        found = model.engine.generate(batch, Options(mode=mode, beam=beam, max_len=4))
         assert len(found) == rows and len({tuple(one.tokens) for one in found}) == 1
 
 
@@ -204,7 +205,7 @@ def test_rows_that_take_turns(options, runtime, sources, monkeypatch):
     sizes, options = [], Options(**{"max_len": 30, **options})
     expected = runtime.engine.generate(sources[:10], options)
     monkeypatch.setattr(onnx_engine, "_LOG_PROBS", 60 * runtime.engine.pieces)
-    monkeypatch.setattr(onnx_engine, "OnnxSession", lambda graphs, rows, *rest: sizes.append(len(rows)) or OnnxSession(graphs, rows, *rest))
+    monkeypatch.setattr(onnx_engine, "OnnxSession", lambda graphs, rows, *of: sizes.append(len(rows)) or OnnxSession(graphs, rows, *of))
     found = runtime.engine.generate(sources[:10], options)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     slots = {"nar": 30, "semi-nar": options.block_size, "speculative": 2 * options.draft_length, "ar": options.beam}[options.mode]
@@ -218,12 +219,18 @@ def test_candidates_of_a_slot():
     assert log_probs.tolist() == [[[-1, -1, -1, -0.5, -np.inf, -2]]]
 
 
-def test_threads_give_the_texts_of_one(runtime):
-    calls = [(mode, text) for mode in runtime.modes for text in TEXTS[:6]]
-    expected = [runtime.generate(text, mode, beam=1, max_len=16) for mode, text in calls]
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_threads_give_the_texts_of_one(precision, runtime, quantized):
+    model = runtime if precision == "float32" else Bang.load(quantized[0], threads=1)
+    calls = [(text, mode, beam) for mode, beam in (*((mode, 1) for mode in model.modes), ("ar", 3)) for text in TEXTS[:6]]
+
+    def call(arguments):
+        text, mode, beam = arguments
+        return model.generate(text, mode, beam=beam, max_len=16)
+
+    expected = list(map(call, calls))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda call: runtime.generate(call[1], call[0], beam=1, max_len=16), calls))
-    assert found == expected
+        assert list(pool.map(call, calls)) == expected
 
 
 WITHOUT = """
@@ -308,6 +315,20 @@ def test_int8_is_a_quarter_and_near(exported, quantized, runtime, sources):
         assert abs(scores[0] - scores[1]).mean() < 0.2
 
 
+def test_products_keep_a_scale_for_each_output(exported, quantized):
+    """Every product with weights is one of int8, the output layer's, by far the largest, among them."""
+    found = set()
+    for name in (export.ENCODER, export.DECODER):
+        whole, graph = (onnx.load(folder / name).graph for folder in (exported, quantized[0]))
+        dims, scales = ({tensor.name: list(tensor.dims) for tensor in x.initializer} for x in (whole, graph))
+        weights = [node.input[1] for node in whole.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in dims]
+        products = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
+        assert len(weights) > 15 and products == {f"{weight}_quantized" for weight in weights}
+        assert all(scales[f"{weight}_scale"] == dims[weight][1:] and scales[f"{weight}_quantized"] == dims[weight] for weight in weights)
+        found |= products
+    assert "output_quantized" in found
+
+
 def test_embeddings_keep_a_scale_for_each_row(exported, quantized):
     for name in (export.ENCODER, export.DECODER):
         whole, rows = (
@@ -358,8 +379,8 @@ def test_a_float32_export_that_writes_other_texts(options, fails, trained, expor
     monkeypatch.setattr(trained_model, "read_model", lambda *_: dataclasses.replace(trained, weights=weights))
     monkeypatch.setattr(export, "write_graphs", lambda _, new: [shutil.copy(path, new) for path in exported.glob("*coder.*")])
     folder = tmp_path / "new"
-    told = f"bang export: error: {folder}: does not write the model's texts in ar, semi-nar, nar, speculative, as float32 must; do not use it"
-    with pytest.raises(SystemExit, match=f"^{re.escape(told)}$") if fails else contextlib.nullcontext():
+    told = f"bang export: error: {folder}: does not write the model's texts in ar, semi-nar, nar, speculative, as float32 must"
+    with pytest.raises(SystemExit, match=f"^{re.escape(told)}; do not use it$") if fails else contextlib.nullcontext():
         main(["export", "model", str(folder), *options])
     assert "ar: 0 of 8 texts as the model's" in capsys.readouterr().err and (folder / "config.json").exists()
 

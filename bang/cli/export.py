@@ -61,4 +61,5 @@ def run(args: argparse.Namespace) -> None:
         print(f"{mode}: {count} of {len(texts)} texts as the model's", file=sys.stderr)
     differing = [mode for mode, count in agreeing.items() if 4 * count < 3 * len(texts)]
     if differing and args.precision == "float32":
-        raise ValueError(f"{args.folder}: does not write the model's texts in {', '.join(differing)}, as float32 must; do not use it")
+        modes = ", ".join(differing)
+        raise ValueError(f"{args.folder}: does not write the model's texts in {modes}, as float32 must; do not use it")

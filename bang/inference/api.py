@@ -89,7 +89,8 @@ class Options:
         if not self.max_len and not self.max_len_a:
             raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
         if not self.max_len_a and self.min_len > self.max_len:
-            raise ValueError(f"min_len={self.min_len}, max_len={self.max_len}: no text is long enough; lower the one or raise the other")
+            lengths = f"min_len={self.min_len}, max_len={self.max_len}"
+            raise ValueError(f"{lengths}: no text is long enough; lower the one or raise the other")
 
 
 class Hypothesis(NamedTuple):
@@ -204,7 +205,8 @@ class Bang:
         defaults = {name: value for name, value in defaults.items() if name in known}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
-            raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {', '.join(engine.modes)}; make it again")
+            have = ", ".join(engine.modes)
+            raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
         return cls(engine, pieces, options)
 
     @property

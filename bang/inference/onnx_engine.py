@@ -53,8 +53,8 @@ class OnnxEngine:
         on_cpu = kind == "cpu"
         if on_cpu and config.get("reduce_range") is False and cpu.has_vnni() is False:
             logger.warning(
-                "%s: made for CPUs with VNNI, which this one lacks: sums of its 8-bit numbers may saturate and change texts; export "
-                "it on this machine, or with --int8 --reduce-range", folder,
+                "%s: made for CPUs with VNNI, which this one lacks: sums of its 8-bit numbers may saturate and change texts; "
+                "export it on this machine, or with --int8 --reduce-range", folder,
             )  # fmt: skip
         encoder, decoder = (_session(Path(folder, f"{name}.onnx"), kind, number, threads) for name in ("encoder", "decoder"))
         self.pieces = decoder.get_outputs()[0].shape[-1]  # of the log-probabilities: entries of the vocabulary
