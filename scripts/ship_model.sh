@@ -14,18 +14,16 @@ UPDATES updates on the pairs; a copy whose learning rate falls to zero in TEACHE
 teacher, which writes every target of the train part anew (beam 4); the run itself goes on with
 references and the teacher's targets for STUDENT more updates, in which its learning rate falls to
 zero. Then the student teaches: another one begins from its weights and learns in AGAIN updates, the
-learning rate rising anew and falling to zero, the references, the text of the beam of every source
-that is closest to its reference, and the likeliest text for each of the sources in MORE. What was
-stopped goes on where it was when the command is given again; with more UPDATES the run goes on and
-new endings follow.
+learning rate rising anew and falling to zero, the references and, of the texts in the beam of every
+source, the one closest to its reference. What was stopped goes on where it was when the command is
+given again; with more UPDATES the run goes on and new endings follow.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
   UPDATES (12000)                updates on the references
   TEACHER (500) STUDENT (6000)   updates of the two endings
   AGAIN (3000)                   updates of the second student
-  MORE ()                        file of raw sources without a target, a text a line; scripts/more_sources.py makes
-                                 one of running text
+  MORE ()                        raw sources without a target, a text a line, that the student teaches too
   LR (0.0005) WARMUP (300)       of the run, inverse square root
   SHARDS (8)                     parts in which a teacher decodes
 END
@@ -81,11 +79,11 @@ begin "$student/checkpoints"
 python -m bang distill "$data" --teacher "$teacher/checkpoint_last.pt" --keep-references --mode all --start "$start" \
     --out "$student" --shards "${SHARDS:-8}" --train "${options[*]@Q} ${layers[*]} $(ending "$learnt")"
 
-# the student as a teacher, and the second student, whose AR and semi-NAR are behind and get more of the loss
+# the student as a teacher, and the second student, whose NAR has learnt enough to leave the others more of the loss
 last=$student/checkpoints/checkpoint_last.pt second=$student-$again
 python -m bang distill "$data" --teacher "$last" --closest --keep-references ${MORE:+--more-sources "$MORE"} --mode all \
-    --start "$last" --out "$second" --shards "${SHARDS:-8}" --train "${options[*]@Q} --nar-ratio 0.25 --semi-nar-ratio 0.3 \
-    --lr-scheduler polynomial_decay --lr 0.0003 --end-learning-rate 0 --warmup-updates $((again / 20 + 1)) \
+    --start "$last" --out "$second" --shards "${SHARDS:-8}" --train "${options[*]@Q} --nar-ratio 0.3 --semi-nar-ratio 0.28 \
+    --lr-scheduler polynomial_decay --lr 0.00025 --end-learning-rate 0 --warmup-updates $((again / 20 + 1)) \
     --total-num-update $again --max-update $again"
 
 # float16 weights alone, and what they write: of the last checkpoint, since the best by validation loss, against references that

@@ -15,6 +15,7 @@ from .tasks import (
     add_tokenization,
     add_training,
     check_installation,
+    data_files,
     find_pairs,
     generate_words,
     gpu_devices,
@@ -78,7 +79,7 @@ def distillation_plan(
         log = out / "teacher" / f"{shard}.log"
         environment = {"CUDA_VISIBLE_DEVICES": gpus[shard % len(gpus)]} if gpus else {}
         command = Command([*words, "--num-shards", shards, "--shard-id", shard], stdout=log, environment=environment)
-        plan.add(Step(f"teacher-{shard}", [command], [binarized, Path(teacher)], [log], group="teacher", at_once=at_once))
+        plan.add(Step(f"teacher-{shard}", [command], [*data_files(binarized, "train"), Path(teacher)], [log], group="teacher", at_once=at_once))
         logs.append(log)
 
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
