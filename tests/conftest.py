@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.fixture(autouse=True)
+def logging_of_its_own():
+    """A script's main that switches logging off does so for its own test alone."""
+    disabled = logging.root.manager.disable
+    yield
+    logging.disable(disabled)
+
+
 @pytest.fixture(scope="session")
 def dictionary():
     return BertDictionary.load(VOCAB_SMALL)

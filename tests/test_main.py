@@ -52,7 +52,8 @@ def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp
     config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={}, specials=[0, 1, 2],
                   max_source_positions=9, max_target_positions=9, num_buckets=32, relative_max_distance=128)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setitem(sys.modules, package, None)  # as Python takes what it cannot find
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)  # as Python takes what it cannot find
     monkeypatch.delitem(sys.modules, module, raising=False)
     paths = {"export": tmp_path, "checkpoint": GOLDEN / "mixed" / "checkpoint.pt"}
     with pytest.raises(SystemExit) as stop:
