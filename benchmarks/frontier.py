@@ -8,7 +8,7 @@ DATA holds raw texts, test.src and test.tgt. AR by beam search and greedily, spe
 dial (blocks kept as far as the model is sure of them), semi-NAR and NAR write texts of the same sentences through `Bang`.
 ROUGE-L is told against milliseconds a sentence at batch 1 and against sentences a second at the best batch. In every round
 all systems take turns, so that other work on the machine meets all alike; times are medians of the rounds. Writes
-frontier.json, a table (frontier.md) and a picture (frontier.png) into --out.
+frontier.json, a table (frontier.md) and two pictures (frontier.png of times, frontier-passes.png) into --out.
 """
 
 import argparse
@@ -169,24 +169,33 @@ def table(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(report: dict, path: Path) -> None:
+TIMES = {
+    "milliseconds": "ms a sentence at batch 1 (quicker to the left)",
+    "sentences_per_second": "sentences a second at the best batch (quicker to the right)",
+}
+PASSES = {"passes": "passes a sentence, whatever the machine (fewer to the left)"}
+"""Labels of pictures' panels, by the number of a row that they show against its ROUGE-L."""
+
+
+def draw(report: dict, path: Path, panels: dict[str, str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(14, 6.5), sharey=True, layout="constrained")
-    sides = (("milliseconds", "ms a sentence at batch 1 (quicker to the left)"),
-             ("sentences_per_second", "sentences a second at the best batch (quicker to the right)"))  # fmt: skip
+    figure, drawn = pyplot.subplots(
+        1, len(panels), figsize=(7 * len(panels), 6.5), sharey=True, squeeze=False, layout="constrained"
+    )
     marks = dict(zip(FAMILIES, "*DosP^"))
-    for axes, (key, label) in zip(panels, sides):
+    for axes, (key, label) in zip(drawn[0], panels.items()):
         for family in FAMILIES:
             rows = [row for row in report["rows"] if row["family"] == family]
             if not rows:
                 continue
             x, y = [row[key] for row in rows], [row["ROUGE-L"] for row in rows]
-            axes.plot(x, y, marker=marks[family], markersize=9 if len(rows) == 1 else 6, linewidth=1, label=family)
+            style = dict(marker=marks[family], color=f"C{FAMILIES.index(family)}", markersize=9 if len(rows) == 1 else 6)
+            axes.plot(x, y, linewidth=1, label=family, **style)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -194,12 +203,15 @@ def draw(report: dict, path: Path) -> None:
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
         axes.margins(0.08, 0.12)
-    panels[0].set_ylabel("ROUGE-L")
-    panels[0].legend()
+    drawn[0, 0].set_ylabel("ROUGE-L")
+    drawn[0, 0].legend()
     settings = report["settings"]
-    figure.suptitle(f"{Path(settings['model']).name}, {settings['sentences']} sentences, {settings['engine']}, {settings['threads']} threads")
+    title = [Path(settings["model"]).name, f"{settings['sentences']} sentences"]
+    if panels is TIMES:
+        title += [settings["engine"], f"{settings['threads']} threads"]
+    figure.suptitle(", ".join(title))
     figure.draw_without_rendering()  # settles what is where
-    for axes, (key, _) in zip(panels, sides):
+    for axes, key in zip(drawn[0], panels):
         _label(axes, key, report["rows"])
     with replacing(path) as file:
         figure.savefig(file, dpi=130, format="png")
@@ -297,7 +309,8 @@ def main() -> None:
     for name, text in (("frontier.json", json.dumps(report, indent=2) + "\n"), ("frontier.md", table(report))):
         with replacing(args.out / name) as file:
             file.write(text.encode())
-    draw(report, args.out / "frontier.png")
+    draw(report, args.out / "frontier.png", TIMES)
+    draw(report, args.out / "frontier-passes.png", PASSES)
     print(table(report), end="")
 
 

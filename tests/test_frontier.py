@@ -54,7 +54,8 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
     assert report["settings"]["sentences"] == 6 and set(report["verdicts"]) == {"speculative", "dial"}
     table = (out / "frontier.md").read_text()
     assert capsys.readouterr().out == table and "| dial τ=0.95 |" in table and "The dial " in table
-    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("frontier.png", "frontier-passes.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_measured_is_what_was_asked_for(tmp_path):
