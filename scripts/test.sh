@@ -11,5 +11,5 @@ fi
 source "$root/scripts/environment.sh" "$extras" "${modules[@]}"
 cd "$root"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# one process a core; the tests of a file share what they set up
-exec python -m pytest -q -n "$(nproc)" --dist loadfile "${which[@]}" "$@"
+# one process a core, which nproc tells less the variable above; the tests of a file share what they set up
+exec python -m pytest -q -n "$(env -u OMP_NUM_THREADS nproc)" --dist loadfile "${which[@]}" "$@"
