@@ -7,7 +7,7 @@ GENERATION = {
     "mode": (str, "how to generate: ar, semi-nar, nar, or another that the model has (default: the model's)"),
     "beam": (int, "hypotheses of AR's beam search; 1: greedy"),
     "block_size": (int, "tokens that semi-NAR predicts at once"),
-    "commit_threshold": (float, "semi-NAR keeps a block's tokens as long as each has this probability, and verifies the others; 0: all"),
+    "commit_threshold": (float, "semi-NAR keeps tokens of a block while each has this probability, and verifies the others; 0: all"),
     "draft_length": (int, "tokens that speculative decoding drafts at once"),
     "draft_from_source": (float, "what a draft's log-probability gains where it follows in the source; 0: nothing"),
     "max_len": (int, "limit on the word pieces of a text"),

@@ -58,7 +58,7 @@ class Pass(NamedTuple):
             saves the backend the check.
         source_gain: drafts are to be verified, and gain so much where they follow in the source
             (`choice.Chooser.draft`); None: all may be kept as they are.
-        sure: where drafts are to be verified, log-probability from which on they may be kept as they are; None: never.
+        sure: `Way.sure`, for drafts that are to be verified.
     """
 
     tokens: np.ndarray
@@ -182,6 +182,11 @@ class Way(NamedTuple):
     anchored: bool = True
     source_gain: float = 0.0
 
+    @property
+    def sure(self) -> Optional[float]:
+        """Log-probability from which on a draft is kept unverified; None: never."""
+        return None if self.threshold == NEVER else float(np.log(max(self.threshold, 1e-300)))
+
     def block_sizes(self, drafts: int, blocks: int) -> Tuple[int, ...]:
         """Slots of the blocks of a pass.
 
@@ -241,7 +246,6 @@ def non_autoregressive() -> Way:
 
 
 NEVER = float("inf")
-_LEAST = 1e-300  # a probability that every token has
 
 NAR_PIECE, NAR_FIRST_PIECE = 33, 16
 """Slots of a NAR canvas that are decoded at once, 32 tokens and an end: later slots wait until some sentence needs them,
@@ -286,7 +290,7 @@ class Decoding:
         no_repeat_ngram: int = 0,
     ):
         assert way.anchored or prefix is None, "NAR has no main stream for a prefix"
-        assert way.threshold == NEVER or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
+        assert way.sure is None or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
         rows = len(limit)
         self.session, self.way = session, way
         self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
@@ -349,9 +353,8 @@ class Decoding:
         sizes = (1,) * given + self.way.block_sizes(drafts, blocks - given)
         banned = self._repeats(blocks) if self.no_repeat_ngram else None
         gain = self.way.source_gain if self.way.verify else None
-        sure = None if self.way.threshold == NEVER else np.log(self.way.threshold or _LEAST)
         ends = self._ends(last, last + blocks - 1 + drafts)
-        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, sure)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, self.way.sure)
 
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())
@@ -385,8 +388,8 @@ class Decoding:
             tokens = np.where(beyond, self.pad, np.take_along_axis(tokens, order, axis=1))
             scores = np.where(beyond, -np.inf, np.take_along_axis(scores, order, axis=1))
         sure = read <= agreed[:, None]
-        if self.way.threshold < NEVER:
-            sure |= (tokens != self.pad) & (scores >= np.log(self.way.threshold or _LEAST))
+        if self.way.sure is not None:
+            sure |= (tokens != self.pad) & (scores >= self.way.sure)
         kept = sure.cumprod(1).sum(1)
         ends = self._is_end(tokens) & (read < kept[:, None])
         ended = ends.any(1)

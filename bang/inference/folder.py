@@ -23,7 +23,6 @@ MODEL, EXPORT = "bang model", "bang export"
 VERSIONS = {MODEL: 1, EXPORT: 1}
 
 
-
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: type(value) is kind  # True is no number
 

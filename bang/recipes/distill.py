@@ -84,16 +84,16 @@ def distillation_plan(
 
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
     source, target = taught["train.src"], taught["train.tgt"]
-    references = [tokenized[name] if keep_references else None for name in ("train.src", "train.tgt")]
-    written = [out / "teacher" / name for name in ("train.src", "train.tgt")]
+    written = [out / "teacher" / name for name in distilled]
+    references = [tokenized[name] for name in distilled] if keep_references else []
     count = out / "distilled" / "count.txt"
     merged = ["python", "-m", "bang", "collect", out / "teacher.log", written[1], "--source", source, "--fill", target]
     merged += ["--pairs", written[0], *(["--closest-to", target] if closest else [])]
     commands = [Command(["cat", *logs], stdout=out / "teacher.log"), Command(merged, log=count)]
-    for texts, reference, path in zip(written, references, distilled.values()):
-        commands.append(Command(["cat", texts, *([reference] if keep_references else [])], stdout=path))
-    inputs = dict.fromkeys([*logs, source, target, *filter(None, references)])
-    plan.add(Step("merge", commands, list(inputs), [*distilled.values(), *written, count, out / "teacher.log"]))
+    for side, path in enumerate(distilled.values()):
+        commands.append(Command(["cat", written[side], *references[side : side + 1]], stdout=path))
+    inputs, outputs = [*logs, source, target, *references], [*distilled.values(), *written, count, out / "teacher.log"]
+    plan.add(Step("merge", commands, inputs, outputs))
     student = add_binarization(plan, "binarize-distilled", tokenized | distilled, out / "distilled-data", options)
     checkpoint = add_training(plan, student, out, options, has_separator(pairs["train.src"]))
     add_results(plan, student, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)

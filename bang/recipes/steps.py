@@ -25,7 +25,6 @@ from ..text.files import StrPath, replacing
 from .commands import Command, Runner
 
 
-
 @dataclass(frozen=True)
 class Step:
     """Some commands, what they read, and what they leave.
