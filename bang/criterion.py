@@ -6,7 +6,7 @@ Shapes: B batch, T target length, G blocks of K slots, n slots that count, V voc
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from . import visibility
+from . import self_distillation, visibility
 from .loss import linear_nll
 from .network.attention import layout_tensors
-from .trained_modes import split_shares
+from .trained_modes import MODES, split_shares
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,13 @@ class MixedLossConfig(NgramLossConfig):
             "help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"
         },
     )
+    own_texts: int = field(
+        default=0,
+        metadata={
+            "help": "half of the loss is of targets that the model itself writes, in AR, for the sources of the batch: of so many "
+            "draws the one nearest to the reference (1: the most probable text; 0: references alone)"
+        },
+    )
 
 
 def draw_mode(shares: Dict[str, float], seed: int, update: int) -> str:
@@ -78,6 +85,20 @@ def draw_mode(shares: Dict[str, float], seed: int, update: int) -> str:
     point = np.random.default_rng([seed, update]).random()
     edges = np.cumsum(list(shares.values()))
     return list(shares)[min(np.searchsorted(edges, point, side="right"), len(shares) - 1)]
+
+
+class Part(NamedTuple):
+    """A part of an update's loss.
+
+    Attributes:
+        name: its mode; of targets that the model wrote itself, with `_own` behind it.
+        share: of the loss.
+        batch: sources and targets.
+    """
+
+    name: str
+    share: float
+    batch: dict
 
 
 class Slots(NamedTuple):
@@ -127,8 +148,8 @@ class NgramLanguageLoss(FairseqCriterion):
         """Loss of one batch.
 
         Training draws one mode by seed and update number, or with --joint-modes takes all; validation
-        measures every mode that training uses. Several modes are weighted by their shares, each loss
-        per target first; they share one pass of the encoder.
+        measures every mode that training uses, against the references alone. Several modes are weighted by their
+        shares, each loss per target first; they share one pass of the encoder.
 
         Returns:
             The summed loss, its sample size, and what to log.
@@ -137,20 +158,24 @@ class NgramLanguageLoss(FairseqCriterion):
         if model.training and not self.joint:
             shares = {draw_mode(shares, self.seed, model.num_updates): 1.0}
         start = self._block_offset(model.num_updates) if model.training else 0
-        slots = {mode: self.slots(mode, sample, start) for mode in shares}
-        features = model(
-            **sample["net_input"], layout=[s.layout for s in slots.values()], select=[s.index for s in slots.values()]
-        )
-        if len(shares) > 1:
-            scales = {mode: share * sample["ntokens"] / slots[mode].size for mode, share in shares.items()}
+        own = self._own_texts(model, sample) if model.training else None
+        parts = [Part(mode, share, sample) for mode, share in shares.items()]
+        if own is not None:
+            parts = [part._replace(share=part.share / 2) for part in parts]
+            parts += [Part(f"{part.name}_own", part.share, own) for part in parts]
+        slots = [self.slots(part.name.removesuffix("_own"), part.batch, start) for part in parts]
+        main_tokens = [part.batch["net_input"]["prev_output_tokens"] for part in parts]
+        net_input = {**sample["net_input"], "prev_output_tokens": main_tokens}
+        features = model(**net_input, layout=[s.layout for s in slots], select=[s.index for s in slots])
+        if len(parts) > 1:
+            scales = [part.share * sample["ntokens"] / s.size for part, s in zip(parts, slots)]
             sample_size = nll_tokens = sample["ntokens"]
         else:
-            (mode,), scales = shares, dict.fromkeys(shares, 1.0)
-            nll_tokens = slots[mode].size
-            per_sentence = self.sentence_avg and mode != "ar"
+            scales, nll_tokens = [1.0], slots[0].size
+            per_sentence = self.sentence_avg and parts[0].name != "ar"
             sample_size = sample["target"].size(0) if per_sentence else nll_tokens
-        weight = torch.cat([scales[mode] * s.weight for mode, s in slots.items()])
-        target = torch.cat([s.target for s in slots.values()])
+        weight = torch.cat([scale * s.weight for scale, s in zip(scales, slots)])
+        target = torch.cat([s.target for s in slots])
         loss, losses, nll = linear_nll(torch.cat(features), model.decoder.output_weight, target, weight, self.epsilon)
         log = {
             "loss": loss.detach(),
@@ -160,9 +185,13 @@ class NgramLanguageLoss(FairseqCriterion):
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
         }
-        for (mode, s), of_mode in zip(slots.items(), losses.split([len(s.index) for s in slots.values()])):
-            log[f"{mode}_loss"], log[f"{mode}_sample_size"] = (of_mode * s.weight).sum(), s.size
+        for part, s, of_part in zip(parts, slots, losses.split([len(s.index) for s in slots])):
+            log[f"{part.name}_loss"], log[f"{part.name}_sample_size"] = (of_part * s.weight).sum(), s.size
         return loss, sample_size, log
+
+    def _own_texts(self, model, sample: dict) -> Optional[dict]:
+        """A batch of targets that the model writes itself, to be learnt beside the references; None: there are none."""
+        return None
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
         """The slots that a mode trains; semi-NAR's blocks begin at target `start`."""
@@ -206,10 +235,11 @@ class NgramLanguageLoss(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / nll_tokens / math.log(2), nll_tokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-        for mode in ("ar", "semi-nar", "nar"):
-            size = total(f"{mode}_sample_size")
-            if size:
-                metrics.log_scalar(f"{mode}_loss", total(f"{mode}_loss") / size / math.log(2), size, round=3)
+        for mode in MODES:
+            for part in (mode, f"{mode}_own"):
+                size = total(f"{part}_sample_size")
+                if size:
+                    metrics.log_scalar(f"{part}_loss", total(f"{part}_loss") / size / math.log(2), size, round=3)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -234,6 +264,7 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         block_size,
         random_block_offset,
         joint_modes,
+        own_texts,
     ):
         super().__init__(task, label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed)
         for option, value in (("--nar-ratio", nar_ratio), ("--semi-nar-ratio", semi_nar_ratio)):
@@ -257,6 +288,13 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
             logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
         if joint_modes and len(self.shares) == 1:
             logger.warning("--joint-modes has no effect: all updates train %s", *self.shares)
+        if own_texts < 0:
+            raise ValueError(f"--own-texts {own_texts}: draw one text or more of each source (0: none)")
+        if own_texts and "ar" not in self.shares:
+            raise ValueError("--own-texts: the model writes in AR, so train AR too (--nar-ratio, --semi-nar-ratio)")
+        if own_texts and getattr(task.cfg, "mask_length", None) is not None:
+            raise ValueError("--own-texts is for pairs: pretraining has no sources to write for")
+        self.own_texts = own_texts
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
         if mode == "nar":
@@ -264,6 +302,12 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         if mode == "semi-nar":
             return visibility.semi_autoregressive(length, self.block_size, start)
         return super().layout(mode, length, start)
+
+    def _own_texts(self, model, sample: dict) -> Optional[dict]:
+        if not self.own_texts:
+            return None
+        seed = int(np.random.default_rng([self.seed, model.num_updates, 2]).integers(1 << 31))
+        return self_distillation.write(model, sample, self.own_texts, seed, self.task.target_dictionary)
 
     def _block_offset(self, update: int) -> int:
         """Where the semi-NAR blocks of an update begin."""

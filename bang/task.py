@@ -44,7 +44,7 @@ NO_EFFECT_UNVERIFIED = "sampling sampling_topk sampling_topp no_repeat_ngram_siz
 """Generation options that look at the tokens before, one by one."""
 
 
-OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length", "draft_from_source")
+OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty")
 UNKNOWN_SAMPLE = 1000  # first texts of a split that tell whether raw text was binarized
 
 
@@ -84,6 +84,13 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         metadata={
             "help": "what the log-probability of a draft gains if, somewhere in the source, it follows the token before it: "
             "of several likely drafts the one that the source has is tried (0: the network alone drafts)"
+        },
+    )
+    eos_penalty: float = field(
+        default=0.0,
+        metadata={
+            "help": "what NAR and semi-NAR take off the log-probability of a text's end: their texts tend to be short, for several "
+            "ends share what there is to say (0: nothing; below 0: shorter texts)"
         },
     )
     max_nar_length: int = field(
@@ -244,6 +251,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 self.target_dictionary.unk(),
                 self.target_dictionary.eos(),
                 unk_penalty=getattr(args, "unkpen", 0),
+                eos_penalty=self.cfg.eos_penalty if self._unverified() else 0.0,
                 temperature=getattr(args, "temperature", 1.0),
                 **self._sampling(args),
             ),
@@ -343,6 +351,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             ("draft_length", visibility.BLOCK_SIZE, "speculative"),
             ("draft_from_source", loop.SOURCE_GAIN, "speculative semi-nar"),
             ("rescore", 0, "nar semi-nar"),
+            ("eos_penalty", 0.0, "nar semi-nar"),
         ):
             if self.cfg.decoding not in decoding.split() and getattr(self.cfg, name) != default:
                 idle.append("--" + name.replace("_", "-"))

@@ -87,6 +87,38 @@ def test_drafts_are_drawn_with_the_noise_of_the_slots_that_verify_them(xp):
 
 
 @BACKENDS
+@pytest.mark.parametrize("number", [1, 3, 40])
+def test_among_the_likeliest_are_drawn_those_that_win_of_all(xp, number):
+    """The draw is the arg-max of log-probability plus noise; the noise of the others does not matter."""
+    rng = np.random.default_rng(4)
+    logits, rows = rng.normal(size=(300, 2, VOCABULARY)).astype(np.float32), np.arange(300)
+    chooser = Chooser(PAD, UNK, EOS, sampling=True, topk=number, seed=8)
+    allowed = logits.copy()
+    allowed[..., PAD] = -np.inf
+    lowest = np.sort(allowed, -1)[..., -min(number, VOCABULARY) :][..., :1]
+    noise = chooser._gumbel(np, np.arange(VOCABULARY), np.arange(2) + 0 * rows[:, None], rows)
+    expected = (np.where(allowed < lowest, -np.inf, allowed) + noise).argmax(-1)
+    target, bounds = np.arange(2) + 0 * rows[:, None], (np.zeros(300, int), np.full(300, 9), rows)
+    if xp is torch:
+        logits, target, *bounds = map(torch.tensor, (logits, target, *bounds))
+    token, _ = chooser(xp, [logits], target, Bounds(*bounds))
+    assert np.asarray(token).tolist() == expected.tolist()
+    assert len(set(expected.flatten())) == VOCABULARY - 1  # pad is never drawn
+
+
+@BACKENDS
+def test_an_end_may_have_to_be_likelier(xp):
+    logits = np.zeros((1, 1, VOCABULARY), dtype=np.float32)
+    logits[..., EOS], logits[..., 7] = 3, 2
+    for penalty, token in ((0.0, EOS), (0.9, EOS), (1.1, 7), (-1.0, EOS)):
+        given = logits.copy() if xp is np else torch.tensor(logits)
+        found, score = Chooser(PAD, UNK, EOS, eos_penalty=penalty)(xp, [given], xp.zeros((1, 1), dtype=xp.int64))
+        assert int(found[0, 0]) == token
+        total = np.log(np.exp(logits).sum())
+        assert float(score[0, 0]) == pytest.approx(float(logits[0, 0, token]) - penalty * (token == EOS) - total, abs=1e-5)
+
+
+@BACKENDS
 @pytest.mark.parametrize("topp,nucleus", [(0.15, 1), (0.5, 3), (0.8, 6), (0.99, 9), (-1.0, 11)])
 def test_what_is_drawn_is_the_nucleus(xp, topp, nucleus):
     """The fewest tokens that hold `topp`, as often as each is likely among them; `topp` goes before `topk`."""

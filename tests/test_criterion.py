@@ -25,7 +25,7 @@ def make_criterion(make_task):
         if not mixed:
             return NgramLanguageLoss(*common)
         settings = {"nar_ratio": 0.0, "semi_nar_ratio": 0.0, "block_size": 4, "random_block_offset": False}
-        return NgramLanguageLossNarMixed(*common, **{**settings, "joint_modes": False, **mixed})
+        return NgramLanguageLossNarMixed(*common, **{**settings, "joint_modes": False, "own_texts": 0, **mixed})
 
     return make
 
@@ -369,6 +369,6 @@ def test_streams_beyond_the_span_are_refused(make_task):
 
 
 def test_random_blocks_are_for_pairs(make_task):
-    options = dict(nar_ratio=0.0, semi_nar_ratio=1.0, block_size=4, random_block_offset=True, joint_modes=False)
+    options = dict(nar_ratio=0.0, semi_nar_ratio=1.0, block_size=4, random_block_offset=True, joint_modes=False, own_texts=0)
     with pytest.raises(ValueError, match="--random-block-offset is for pairs"):
         NgramLanguageLossNarMixed(make_task(mask_length=9), 0.0, False, 1.0, 1, False, 1, **options)

@@ -280,6 +280,9 @@ def test_models_that_do_not_serve_a_mode(make_model, make_task):
         ("semi-nar", {"block_size": 7}, dict(sampling=True), ["--sampling"]),
         ("ar", {"max_nar_length": 9}, dict(beam=4), ["--max-nar-length"]),
         ("ar", {}, dict(beam=4, lenpen=1.2), []),
+        ("ar", {"eos_penalty": 1.0}, dict(beam=1), ["--eos-penalty"]),
+        ("speculative", {"eos_penalty": 1.0}, dict(beam=1), ["--eos-penalty"]),
+        ("nar", {"eos_penalty": 1.0}, dict(beam=1), []),
     ],
 )
 def test_options_without_effect_are_named(decoding, task_options, generation, idle, make_model, make_task, caplog):

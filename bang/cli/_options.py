@@ -10,6 +10,7 @@ GENERATION = {
     "commit_threshold": (float, "semi-NAR keeps tokens of a block while each has this probability, and verifies the others; 0: all"),
     "draft_length": (int, "tokens that speculative decoding drafts at once"),
     "draft_from_source": (float, "what a draft's log-probability gains where it follows in the source; 0: nothing"),
+    "eos_penalty": (float, "what NAR and semi-NAR take off the log-probability of a text's end; above 0: longer texts"),
     "max_len": (int, "limit on the word pieces of a text"),
     "max_len_a": (float, "what each word piece of the source adds to that limit"),
     "min_len": (int, "least word pieces of a text"),

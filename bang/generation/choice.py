@@ -34,6 +34,7 @@ class Chooser:
     Attributes:
         pad, unk, eos: ids; pad is never chosen.
         unk_penalty: taken off the log-probability of unk.
+        eos_penalty: taken off the log-probability of eos, so that texts go on where they are not sure to end.
         temperature: divides the logits.
         sampling: draw instead of taking the most probable token.
         topk: draw among so many most probable tokens (0 or less: all).
@@ -45,6 +46,7 @@ class Chooser:
     unk: int
     eos: int
     unk_penalty: float = 0.0
+    eos_penalty: float = 0.0
     temperature: float = 1.0
     sampling: bool = False
     topk: int = -1
@@ -86,6 +88,8 @@ class Chooser:
         x[..., self.pad] = -float("inf")
         if self.unk_penalty:
             x[..., self.unk] -= self.unk_penalty
+        if self.eos_penalty:
+            x[..., self.eos] -= self.eos_penalty
         if bounds is not None:
             early = target < bounds.least[:, None]
             last = target >= bounds.limit[:, None]
@@ -159,27 +163,40 @@ class Chooser:
     def _pick(self, xp, x, total, target, bounds: Optional[Bounds]):
         if not self.sampling:
             return x.argmax(-1)
-        if self.topp > 0 or self.topk > 0:
+        if self.topk > 0 and not self.topp > 0:
+            best = _best(xp, x, min(self.topk, x.shape[-1]))
+            drawn = (_take(xp, x, best) + self._gumbel(xp, best, target, bounds.key)).argmax(-1)
+            return _take(xp, best, drawn[..., None])[..., 0]
+        if self.topp > 0:
             ranked = xp.sort(x, -1)
             ranked = getattr(ranked, "values", ranked)  # torch gives indices too
-            if self.topp > 0:
-                mass = xp.exp(ranked - total[..., None]).cumsum(-1)
-                above = mass[..., -1:] - mass  # probability of what ranks higher
-                lowest = xp.amin(xp.where(above < self.topp, ranked, float("inf")), -1)
-            else:
-                lowest = ranked[..., -min(self.topk, ranked.shape[-1])]
+            mass = xp.exp(ranked - total[..., None]).cumsum(-1)
+            above = mass[..., -1:] - mass  # probability of what ranks higher
+            lowest = xp.amin(xp.where(above < self.topp, ranked, float("inf")), -1)
             x = xp.where(x < lowest[..., None], -float("inf"), x)
-        return (x - xp.log(self._exponential(xp, x, target, bounds.key))).argmax(-1)
+        return (x + self._gumbel(xp, _count(x[0, 0]), target, bounds.key)).argmax(-1)
 
-    def _exponential(self, xp, x, target, key):
-        """Exponential noise, (B, n, V); minus its logarithm is Gumbel noise."""
+    def _gumbel(self, xp, piece, target, key):
+        """Gumbel noise of pieces, (V) or (B, n, k), at each slot: (B, n, V or k)."""
         slot = _hash(_hash(_hash(key) + self.seed)[:, None] + target)[..., None]
-        piece = _count(x[0, 0]) * 0x9E3779B1  # spread: neighbours must not be near in what is hashed
-        uniform = (xp.asarray(_hash(slot + piece), dtype=xp.float32) + 0.5) * 2.0**-32
-        return -xp.log1p(-uniform)
+        # spread: neighbours must not be near in what is hashed
+        uniform = (xp.asarray(_hash(slot + piece * 0x9E3779B1), dtype=xp.float32) + 0.5) * 2.0**-32
+        return -xp.log(-xp.log1p(-uniform.clip(max=1 - 2.0**-24)))  # float32 rounds the last of them up to 1
 
 
 _CERTAIN = 1e4  # a log-probability that outweighs all others
+
+
+def _best(xp, x, number: int):
+    """Indices of the highest along the last dimension of x, (..., number), in no order."""
+    if hasattr(x, "topk"):
+        return x.topk(number, sorted=False).indices
+    return xp.argpartition(x, -number, -1)[..., -number:]
+
+
+def _take(xp, x, index):
+    """x at indices along its last dimension."""
+    return x.gather(-1, index) if hasattr(x, "gather") else xp.take_along_axis(x, index, -1)
 
 
 def _at(x, token):

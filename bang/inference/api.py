@@ -33,7 +33,10 @@ _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
 _TRAINED_AS = {"speculative": "ar"}
 _MOST = 10**9  # more than any length or count, and what integers of every library hold
-_LIMITS = {"beam": (1,), "block_size": (1,), "draft_length": (1,), "commit_threshold": (0, 1), "len_penalty": (-100, 100)}
+_LIMITS = {
+    "beam": (1,), "block_size": (1,), "draft_length": (1,), "commit_threshold": (0, 1), "len_penalty": (-100, 100),
+    "eos_penalty": (-100, 100),
+}  # fmt: skip
 """Least and largest value of options where they are not 0 and `_MOST`."""
 
 
@@ -61,6 +64,7 @@ class Options:
             the others; 0: all.
         draft_length: tokens that speculative decoding drafts at once.
         draft_from_source: what a draft's log-probability gains where it follows in the source; 0: nothing.
+        eos_penalty: what NAR and semi-NAR take off the log-probability of a text's end, so that texts are longer.
         max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.
         min_len: a text's least length; a limit wins over it.
         len_penalty: a hypothesis' score is its log-probability over its length to this power.
@@ -73,6 +77,7 @@ class Options:
     commit_threshold: float = 0.0
     draft_length: int = 4
     draft_from_source: float = SOURCE_GAIN
+    eos_penalty: float = 0.0
     max_len: int = 200
     max_len_a: float = 0.0
     min_len: int = 1

@@ -87,7 +87,8 @@ class OnnxEngine:
             )  # fmt: skip
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        session = OnnxSession(self._graphs, sources, OfLogProbs(*specials), bounds)
+        penalty = options.eos_penalty if options.mode in ("nar", "semi-nar") else 0.0
+        session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
         blocking = options.no_repeat_ngram_size if options.mode in ("ar", "speculative") else 0
         decoding = loop.Decoding(session, way, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
         return [

@@ -16,7 +16,8 @@ from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
 _OF_MODE = {
-    "semi-nar": ("block_size", "commit_threshold", "draft_from_source"),
+    "semi-nar": ("block_size", "commit_threshold", "draft_from_source", "eos_penalty"),
+    "nar": ("eos_penalty",),
     "speculative": ("draft_length", "draft_from_source"),
 }
 _SEARCH = {"ar": ("beam", "no_repeat_ngram_size"), "speculative": ("no_repeat_ngram_size",)}

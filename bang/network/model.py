@@ -76,7 +76,7 @@ class BangModel(FairseqEncoderDecoderModel):
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
-        prev_output_tokens: Tensor,
+        prev_output_tokens: Union[Tensor, List[Tensor]],
         layout: Union[Layout, List[Layout], None] = None,
         positions: Optional[Tensor] = None,
         select: Optional[List[Tensor]] = None,
@@ -85,13 +85,15 @@ class BangModel(FairseqEncoderDecoderModel):
 
         A list of layouts is decoded on one encoder pass. `select` then holds, for each, the slots that
         are wanted, as indices (n) into its flattened (B, G*K), and what comes back is a list of their
-        features (n, D), for `loss.linear_nll`: training has no use for all logits at once.
+        features (n, D), for `loss.linear_nll`: training has no use for all logits at once. The main tokens
+        may be a list too: other texts of the same sources.
         """
         encoder_out = self.encoder(src_tokens, src_lengths=src_lengths)
         if isinstance(layout, list):
+            texts = prev_output_tokens if isinstance(prev_output_tokens, list) else [prev_output_tokens] * len(layout)
             passes = (
-                self.decoder.extract_features(prev_output_tokens, encoder_out, None, layout=one, positions=positions)[0]
-                for one in layout
+                self.decoder.extract_features(tokens, encoder_out, None, layout=one, positions=positions)[0]
+                for tokens, one in zip(texts, layout)
             )
             return [features.flatten(0, 1)[index] for features, index in zip(passes, select)]
         return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions)

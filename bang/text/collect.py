@@ -48,7 +48,7 @@ def read_log(log: str) -> tuple[dict[int, list[str]], int]:
     return hypotheses, max(sources | hypotheses.keys()) + 1
 
 
-def _make_closest() -> Callable[[Sequence[str], str], str]:
+def make_closest() -> Callable[[Sequence[str], str], str]:
     """What finds the text nearest to a reference, of equals the first.
 
     Nearest by BLEU of the sentence over what stands between blanks (word pieces are words here), n-gram counts smoothed
@@ -107,7 +107,7 @@ def collect(
         asked = f"--total says {total}" if source is None else f"{source} has {total}"
         raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
     others, references = _read_beside(fill, total), _read_beside(closest_to, total)
-    closest = _make_closest() if references else None
+    closest = make_closest() if references else None
     missing = left_out = 0
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(files.replacing(output))
