@@ -215,6 +215,8 @@ class BangTranslationTask(BangTask, TranslationTask):
         --eval-bleu-args can.
         """
         asked = {name: getattr(args, name) for name in OF_DECODING if getattr(args, name, None) is not None}
+        if asked.get("decoding", "ar") not in DECODINGS:
+            raise ValueError(f"decoding {asked['decoding']!r}: give one of {', '.join(DECODINGS)}")
         if any(getattr(self.cfg, name) != value for name, value in asked.items()):
             other = copy.copy(self)
             other.cfg = copy.deepcopy(self.cfg)

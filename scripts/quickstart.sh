@@ -81,7 +81,7 @@ fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" 
     --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
     --stop-time-hours "$(python -c "print($trained / 3600 + ${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
-    tee "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
+    tee -a "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
 say "results on the test part"
 python scripts/quickstart_report.py "$run/checkpoints/checkpoint_best.pt" "$data/test.src" "$data/test.tgt"

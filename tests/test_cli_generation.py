@@ -176,6 +176,11 @@ def test_hub_decodes_in_the_mode_that_a_call_names(hub, lines):
     assert loaded.translate(lines[:3], beam=1) == ar
 
 
+def test_hub_refuses_a_mode_that_there_is_not(hub, lines):
+    with pytest.raises(ValueError, match="^decoding 'one by one': give one of ar, semi-nar, nar, speculative$"):
+        hub().translate(lines[:1], beam=1, decoding="one by one")
+
+
 def test_hub_refuses_a_sentence_that_is_too_long(hub, lines):
     """Its answers are a list in the order of the sentences, so none may be left out."""
     with pytest.raises(ValueError, match="1 of 2 sentences .* over the limit"):

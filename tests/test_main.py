@@ -47,6 +47,8 @@ def test_mistakes_are_one_line(capsys):
     (["export", "{checkpoint}", "new"], "onnx", "bang.deploy.export", "'.[export]'"),
     (["export", "{checkpoint}", "new"], "onnxscript", "bang.deploy.export", "'.[export]'"),
     (["pack", "{checkpoint}", "new"], "safetensors", "bang.deploy.pack", "."),
+    (["starts", "{checkpoint}"], "torch", "bang.starts.convert", "."),
+    (["options"], "fairseq", "bang.options_page", "."),
 ])  # fmt: skip
 def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp_path, monkeypatch):
     config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={}, specials=[0, 1, 2],

@@ -173,7 +173,9 @@ def test_frozen_layers_learn_nothing_and_the_others_as_ever(shared, make_model, 
         ({"decoder_embed_dim": 64}, "--share-all-embeddings needs one width"),
         ({"num_buckets": 1}, "--num-buckets 1"),
         ({"relative_max_distance": 16}, "--relative-max-distance 16"),
-        ({"decoder_attention_heads": 5}, "--decoder-attention-heads 5"),
+        ({"decoder_attention_heads": 5}, "--decoder-attention-heads 5: give a number that divides --decoder-embed-dim 48"),
+        ({"encoder_attention_heads": 7}, "--encoder-attention-heads 7: give a number that divides --encoder-embed-dim 48"),
+        ({"encoder_attention_heads": 0}, "--encoder-attention-heads 0: give"),
     ],
 )
 def test_impossible_sizes(make_model, options, message):

@@ -7,6 +7,8 @@ fairseq-train --help ends before it has seen --task, --arch and --criterion, so 
 
 import argparse
 
+from ..inference.folder import import_heavy
+
 HELP = "the options that BANG adds to fairseq's command lines"
 
 
@@ -15,6 +17,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..options_page import page  # loads fairseq
-
-    print(page(), end="")
+    print(import_heavy("bang.options_page").page(), end="")

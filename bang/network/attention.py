@@ -116,10 +116,7 @@ class NgramSelfAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, num_buckets: int):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(
-                f"--decoder-embed-dim {embed_dim} is not a multiple of --decoder-attention-heads {num_heads}"
-            )
+        assert embed_dim % num_heads == 0
         self.num_heads = num_heads
         self.num_buckets = num_buckets
         self.scaling = (embed_dim // num_heads) ** -0.5

@@ -157,6 +157,10 @@ def _check(cfg: BangConfig, task) -> None:
             f"--share-all-embeddings needs one width: --encoder-embed-dim {cfg.encoder_embed_dim}, "
             f"--decoder-embed-dim {cfg.decoder_embed_dim}"
         )
+    for side in ("encoder", "decoder"):
+        heads, width = getattr(cfg, f"{side}_attention_heads"), getattr(cfg, f"{side}_embed_dim")
+        if heads < 1 or width % heads:
+            raise ValueError(f"--{side}-attention-heads {heads}: give a number that divides --{side}-embed-dim {width}")
     if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
         raise ValueError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
     if cfg.num_buckets < 2 or cfg.relative_max_distance <= cfg.num_buckets // 2:
