@@ -20,7 +20,7 @@ from omegaconf import II
 from . import raw_text, training_run, visibility
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
-from .generation import loop
+from .generation import ways
 from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation.choice import Chooser
 from .generation.generator import LoopGenerator
@@ -80,7 +80,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         default=visibility.BLOCK_SIZE, metadata={"help": "tokens that speculative decoding drafts at once"}
     )
     draft_from_source: float = field(
-        default=loop.SOURCE_GAIN,
+        default=ways.SOURCE_GAIN,
         metadata={
             "help": "what the log-probability of a draft gains if, somewhere in the source, it follows the token before it: "
             "of several likely drafts the one that the source has is tried (0: the network alone drafts)"
@@ -281,15 +281,15 @@ class BangTranslationTask(BangTask, TranslationTask):
             return RescoringGenerator(generator, scorer, self.cfg.rescore)
         return generator
 
-    def _way(self, args) -> loop.Way:
+    def _way(self, args) -> ways.Way:
         """What a pass gives and what is kept of it, by --decoding and its options."""
         if self.cfg.decoding == "nar":
-            return loop.non_autoregressive()
+            return ways.non_autoregressive()
         # a source in other ids has nothing to say
         gain = self.cfg.draft_from_source if self.source_dictionary == self.target_dictionary else 0
         if self.cfg.decoding == "semi-nar":
-            return loop.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold, gain)
-        return loop.speculative(self.cfg.draft_length, gain)
+            return ways.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold, gain)
+        return ways.speculative(self.cfg.draft_length, gain)
 
     def _unverified(self) -> bool:
         """Whether tokens are kept that nothing has verified."""
@@ -351,7 +351,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
             ("commit_threshold", 0.0, "semi-nar"),
             ("draft_length", visibility.BLOCK_SIZE, "speculative"),
-            ("draft_from_source", loop.SOURCE_GAIN, "speculative semi-nar"),
+            ("draft_from_source", ways.SOURCE_GAIN, "speculative semi-nar"),
             ("rescore", 0, "nar semi-nar"),
             ("eos_penalty", 0.0, "nar semi-nar"),
         ):

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bang.generation import loop  # noqa: E402
+from bang.generation import ways  # noqa: E402
 from bang.inference.trained_model import read_checkpoint  # noqa: E402
 from bang.text.cleanup import to_text  # noqa: E402
 from bang.text.evaluate import read_texts  # noqa: E402
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--vocab", help="default: beside the checkpoint, or the published one")
     parser.add_argument("--batches", type=int, nargs="+", default=[36, 8, 1])
     parser.add_argument("--drafts", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], metavar="K")
-    parser.add_argument("--from-source", type=float, nargs="+", default=[loop.SOURCE_GAIN], metavar="G",
+    parser.add_argument("--from-source", type=float, nargs="+", default=[ways.SOURCE_GAIN], metavar="G",
                         help="values of --draft-from-source (default: its own)")  # fmt: skip
     parser.add_argument("--texts", metavar="FILE", help="to write greedy AR's texts to, for bang evaluate")
     parser.add_argument("--sentences", type=int, help="of each file (default: all)")
@@ -63,8 +63,8 @@ def main() -> None:
     generator = model.task(decoding="speculative").build_generator([network], generation)
     generator.statistics = None
     autoregressive = model.task(decoding="ar").build_generator([network], generation)
-    greedy, ways = "greedy AR", {
-        f"speculative, K = {k}" + f", G = {gain:g}" * (len(args.from_source) > 1): loop.speculative(k, gain)
+    greedy, systems = "greedy AR", {
+        f"speculative, K = {k}" + f", G = {gain:g}" * (len(args.from_source) > 1): ways.speculative(k, gain)
         for k in args.drafts
         for gain in args.from_source
     }  # fmt: skip
@@ -78,12 +78,12 @@ def main() -> None:
             batch = collate([sources[index] for index in rows], model.dictionary.pad())
             encoding = network.encoder.forward(**batch)
             with mock.patch.object(network.encoder, "forward", lambda *_, **__: encoding):
-                for name in [*([] if wanted else [greedy]), *ways]:
+                for name in [*([] if wanted else [greedy]), *systems]:
                     start = time.process_time()
                     if name == greedy:
                         texts = autoregressive.generate([network], {"net_input": batch, "id": torch.tensor(rows)})
                     else:
-                        generator.way = ways[name]
+                        generator.way = systems[name]
                         texts = generator.generate(None, {"net_input": batch})
                     seconds[name] += time.process_time() - start
                     for index, (text, *_) in zip(rows, texts):

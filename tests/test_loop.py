@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from bang.generation import loop
+from bang.generation import loop, ways
 
 PAD, EOS, VOCABULARY = 0, 2, 9
 
@@ -107,7 +107,7 @@ def greedy(session, row, prefix=(), no_repeat=0):
 def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
     for seed in range(20):
         limit = np.random.default_rng(seed).integers(0, 30, 7)
-        texts, session = decode(loop.speculative(drafts), seed, limit=limit, least=seed % 4, skill=skill)
+        texts, session = decode(ways.speculative(drafts), seed, limit=limit, least=seed % 4, skill=skill)
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -116,16 +116,16 @@ def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
 
 @pytest.mark.parametrize("gain,behind,passes", [(0.0, 2, [1, 5] + [3] * 6 + [1]), (4.0, 1, [1, 5] + [2] * 9 + [1])])
 def test_good_drafts_save_passes(gain, behind, passes):
-    texts, session = decode(loop.speculative(4, gain), least=24, limit=24, skill=1.0, rows=3)
+    texts, session = decode(ways.speculative(4, gain), least=24, limit=24, skill=1.0, rows=3)
     # the first pass verifies nothing; behind drafts that were all right a block drafts less far
     assert [np.bincount(text.passes).tolist() for text in texts] == [passes] * 3
     assert session.shapes[:3] == [(1, (5,)), (5, (5,) + (1 + behind,) * 4), (1 + behind, (5,) + (1 + behind,) * behind)]
-    texts, session = decode(loop.speculative(4, gain), least=24, limit=24, skill=0.0, rows=3)
+    texts, session = decode(ways.speculative(4, gain), least=24, limit=24, skill=0.0, rows=3)
     assert len(session.shapes) > 15
 
 
 def test_ar_runs_one_slot_a_pass():
-    texts, session = decode(loop.autoregressive(), limit=9)
+    texts, session = decode(ways.autoregressive(), limit=9)
     assert words(texts) == [greedy(session, row)[0] for row in range(7)]
     assert set(session.shapes) == {(1, (1,))}
     assert all((text.passes == np.arange(len(text.passes))).all() for text in texts)
@@ -134,7 +134,7 @@ def test_ar_runs_one_slot_a_pass():
 @pytest.mark.parametrize("block", [1, 2, 3, 8])
 def test_semi_nar_keeps_whole_blocks(block):
     """The language is the same in a block as token by token, so the text is too."""
-    texts, session = decode(loop.semi_autoregressive(block), limit=[0, 1, 5, 9, 20, 20, 20])
+    texts, session = decode(ways.semi_autoregressive(block), limit=[0, 1, 5, 9, 20, 20, 20])
     assert words(texts) == [greedy(session, row)[0] for row in range(7)]
     assert all((text.passes == np.arange(len(text.passes)) // block).all() for text in texts)
 
@@ -142,7 +142,7 @@ def test_semi_nar_keeps_whole_blocks(block):
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_the_dial_keeps_what_is_sure(threshold):
     """Drafts are right: what a pass was not sure of the next one keeps, and the block behind as far as it is sure."""
-    way = loop.semi_autoregressive(4, threshold)
+    way = ways.semi_autoregressive(4, threshold)
     for seed in range(10):
         texts, session = decode(way, seed, rows=1, least=9, skill=1.0)
         tokens, chances = greedy(session, 0)
@@ -164,7 +164,7 @@ def test_the_dial_keeps_what_is_sure(threshold):
 @pytest.mark.parametrize("skill", [0.0, 0.6])
 def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
     for seed in range(10):
-        texts, session = decode(loop.semi_autoregressive(5, threshold), seed, limit=range(7, 28, 3), skill=skill)
+        texts, session = decode(ways.semi_autoregressive(5, threshold), seed, limit=range(7, 28, 3), skill=skill)
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -173,14 +173,14 @@ def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
 
 @pytest.mark.parametrize("least, pieces", [(0, [16]), (15, [16]), (16, [17, 33]), (100, [33, 33, 33, 2])])
 def test_the_first_piece_of_nar_is_short_where_texts_may_end_in_it(least, pieces):
-    _, session = decode(loop.non_autoregressive(), rows=1, least=least, limit=100)
+    _, session = decode(ways.non_autoregressive(), rows=1, least=least, limit=100)
     assert [sizes for _, sizes in session.shapes][: len(pieces)] == [(piece,) for piece in pieces]
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 40])
 def test_nar_cuts_at_the_first_eos_after_a_token(piece):
     limit = [0, 1, 2, 5, 9, 30, 30]
-    way = loop.non_autoregressive()._replace(drafts=piece - 1)
+    way = ways.non_autoregressive()._replace(drafts=piece - 1)
     for seed in range(10):
         texts, session = decode(way, seed, limit=limit, least=0)
         for row, text in enumerate(texts):
@@ -191,7 +191,7 @@ def test_nar_cuts_at_the_first_eos_after_a_token(piece):
 
 
 @pytest.mark.parametrize(
-    "way", [loop.autoregressive(), loop.semi_autoregressive(3), loop.speculative(3), loop.semi_autoregressive(3, 0.5)]
+    "way", [ways.autoregressive(), ways.semi_autoregressive(3), ways.speculative(3), ways.semi_autoregressive(3, 0.5)]
 )
 def test_prefixes_are_given_and_scored(way):
     prefix = np.array([[5, 6, 7], [5, 0, 0], [0, 0, 0], [5, 6, EOS], [5, 5, 5]])
@@ -206,25 +206,25 @@ def test_prefixes_are_given_and_scored(way):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_ngrams_do_not_repeat(size):
-    for way in (loop.autoregressive(), loop.speculative(3)):
+    for way in (ways.autoregressive(), ways.speculative(3)):
         texts, session = decode(way, least=6, limit=6 if size == 1 else 20, no_repeat_ngram=size)
         assert words(texts) == [greedy(session, row, no_repeat=size)[0] for row in range(7)]
 
 
 def test_rows_leave_and_come_back_in_order():
     limit = np.array([12, 0, 3, 25, 1, 3, 7])
-    texts, _ = decode(loop.speculative(2), limit=limit, least=30)
+    texts, _ = decode(ways.speculative(2), limit=limit, least=30)
     assert [len(text.tokens) for text in texts] == (limit + 1).tolist()
 
 
 @pytest.mark.parametrize(
     "make,option",
     [
-        (lambda: loop.semi_autoregressive(0), "--block-size 0"),
-        (lambda: loop.semi_autoregressive(4, 1.5), "--commit-threshold 1.5"),
-        (lambda: loop.speculative(0), "--draft-length 0"),
-        (lambda: loop.speculative(2, -1.0), "--draft-from-source -1.0"),
-        (lambda: loop.speculative(2, float("inf")), "--draft-from-source inf"),
+        (lambda: ways.semi_autoregressive(0), "--block-size 0"),
+        (lambda: ways.semi_autoregressive(4, 1.5), "--commit-threshold 1.5"),
+        (lambda: ways.speculative(0), "--draft-length 0"),
+        (lambda: ways.speculative(2, -1.0), "--draft-from-source -1.0"),
+        (lambda: ways.speculative(2, float("inf")), "--draft-from-source inf"),
     ],
 )
 def test_what_cannot_be_is_refused(make, option):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bang.generation import loop
+from bang.generation import passes, ways
 from bang.generation.choice import Bounds, Chooser
 from bang.generation.torch_session import TorchSession
 from fairseq import utils
@@ -24,7 +24,7 @@ from test_generation import decode, options
 def compare(make_task, pairs, dictionary):
     """Decodes a split both ways and compares texts and scores; returns the statistics' summary."""
 
-    def call(models, split="test", batch_size=7, draft_length=4, gain=loop.SOURCE_GAIN, **generation):
+    def call(models, split="test", batch_size=7, draft_length=4, gain=ways.SOURCE_GAIN, **generation):
         both = []
         for decoding in ("ar", "speculative"):
             drafting = {} if decoding == "ar" else dict(draft_length=draft_length, draft_from_source=gain)
@@ -153,7 +153,7 @@ def test_rejected_drafts_leave_no_trace(golden_model, pairs, dictionary):
             tokens = np.concatenate([kept[np.arange(5), length - 1][:, None], rng.integers(5, 900, (5, 3))], 1)
             anchor = length[:, None] - 1 + np.arange(4)
             first_of_pass = len(seen)
-            session.run(loop.Pass(tokens, length - 1, anchor, (3,) * 4, 2, ends=False))
+            session.run(passes.Pass(tokens, length - 1, anchor, (3,) * 4, 2, ends=False))
             target, logits = seen[first_of_pass]
             assert (target == anchor).all()
             for row in range(5):
@@ -180,7 +180,7 @@ def test_drawn_texts_are_those_drawn_token_by_token(golden_model, make_task, pai
         task = make_task(decoding="speculative", draft_length=draft_length or 1)
         generator = task.build_generator([model], options(sampling=True, sampling_topk=20, temperature=0.8, max_len_b=25))
         if draft_length is None:
-            generator.way = loop.autoregressive()
+            generator.way = ways.autoregressive()
         found.append(decode(generator, pairs("test", batch_size), dictionary))
         passes = generator.statistics.summary()
     assert passes["tokens_a_pass"] == 1

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from .choice import Bounds, Chooser
 from .limits import check_lengths, least_length, length_limits
-from .loop import Decoding, Text, Way
+from .loop import Decoding, Text
 from .statistics import Statistics
 from .torch_session import TorchSession
+from .ways import Way
 
 
 class LoopGenerator:

@@ -1,4 +1,4 @@
-"""A session of torch: a batch being decoded by one model or an ensemble (`loop.Session`).
+"""A session of torch: a batch being decoded by one model or an ensemble (`passes.Session`).
 
 Shapes: B rows, N queries of a pass, G blocks, D drafts read, V vocabulary.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import visibility
 from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
 from .choice import Bounds, Chooser
-from .loop import Pass, drafting_slots
+from .passes import Pass, drafting_slots
 
 
 AT_ONCE = 64
@@ -56,7 +56,7 @@ class TorchSession:
         self.bounds = Bounds(*map(self._send, bounds))
 
     def run(self, step: Pass) -> Tuple[np.ndarray, np.ndarray]:
-        """As `loop.Session.run`."""
+        """As `passes.Session.run`."""
         tokens = send(step.tokens, self.device)
         features = [
             decoder.step(tokens, self._sight(step, decoder.buckets), cache)[0]
@@ -131,7 +131,7 @@ class TorchSession:
         return make_sight(position, last, first, step.cached, blocks, key_position, buckets, self.device)
 
     def keep(self, rows: np.ndarray) -> None:
-        """As `loop.Session.keep`."""
+        """As `passes.Session.keep`."""
         rows = self._send(rows)
         self.bounds = Bounds(*(x[rows] for x in self.bounds))
         self.source = self.source[rows]

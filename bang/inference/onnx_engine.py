@@ -10,7 +10,7 @@ import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
-from ..generation import loop
+from ..generation import loop, ways
 from ..generation.choice import Bounds
 from ..generation.limits import least_length, length_limits
 from ..text.files import StrPath
@@ -102,14 +102,14 @@ def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) ->
     return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)))
 
 
-def _way(options: Options) -> loop.Way:
+def _way(options: Options) -> ways.Way:
     if options.mode == "ar":
-        return loop.autoregressive()
+        return ways.autoregressive()
     if options.mode == "semi-nar":
-        return loop.semi_autoregressive(options.block_size, options.commit_threshold, options.draft_from_source)
+        return ways.semi_autoregressive(options.block_size, options.commit_threshold, options.draft_from_source)
     if options.mode == "speculative":
-        return loop.speculative(options.draft_length, options.draft_from_source)
-    return loop.non_autoregressive()
+        return ways.speculative(options.draft_length, options.draft_from_source)
+    return ways.non_autoregressive()
 
 
 def _device(name: str | None) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from onnxruntime import InferenceSession, OrtValue
 
 from .. import visibility
 from ..generation.choice import Bounds, Chooser
-from ..generation.loop import Pass, drafting_slots
+from ..generation.passes import Pass, drafting_slots
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
 _NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees
@@ -63,7 +63,7 @@ class OfLogProbs(Chooser):
 
 
 class OnnxSession:
-    """Encodes a batch and runs passes over it; as `loop.Session`.
+    """Encodes a batch and runs passes over it; as `passes.Session`.
 
     Args:
         graphs: the network.
@@ -91,7 +91,7 @@ class OnnxSession:
         self._new = None  # what the last pass is to put into it, as `_write` takes it
 
     def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
-        """As `loop.Session.run`."""
+        """As `passes.Session.run`."""
         _, index = visibility.places(step.block_sizes)
         first_target = step.anchor if step.main else step.first[:, None]  # (B, G)
         whole = self._graphs.whole or step.forced is not None or step.banned is not None or bool(step.source_gain)
@@ -185,7 +185,7 @@ class OnnxSession:
                 buffer[rows, :, first[:, None] + np.arange(cached)] = x[:, :, :cached].transpose(0, 2, 1, 3)
 
     def keep(self, rows: np.ndarray, sources: np.ndarray | None = None) -> None:
-        """As `loop.Session.keep`.
+        """As `passes.Session.keep`.
 
         Args:
             sources: the same of the sources where they are other rows, as with beams; empty: they stay.
