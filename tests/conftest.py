@@ -1,6 +1,8 @@
 """What the tests share: the golden files, models built from them, and the real command lines."""
 
+import contextlib
 import importlib
+import io
 import json
 import logging
 import math
@@ -22,12 +24,17 @@ from fairseq_cli.train import should_stop_early
 from omegaconf import OmegaConf
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
+from bang.__main__ import main as bang_main
 from bang.dictionary import BertDictionary
+from bang.inference.api import Bang
+from bang.inference.torch_engine import TorchEngine
+from bang.inference.trained_model import read_checkpoint
 from bang.task import BangTranslationConfig, BangTranslationTask
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
+TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
 
 TINY = (
     "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 48 --decoder-embed-dim 48 --encoder-ffn-embed-dim 96 "
@@ -243,3 +250,66 @@ def little_bert(tmp_path):
     pieces = [line.rsplit(" ", 1)[0] for line in (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()]
     (tmp_path / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     return tmp_path / "bert"
+
+
+@pytest.fixture(scope="session")
+def pieces():
+    """The small vocabulary."""
+    return [line.rsplit(" ", 1)[0] for line in VOCAB_SMALL.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A golden checkpoint, read for inference."""
+    return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+
+
+@pytest.fixture(scope="session")
+def export_command(tmp_path_factory):
+    """The folder of `bang export`, float32, and what the command said."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "texts").write_text("\n".join(TEXTS[:3]) + "\n", encoding="utf-8")
+    checkpoint, new = GOLDEN / "mixed" / "checkpoint.pt", folder / "new"
+    arguments = ["export", checkpoint, new, "--vocab", VOCAB_SMALL, "--check", folder / "texts"]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        bang_main(list(map(str, arguments)))
+    return new, said.getvalue()
+
+
+@pytest.fixture(scope="session")
+def exported(export_command):
+    return export_command[0]
+
+
+@pytest.fixture(scope="session")
+def plugin(trained):
+    return TorchEngine(trained, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def runtime(exported):
+    return Bang.load(exported, threads=1)
+
+
+@pytest.fixture(scope="session")
+def sources(trained):
+    """The golden test sources, as ids, in the order of the file."""
+    ids = {piece: index for index, piece in enumerate(trained.dictionary.symbols)}
+    lines = (GOLDEN / "data" / "tokenized_test.src").read_text(encoding="utf-8").splitlines()
+    unk, eos = trained.dictionary.unk(), trained.dictionary.eos()
+    return [np.array([ids.get(piece, unk) for piece in line.split()] + [eos]) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def quantized(exported, trained, tmp_path_factory):
+    """The same graphs in int8, of the full 8 bits and of 7."""
+    from bang.deploy import export
+
+    folders = []
+    for reduce_range in (False, True):
+        folder = tmp_path_factory.mktemp("export") / "int8"
+        shutil.copytree(exported, folder)
+        for name in (export.ENCODER, export.DECODER):
+            export.quantize(folder / name, reduce_range)
+        folders.append(folder)
+    return folders

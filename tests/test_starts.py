@@ -1,6 +1,5 @@
-"""Public starts: BERT's and ProphetNet's weights compute what they computed there; what does not fit is refused."""
+"""Public starts: BERT's weights compute what they computed there; what does not fit is refused."""
 
-import json
 import logging
 from argparse import Namespace
 
@@ -8,26 +7,9 @@ import pytest
 import torch
 from bang import starts, visibility
 from bang.starts.adapt import spread
-from conftest import VOCAB_SMALL
+from foreign_models import MASK, PAD, edit_config, edit_vocabulary, edit_weights, randomize, source
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel, ProphetNetConfig, ProphetNetForConditionalGeneration
-
-PAD, SEP, MASK = 0, 102, 103
-
-
-@pytest.fixture(scope="module")
-def pieces():
-    return [line.rsplit(" ", 1)[0] for line in VOCAB_SMALL.read_text(encoding="utf-8").splitlines()]
-
-
-def randomize(module):
-    """Weights that make every path count: BERT's initial ones are small, its biases zero."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            scale = 0.5 if "embeddings" in name else 0.15
-            value.copy_(torch.randn_like(value) * scale + (1.0 if "norm.weight" in name.lower() else 0.0))
-    return module.eval()
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +32,6 @@ def bert_folder(bert, pieces, tmp_path):
 @pytest.fixture
 def make_gelu_model(make_model):
     return lambda **options: make_model(**{"activation_fn": "gelu", "encoder_layers": 3, **options})
-
-
-def source():
-    """Two sentences, one of them padded: (2, 9)."""
-    torch.manual_seed(5)
-    tokens = torch.randint(200, 1000, (2, 9))
-    tokens[1, 6:] = PAD
-    return tokens
 
 
 def encode(model, tokens):
@@ -211,21 +185,6 @@ def test_sizes_that_do_not_match_name_the_option(options, message, bert_folder, 
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def edit_config(folder, **settings):
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
-
-
-def edit_weights(folder, drop=None, **new):
-    file = folder / "model.safetensors"
-    save_file({name: value for name, value in load_file(file).items() if name != drop} | new, file)
-
-
-def edit_vocabulary(folder, edit):
-    file = folder / "vocab.txt"
-    file.write_bytes(b"".join(line + b"\n" for line in edit(file.read_bytes().splitlines())))
-
-
 @pytest.mark.parametrize(
     "spoil,message",
     [
@@ -347,108 +306,3 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(bert_folder, make_gelu_m
     with pytest.raises(ValueError, match="refused, it holds .*exec") as error:
         make_gelu_model().load_pretrained(str(bert_folder))
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
-
-
-@pytest.fixture(scope="module")
-def prophetnet(pieces):
-    config = ProphetNetConfig(
-        vocab_size=len(pieces), hidden_size=48, encoder_ffn_dim=96, decoder_ffn_dim=96, num_encoder_layers=2,
-        num_decoder_layers=2, num_encoder_attention_heads=4, num_decoder_attention_heads=4,
-    )  # fmt: skip
-    return randomize(ProphetNetForConditionalGeneration(config))
-
-
-@pytest.fixture
-def prophetnet_folder(prophetnet, pieces, tmp_path):
-    prophetnet.save_pretrained(tmp_path / "prophetnet")
-    (tmp_path / "prophetnet" / "prophetnet.tokenizer").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    return tmp_path / "prophetnet"
-
-
-@torch.no_grad()
-def prophetnet_steps(model, tokens, target):
-    """ProphetNet's logits (B, T, V), one cached token a step: its full pass scrambles the relative terms."""
-    encoded, past, logits = model.prophetnet.encoder(tokens, attention_mask=(tokens != PAD).long()), None, []
-    for step in range(target.size(1)):
-        out = model(
-            attention_mask=(tokens != PAD).long(), encoder_outputs=encoded,
-            decoder_input_ids=target[:, step : step + 1], past_key_values=past, use_cache=True,
-        )  # fmt: skip
-        past = out.past_key_values
-        logits.append(out.logits)
-    return torch.cat(logits, dim=1)
-
-
-@pytest.mark.parametrize("form", ["folder", "bare model", "bin"])
-def test_ar_is_prophetnet(form, prophetnet, prophetnet_folder, make_model):
-    if form == "bare model":
-        prophetnet.prophetnet.save_pretrained(prophetnet_folder)
-    elif form == "bin":
-        (prophetnet_folder / "model.safetensors").unlink()
-        torch.save(prophetnet.state_dict(), prophetnet_folder / "pytorch_model.bin")
-    model = make_model(activation_fn="gelu")
-    model.load_pretrained(str(prophetnet_folder))
-    tokens = source()
-    target = torch.cat([torch.full((2, 1), SEP), torch.randint(200, 1000, (2, 39))], dim=1)
-    with torch.no_grad():
-        ours = model(tokens, (tokens != PAD).sum(1), target)[0]
-    theirs = prophetnet_steps(prophetnet, tokens, target)
-    assert (ours - theirs).abs().max() < 2e-5
-    assert theirs.std() > 0.5
-
-
-def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_model):
-    """Rows 511 and 510 are the last that both sides have; ours beyond them do not come from the pad row."""
-    model = make_model(activation_fn="gelu", max_source_positions=512)
-    model.load_pretrained(str(prophetnet_folder))
-    theirs = prophetnet.prophetnet.encoder.position_embeddings.weight
-    ours = model.state_dict()["encoder.embed_positions.weight"]
-    assert torch.equal(ours[:512], theirs) and torch.equal(ours[512], theirs[1].roll(-1))
-
-
-@pytest.mark.parametrize(
-    "spoil,options,message",
-    [
-        (lambda f: None, {"num_buckets": 16}, "needs --num-buckets 32 (here 16)"),
-        (lambda f: None, {"relative_max_distance": 64}, "needs --relative-max-distance 128 (here 64)"),
-        (lambda f: None, {"decoder_layers": 3}, "set --decoder-layers 2 or fewer"),
-        (lambda f: edit_config(f, model_type="xlm-prophetnet"), {}, "config.json says model_type xlm-prophetnet"),
-        (lambda f: edit_weights(f, **{"prophetnet.encoder.layers.0.adapter.weight": torch.zeros(2)}), {}, "no plain ProphetNet"),
-        (lambda f: edit_config(f, num_decoder_attention_heads="two"), {}, "give the decoder 'two' attention heads"),
-        (lambda f: edit_weights(f, **{"prophetnet.encoder.position_embeddings.weight": torch.zeros(512)}), {},
-         "encoder.embed_positions.weight is (512,) and has to be a table"),
-        (lambda f: edit_weights(f, **{"prophetnet.decoder.position_embeddings.weight": torch.zeros(1, 48)}), {},
-         "decoder.embed_positions.weight is (1, 48) and has to be a table of 2"),
-        (lambda f: edit_weights(f, **{"prophetnet.decoder.ngram_embeddings.weight": torch.zeros(())}), {},
-         "decoder.ngram_input_embed.weight is () and has to be a table"),
-        *[
-            (lambda f, shape=shape: edit_weights(f, **{"prophetnet.decoder.layers.1.self_attn.query_proj.weight": torch.zeros(shape)}),
-             {}, f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
-            for shape in ((48,), (40, 48), (48, 40))
-        ],
-        (lambda f: edit_weights(f, drop="prophetnet.decoder.layers.1.self_attn.key_proj.bias"), {},
-         "lacks decoder.layers.1.ngram_self_attn.in_proj_bias"),
-    ],
-)  # fmt: skip
-def test_what_is_no_prophetnet_start_is_refused(spoil, options, message, prophetnet_folder, make_model):
-    spoil(prophetnet_folder)
-    with pytest.raises(ValueError) as error:
-        make_model(**{"activation_fn": "gelu", **options}).load_pretrained(str(prophetnet_folder))
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_prophetnet_of_fairseq_is_a_start(make_model, golden_states, tmp_path):
-    """The same names; two slot vectors, of which stream 0's is the last; heads and activation checked by its options."""
-    state = golden_states["mixed"]
-    slots = torch.stack([torch.zeros(48), torch.ones(48)])
-    weights = {**state["model"], "decoder.ngram_input_embed.weight": slots}
-    options = Namespace(encoder_attention_heads=4, decoder_attention_heads=4, activation_fn="gelu")
-    torch.save({"model": weights, "args": options}, tmp_path / "prophetnet.pt")
-    model = make_model(activation_fn="gelu", encoder_layers=1)
-    model.load_pretrained(str(tmp_path / "prophetnet.pt"))
-    own = model.state_dict()
-    assert torch.equal(own["decoder.ngram_input_embed.weight"], slots[1:])
-    assert torch.equal(own["decoder.layers.1.fc1.weight"], weights["decoder.layers.1.fc1.weight"])
-    for wrong, message in (({"activation_fn": "relu"}, "--activation-fn gelu"), ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4")):
-        with pytest.raises(ValueError, match=message):
-            make_model(**{"activation_fn": "gelu", **wrong}).load_pretrained(str(tmp_path / "prophetnet.pt"))

@@ -14,7 +14,8 @@ from bang.text.wordpieces import VOCAB, load_word_pieces
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from test_starts import bert, bert_folder, bert_output, encode, pieces, prophetnet, prophetnet_folder  # noqa: F401  (fixtures)
+from test_starts import bert, bert_folder, bert_output, encode  # noqa: F401  (fixtures too)
+from test_starts_prophetnet import prophetnet, prophetnet_folder  # noqa: F401
 from transformers import BertModel
 
 
