@@ -13,6 +13,7 @@ write ar-beam-4 --mode ar --beam 4 --len-penalty 1.2
 write ar-greedy --mode ar --beam 1
 write speculative-4 --mode speculative --draft-length 4
 write semi-nar-4 --mode semi-nar --block-size 4
+write semi-nar-4-longer --mode semi-nar --block-size 4 --eos-penalty 1
 write nar --mode nar
-python -m bang evaluate "$out"/{ar-beam-4,ar-greedy,speculative-4,semi-nar-4,nar}.txt --reference "$data/test.tgt" \
+python -m bang evaluate "$out"/{ar-beam-4,ar-greedy,speculative-4,semi-nar-4,semi-nar-4-longer,nar}.txt --reference "$data/test.tgt" \
     --metrics rouge bleu faults

@@ -23,7 +23,7 @@ def test_ship_model(little_bert, tmp_path):
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "START": str(little_bert),
         "UPDATES": "3", "TEACHER": "1", "STUDENT": "2", "WARMUP": "1", "SHARDS": "1",
-        "AGAIN": "2", "MORE": str(tmp_path / "more.txt"),
+        "AGAIN": "2", "OWN": "2", "MORE": str(tmp_path / "more.txt"),
     }  # fmt: skip
 
     def run():
@@ -42,6 +42,8 @@ def test_ship_model(little_bert, tmp_path):
     assert '"train_num_updates": "2"' in (second / "train.log").read_text()
     count = (second / "distilled" / "count.txt").read_text()
     assert count.startswith("42 sentences") and len((second / "distilled" / "train.src").read_text().splitlines()) >= 80
+    own = (out / "student-3-1-2-2-own-2.log").read_text()
+    assert '"train_num_updates": "2"' in own and "train_nar_own_loss" in own
     assert (out / "shipped" / "checkpoint.pt").stat().st_size < 4_000_000
     assert "ROUGE-L" in (out / "shipped" / "scores.txt").read_text()
     assert read_config(out / "shipped.folder", MODEL)["sizes"]["encoder_embed_dim"] == 32
