@@ -26,7 +26,9 @@ from ..trained_modes import best_trained
 
 
 def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> TrainedModel:
-    """Reads several checkpoints of one run into one model of the mean weights.
+    """Reads several checkpoints of one run, or of runs that go on from one another, into one model of the mean weights.
+
+    What is no weight is the last one's.
 
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`; also where they do not agree in sizes.
@@ -36,7 +38,7 @@ def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> Trai
     for path in paths[:-1]:
         model = read_checkpoint(path, vocab)
         if (model.architecture, model.sizes) != (last.architecture, last.sizes):
-            raise ValueError(f"checkpoint {path}: of another size than {paths[-1]}; average checkpoints of one run")
+            raise ValueError(f"checkpoint {path}: of another size than {paths[-1]}; average checkpoints of one run, or of those that it started from")
         for name, value in model.weights.items():
             sums[name] += value.double()
     weights = {name: (value / len(paths)).to(last.weights[name].dtype) for name, value in sums.items()}
