@@ -16,7 +16,7 @@ references and the teacher's targets for STUDENT more updates, in which its lear
 zero. Then the student teaches: another one begins from its weights and learns in AGAIN updates, the
 learning rate rising anew and falling to zero, the references and, of the texts in the beam of every
 source, the one closest to its reference. In the last OWN updates it is its own teacher
-(--own-texts). What was stopped goes on where it was when the command is
+(--own-texts), and what is shipped is the mean of the weights before and after them. What was stopped goes on where it was when the command is
 given again; with more UPDATES the run goes on and new endings follow.
 
 environment (defaults)
@@ -101,9 +101,9 @@ if ((own)); then
         >> "$second-own-$own.log" 2>&1
 fi
 
-# float16 weights alone, and what they write: the mean with what the last ending began from, which writes better than either
-# (docs/results.md); of the last checkpoint, since the best by validation loss, against references that
-# half of the targets no longer are, writes worse (docs/results.md)
+# float16 weights alone, and what they write: of the last checkpoint, for the best by validation loss, against references that half of
+# the targets no longer are, writes worse; and its mean with what the last ending began from, which writes better than either
+# (docs/results.md)
 shipped=$out/shipped
 rm -rf "$shipped" "$shipped.folder"
 mkdir -p "$shipped"
