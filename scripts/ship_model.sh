@@ -16,8 +16,9 @@ references and the teacher's targets for STUDENT more updates, in which its lear
 zero. Then the student teaches: another one begins from its weights and learns in AGAIN updates, the
 learning rate rising anew and falling to zero, the references and, of the texts in the beam of every
 source, the one closest to its reference. In the last OWN updates it is its own teacher
-(--own-texts), and what is shipped is the mean of the weights before and after them. What was stopped goes on where it was when the command is
-given again; with more UPDATES the run goes on and new endings follow.
+(--own-texts), and what is shipped is the mean of the weights before and after them. What was
+stopped goes on where it was when the command is given again; with more UPDATES the run goes on
+and new endings follow.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
