@@ -5,6 +5,7 @@
 """
 
 import argparse
+import logging
 import sys
 import time
 
@@ -44,6 +45,7 @@ def main() -> None:
             for name, way in WAYS.items()
             if way["mode"] in trained or (way["mode"] == "speculative" and drafts and "speculative" in model.modes)
         ]
+        logging.getLogger("bang").setLevel(logging.ERROR)  # of a cut source each call would tell again
         texts = report(model, ways, sources, references, args.timed)
         show(texts, sources, references)
         if args.ask:
