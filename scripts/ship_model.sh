@@ -62,6 +62,13 @@ ending() {
         --warmup-updates "$updates" --total-num-update $((updates + $1)) --max-update $((updates + $1))
 }
 
+# trained FOLDER, N: its last checkpoint has seen N updates (fairseq-train would make one more, and a new file)
+trained() {
+    python -c 'import sys, torch
+sys.exit(torch.load(sys.argv[1], mmap=True)["optimizer_history"][-1]["num_updates"] < int(sys.argv[2]))' \
+        "$1/checkpoint_last.pt" "$2" 2>/dev/null
+}
+
 # pairs, the run on the references, and its scores
 python -m bang run-task "$data" --mode all --start "$start" --out "$out" --train \
     "${options[*]@Q} ${layers[*]} --lr $lr --warmup-updates $warmup --max-update $updates"
@@ -74,7 +81,8 @@ begin "$teacher"
 words=$(python -m bang starts "$start")
 eval "sizes=($words)" # they are quoted for a shell
 # shellcheck disable=SC2046
-bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
+trained "$teacher" $((updates + taught)) ||
+    bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
     $(ending "$taught") --log-format json --log-interval 50 >> "$teacher.log" 2>&1
 
 # its targets, the run's end on both, and its scores
@@ -96,7 +104,8 @@ if ((own)); then
     mean=(--average-with "$last")
     words=$(python -m bang starts "$last")
     eval "sizes=($words)"
-    bash "$root/scripts/finetune.sh" --mode all "$out/data" "$second-own-$own" "${sizes[@]}" "${options[@]}" --max-tokens 1536 \
+    trained "$second-own-$own" "$own" ||
+        bash "$root/scripts/finetune.sh" --mode all "$out/data" "$second-own-$own" "${sizes[@]}" "${options[@]}" --max-tokens 1536 \
         --own-texts 4 --nar-ratio 0.27 --semi-nar-ratio 0.33 --lr-scheduler polynomial_decay --lr 0.0002 --end-learning-rate 0 \
         --warmup-updates $((own / 24 + 1)) --total-num-update "$own" --max-update "$own" --log-format json --log-interval 10 \
         >> "$second-own-$own.log" 2>&1
