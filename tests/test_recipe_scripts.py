@@ -47,7 +47,7 @@ def test_quickstart(arguments, start, tmp_path):
     data.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
         (data / path.name).write_text("a library for archives\n" * 4)
-    words = arguments("quickstart.sh", run, QUICKSTART_DATA=str(data), QUICKSTART_START=str(start), QUICKSTART_UPDATES="9")
+    words = arguments("quickstart.sh", run, QUICKSTART_DATA=str(data), QUICKSTART_START=str(start))
     assert words[0] == str(run / "data") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
     assert after(words, "--load-from-pretrained-model") == str(start) and after(words, "--pretrained-encoder-layers") == "0,1,2,3"
 
