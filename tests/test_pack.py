@@ -226,7 +226,7 @@ def test_average_of_the_last_checkpoints(save_dir, tmp_path):
 def test_average_with_what_a_run_started_from(save_dir, tmp_path):
     first, last = (next(save_dir.glob(f"checkpoint*{end}.pt")) for end in ("_best", "_last"))
     main(["pack", str(last), str(tmp_path / "model"), "--average-with", str(first)])
-    found = trained_model.read_folder(tmp_path / "model")[0]
+    found = trained_model.read_folder(tmp_path / "model")
     states = [checkpoints.check(str(path)) for path in (first, last)]
     assert found.updates == states[1]["optimizer_history"][-1]["num_updates"] != states[0]["optimizer_history"][-1]["num_updates"]
     for name, value in found.weights.items():
