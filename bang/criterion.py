@@ -91,14 +91,21 @@ class Part(NamedTuple):
     """A part of an update's loss.
 
     Attributes:
-        name: its mode; of targets that the model wrote itself, with `_own` behind it.
+        mode: that it trains.
         share: of the loss.
         batch: sources and targets.
+        own: the targets are those that the model wrote itself.
     """
 
-    name: str
+    mode: str
     share: float
     batch: dict
+    own: bool = False
+
+    @property
+    def name(self) -> str:
+        """As it is logged."""
+        return f"{self.mode}_own" if self.own else self.mode
 
 
 class Slots(NamedTuple):
@@ -162,8 +169,8 @@ class NgramLanguageLoss(FairseqCriterion):
         parts = [Part(mode, share, sample) for mode, share in shares.items()]
         if own is not None:
             parts = [part._replace(share=part.share / 2) for part in parts]
-            parts += [Part(f"{part.name}_own", part.share, own) for part in parts]
-        slots = [self.slots(part.name.removesuffix("_own"), part.batch, start) for part in parts]
+            parts += [part._replace(batch=own, own=True) for part in parts]
+        slots = [self.slots(part.mode, part.batch, start) for part in parts]
         main_tokens = [part.batch["net_input"]["prev_output_tokens"] for part in parts]
         net_input = {**sample["net_input"], "prev_output_tokens": main_tokens}
         features = model(**net_input, layout=[s.layout for s in slots], select=[s.index for s in slots])
@@ -172,7 +179,7 @@ class NgramLanguageLoss(FairseqCriterion):
             sample_size = nll_tokens = sample["ntokens"]
         else:
             scales, nll_tokens = [1.0], slots[0].size
-            per_sentence = self.sentence_avg and parts[0].name != "ar"
+            per_sentence = self.sentence_avg and parts[0].mode != "ar"
             sample_size = sample["target"].size(0) if per_sentence else nll_tokens
         weight = torch.cat([scale * s.weight for scale, s in zip(scales, slots)])
         target = torch.cat([s.target for s in slots])
