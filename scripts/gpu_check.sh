@@ -6,14 +6,18 @@ python=${PYTHON:-python3}
 
 usage() {
     cat <<'END'
-usage: scripts/gpu_check.sh [WHEELS]
+usage: scripts/gpu_check.sh [WHEELS] [--out FILE] [--logs DIR] [--updates N]
        scripts/gpu_check.sh --fetch WHEELS [PYTHON_VERSION]
 
-Runs the GPU tests, trains in float32, fp16, bf16 and amp, decodes in every mode, trains under torchrun, and writes
-docs/gpu.md: what passed, how fast, on which hardware and versions. About 10 minutes on one data-centre GPU.
+Runs the GPU tests, trains in float32, fp16, bf16 and amp, decodes in every mode and trains under torchrun, up to 12 of
+these side by side; then measures speeds, alone. Writes what passed, how fast, on which hardware and versions.
 
-  WHEELS   a folder of wheels for what this machine's Python lacks beside torch, which needs no internet then;
-           --fetch makes one on a machine that has internet, for Python 3.12 on Linux unless told otherwise
+  WHEELS       a folder of wheels for what this machine's Python lacks beside torch, which needs no internet then;
+               --fetch makes one on a machine that has internet, for Python 3.12 on Linux unless told otherwise;
+               leave it out where all packages can be imported
+  --out FILE   the report (docs/gpu.md)
+  --logs DIR   keep all that the failed steps printed here, a file each
+  --updates N  of each training that is checked (40)
 
 environment: PYTHON (python3), the interpreter whose torch sees the GPU
 END
@@ -35,11 +39,12 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
     echo "gpu_check.sh: no GPU that the torch of $python can use: run this on a machine with one" >&2
     exit 1
 fi
-if [ $# -gt 0 ]; then
+if [[ $# -gt 0 && $1 != -* ]]; then
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$1"/*.whl
+    shift
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-"$python" "$root/scripts/gpu_check.py" --out "$root/docs/gpu.md"
+"$python" "$root/scripts/gpu_check.py" --out "$root/docs/gpu.md" "$@"
