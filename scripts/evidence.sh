@@ -10,7 +10,7 @@ The paper's comparison at a size that a CPU can run. A small model, new or with 
 weights, is pretrained on running text with --ngram 9 and with --ngram 1; these and the model as it
 was are fine-tuned on pairs in each mode (nar, ar, semi-nar) for equally many updates; each
 generates the test part in its own mode. Steps whose output exists are skipped, so the command can
-be stopped and given again.
+be stopped and given again. When one fails, those beside it end, and no other begins.
 
   DATA  text.txt or text.txt.gz (documents separated by blank lines, the last 2 % are held out) and
         pairs, raw text a line each: train.src train.tgt valid.src valid.tgt test.src test.tgt
@@ -29,8 +29,8 @@ environment (defaults)            what
   MIN_COUNT (60; 0)               the vocabulary is vocab.txt less the pieces that the text has more seldom,
                                   single characters kept; 0: all of it. The output layer is most of the cost
   LENGTH (128; 512)               word pieces of a block of text, and limit of sources and targets
-  PRETRAIN_UPDATES (2400; 4000)   updates of pretraining, PRETRAIN_BATCH (16; 32) blocks each
-  FINETUNE_UPDATES (700; 2000)    updates of fine-tuning, FINETUNE_BATCH (32; 64) pairs each
+  PRETRAIN_UPDATES (2400; 1000)   updates of pretraining, PRETRAIN_BATCH (16) blocks each
+  FINETUNE_UPDATES (700; 600)     updates of fine-tuning, FINETUNE_BATCH (32; 48) pairs each
   LR (0.001, or 0.0004)           learning rate of fine-tuning, the second with BERT; it rises over the first sixteenth
                                   of the updates and falls to zero at the last
   PRETRAIN_LR (LR, or 0.0001)     learning rate of pretraining, the second with BERT, whose weights a higher one destroys
@@ -38,6 +38,8 @@ environment (defaults)            what
   TRAIN ()                        further options of every fairseq-train, as "--fp16"
   BLOCK_SIZE (4)                  tokens that semi-NAR predicts at once
   BEAM (4)                        beam of AR
+  JOBS (1; 12)                    trainings, or generations, at once: small ones leave a GPU mostly idle. More than one
+                                  share the cores, unless OMP_NUM_THREADS is set
 END
 }
 
@@ -47,15 +49,16 @@ case ${1:-} in
     --gpu)
         gpu=1
         shift
-        : "${SEEDS=1 2 3}" "${MIN_COUNT=0}" "${LENGTH=512}" "${PRETRAIN_UPDATES=4000}" "${PRETRAIN_BATCH=32}"
-        : "${FINETUNE_UPDATES=2000}" "${FINETUNE_BATCH=64}"
+        : "${SEEDS=1 2 3}" "${MIN_COUNT=0}" "${LENGTH=512}" "${PRETRAIN_UPDATES=1000}" "${PRETRAIN_BATCH=16}"
+        : "${FINETUNE_UPDATES=600}" "${FINETUNE_BATCH=48}" "${JOBS=12}"
         ;;
 esac
 if (($# != 2)); then usage >&2; exit 2; fi
 data=$1 out=$2
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4} bert=${BERT:-}
+length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK_SIZE:-4} bert=${BERT:-} jobs=${JOBS:-1}
 [[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || { echo "evidence.sh: error: JOBS $jobs: give a number from 1" >&2; exit 2; }
 source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
 precision=$(python -m bang.precision)
 rate=${LR:-0.001} pretraining_rate=${PRETRAIN_LR:-${LR:-0.001}}
@@ -92,6 +95,11 @@ done
 
 say() { echo "$(date +%T) $*"; }
 
+fail() { # FOLDER LOG
+    echo "evidence.sh: error: $1: $(tail -n 1 "$2")" >&2
+    exit 1
+}
+
 # Splits documents, tokenizes, binarizes.
 prepare() {
     mkdir -p "$out/raw" "$out/tokenized"
@@ -110,10 +118,10 @@ prepare() {
     python -m bang tokenize --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
         "$out"/raw/text.{train,valid} "$data"/{train,valid,test}.{src,tgt}
     say "binarizing"
-    fairseq-preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
+    python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
         --trainpref "$out/tokenized/text.train" --validpref "$out/tokenized/text.valid" \
         --srcdict "$out/vocab.txt" --destdir "$out/text" > "$out/preprocess.log" 2>&1
-    fairseq-preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
+    python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
         --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --testpref "$out/tokenized/test" \
         --srcdict "$out/vocab.txt" --tgtdict "$out/vocab.txt" --destdir "$out/pairs" \
         >> "$out/preprocess.log" 2>&1
@@ -125,17 +133,19 @@ train() {
     local folder=$1 updates=$2 rate=$3
     shift 3
     [[ -f $folder/train.log ]] && return
+    local began=$SECONDS
     say "training $folder"
     mkdir -p "$folder"
-    fairseq-train "$@" --user-dir "$repository/bang" --save-dir "$folder" --tensorboard-logdir "$folder/tensorboard" --seed "$seed" \
+    python -m fairseq_cli.train "$@" --user-dir "$repository/bang" --save-dir "$folder" --tensorboard-logdir "$folder/tensorboard" --seed "$seed" \
         "${sizes[@]}" --dropout "${DROPOUT:-0}" \
         --max-source-positions "$length" --max-target-positions "$length" \
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm "${CLIP:-1.0}" \
         --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates $((updates / 16)) \
         --total-num-update "$updates" --max-update "$updates" $precision ${TRAIN:-} \
         --validate-interval-updates $((updates / 4 + 1)) --no-epoch-checkpoints --num-workers 0 --log-format json --log-interval 50 >> "$folder/running.log" 2>&1 \
-        || { tail -n 1 "$folder/running.log" >&2; exit 1; }
+        || fail "$folder" "$folder/running.log"
     mv "$folder/running.log" "$folder/train.log"
+    say "trained $folder in $((SECONDS - began)) s"
 }
 
 pretrain() { # START, as bert+ngram9
@@ -166,17 +176,68 @@ finetune() { # MODE START
 generate() { # MODE START
     local folder=$out/seed$seed/$1-from-$2 mode=(--decoding "$1")
     [[ -f $folder/rouge ]] && return
+    local began=$SECONDS
     say "generating $folder"
     if [[ $1 == ar ]]; then mode+=(--beam "${BEAM:-4}"); else mode+=(--beam 1); fi
     if [[ $1 == semi-nar ]]; then mode+=(--block-size "$block_size"); fi
-    fairseq-generate "$out/pairs" --user-dir "$repository/bang" --task translation_bang "${mode[@]}" \
+    python -m fairseq_cli.generate "$out/pairs" --user-dir "$repository/bang" --task translation_bang "${mode[@]}" \
         --path "$folder/checkpoint_last.pt" --gen-subset test --batch-size 50 --max-len-b 40 \
         --truncate-source --max-source-positions "$length" > "$folder/generate.log" 2> "$folder/generate.err" \
-        || { tail -n 1 "$folder/generate.err" >&2; exit 1; }
+        || fail "$folder" "$folder/generate.err"
     python -m bang collect "$folder/generate.log" "$folder/hypo" --source "$data/test.src"
     python "$repository/post_processed_nar.py" "$folder/hypo" "$folder/hypo.dedup"
     python "$repository/scripts/rouge.py" "$folder/hypo.dedup" "$data/test.tgt" > "$folder/rouge.new"
     mv "$folder/rouge.new" "$folder/rouge"
+    say "generated $folder in $((SECONDS - began)) s"
+}
+
+# Every job, a line each, as job() takes them; pretrainings come first, as others wait for them.
+plan() {
+    local seeds=${SEEDS:-1} seed start mode
+    for seed in $seeds; do for start in $starts; do if [[ $start == *ngram* ]]; then echo "$seed $start"; fi; done; done
+    for seed in $seeds; do for mode in $modes; do for start in $starts; do echo "$seed $start $mode"; done; done; done
+}
+
+ready() { # SEED START [MODE]
+    [[ -z ${3:-} || $2 != *ngram* || -f $out/seed$1/$2/train.log ]]
+}
+
+job() { # SEED START [MODE]: pretrains START; with MODE fine-tunes it and generates
+    seed=$1
+    if [[ -z ${3:-} ]]; then pretrain "$2"; else finetune "$3" "$2"; generate "$3" "$2"; fi
+}
+
+# Does the plan's jobs, JOBS at once: whenever one ends, the first that is ready begins.
+pool() {
+    local queue running=0 failed= i
+    mapfile -t queue < <(plan | awk '!seen[$0]++')
+    ((jobs == 1)) || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((jobs < $(nproc) ? $(nproc) / jobs : 1))}
+    trap stop EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    set -m # each job is a process group, which stop() ends as a whole
+    while ((${#queue[@]} || running > 0)); do
+        for i in "${!queue[@]}"; do
+            ((running < jobs)) || break
+            # shellcheck disable=SC2086
+            if ready ${queue[i]}; then
+                job ${queue[i]} < /dev/null &
+                unset "queue[i]"
+                running=$((running + 1))
+            fi
+        done
+        wait -n || failed=1 queue=()
+        running=$((running - 1))
+    done
+    set +m
+    trap - EXIT INT TERM
+    [[ -z $failed ]] || exit 1
+}
+
+stop() {
+    local group
+    for group in $(jobs -p); do kill -- "-$group" || true; done 2> /dev/null
+    wait 2> /dev/null || true
 }
 
 # last LOG NAME: the last value that validation logged.
@@ -212,13 +273,11 @@ curves() {
 }
 
 if [[ ! -f $out/pairs/test.src-tgt.tgt.idx ]]; then prepare; fi
+pool
 printf 'seed\tmode\tstart\tvalid loss\tvalid nll\tROUGE-1\tROUGE-2\tROUGE-L\tdistinct texts\n' > "$out/results.tsv"
 for seed in ${SEEDS:-1}; do
     for mode in $modes; do
         for start in $starts; do
-            if [[ $start == *ngram* ]]; then pretrain "$start"; fi
-            finetune "$mode" "$start"
-            generate "$mode" "$start"
             report "$mode" "$start"
         done
         # shellcheck disable=SC2086
@@ -229,4 +288,4 @@ for seed in ${SEEDS:-1}; do
     if [[ -n $pretrained ]]; then curves pretraining $pretrained; fi
 done
 means
-say "$out/results.tsv"
+say "$out/results.tsv, after $SECONDS s"

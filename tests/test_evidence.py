@@ -2,6 +2,9 @@
 
 import os
 import re
+import select
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +27,9 @@ def test_rouge_by_hand(tmp_path):
         rouge(tmp_path / "hypo", tmp_path / "ref")
 
 
-@pytest.mark.parametrize("start", ["ngram9", pytest.param("bert+ngram2", marks=pytest.mark.slow)])
-def test_evidence_script(start, little_bert, tmp_path):
+@pytest.fixture
+def data(tmp_path):
+    """A few pairs and texts."""
     data = tmp_path / "data"
     data.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
@@ -33,6 +37,11 @@ def test_evidence_script(start, little_bert, tmp_path):
         (data / path.name).write_text("".join(lines), encoding="utf-8")
     sources = (ROOT / "examples" / "debian" / "train.src").read_text(encoding="utf-8").splitlines()[:200]
     (data / "text.txt").write_text("\n\n".join(sources) + "\n", encoding="utf-8")
+    return data
+
+
+@pytest.mark.parametrize("start", ["ngram9", pytest.param("bert+ngram2", marks=pytest.mark.slow)])
+def test_evidence_script(start, data, little_bert, tmp_path):
     training = tmp_path / "out" / "seed1" / start
     training.mkdir(parents=True)
     (training / "running.log").write_text("what a stopped run logged\n")
@@ -59,6 +68,88 @@ def test_evidence_script(start, little_bert, tmp_path):
     assert log.startswith("what a stopped run logged\n") and "done training" in log
     if "bert" in start:
         assert f"started from the pretrained model {little_bert} (bert)" in log
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Starts the script on an OUT in float32; `training` is what a shell does in place of fairseq-train."""
+
+    def start(out, training="", descriptors=(), **environment):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        python = tmp_path / "bin" / "python"
+        python.write_text(
+            f'#!/usr/bin/env bash\ncase "$*" in "-m bang.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
+            f'exec "{sys.executable}" "$@"\n'
+        )
+        python.chmod(0o755)
+        path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.Popen(
+            ["bash", ROOT / "scripts" / "evidence.sh", tmp_path / "data", out],
+            env={**os.environ, "PATH": path, "VIRTUAL_ENV": sys.prefix, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=descriptors,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """An OUT whose data seem to be there already."""
+    pairs = tmp_path / "prepared" / "pairs"
+    pairs.mkdir(parents=True)
+    (pairs / "test.src-tgt.tgt.idx").touch()
+    return pairs.parent
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_make_the_same_table(data, script, tmp_path):
+    few = {
+        "WIDTH": "32", "LAYERS": "1", "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "LR": "0.01",
+        "STARTS": "ngram2 scratch", "MODES": "nar", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    printed, error = script(one, **few, JOBS="1").communicate()
+    assert (one / "means.tsv").exists(), printed + error
+    for part in ("text", "pairs"):  # all that is needed of an OUT that was prepared elsewhere
+        shutil.copytree(one / part, two / part)
+    printed, error = script(two, **few, JOBS="2").communicate()
+    assert (two / "means.tsv").exists(), printed + error
+    assert (two / "results.tsv").read_text() == (one / "results.tsv").read_text()
+    assert len((two / "means.tsv").read_text().splitlines()) == 3
+    steps = re.findall(r"^\S+ (training|trained) .*/(\S+)", printed, re.MULTILINE)
+    assert steps[:2] == [("training", "ngram2"), ("training", "nar-from-scratch")] and steps[2][0] == "trained"
+    assert steps.index(("trained", "ngram2")) < steps.index(("training", "nar-from-ngram2"))
+    assert len(steps) == len(set(steps)) == 6
+
+
+def test_a_job_that_fails(script, prepared):
+    training = 'case "$*" in *from-scratch*) echo out of memory; exit 1 ;; *) sleep 1; exit ;; esac'
+    done = script(prepared, training, STARTS="ngram2 scratch", MODES="nar ar", JOBS="2", SEEDS="1")
+    printed, error = done.communicate()
+    run = prepared / "seed1"
+    assert done.returncode == 1 and error == f"evidence.sh: error: {run}/nar-from-scratch: out of memory\n"
+    assert (run / "ngram2" / "train.log").exists() and f"trained {run}/ngram2 in " in printed  # it was beside it
+    assert {path.name for path in run.iterdir()} == {"ngram2", "nar-from-scratch"}  # no other began
+
+
+def test_control_c_ends_the_trainings(script, prepared):
+    reading, writing = os.pipe()  # its end comes when no training has it any more
+    going = script(prepared, f"echo >&{writing}; sleep 999", STARTS="scratch", JOBS="2", SEEDS="1", descriptors=[writing])
+    os.close(writing)
+    for _ in range(2):
+        assert os.read(reading, 1) == b"\n"
+    going.send_signal(signal.SIGINT)
+    _, error = going.communicate(timeout=20)
+    assert going.returncode == 130 and error == ""
+    assert select.select([reading], [], [], 20)[0] and os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_jobs_is_a_number(tmp_path):
+    command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
+    done = subprocess.run(command, env={**os.environ, "JOBS": "0"}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "evidence.sh: error: JOBS 0: give a number from 1\n"
 
 
 def test_a_misspelt_start_is_refused(tmp_path):

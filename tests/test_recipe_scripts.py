@@ -16,12 +16,16 @@ def arguments(tmp_path):
     """Runs a script of the checkout "a checkout"; the words that it gives fairseq-train, which then fails."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "fairseq-train").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTED"\nexit 1\n')
+    note = 'printf "%s\\n" "$@" > "$NOTED"; exit 1'
+    (folder / "fairseq-train").write_text(f"#!/bin/sh\n{note}\n")
     (folder / "fairseq-preprocess").write_text(
         '#!/bin/sh\nfor word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
     )
     # what is faster on this CPU is measured for seconds
-    (folder / "python").write_text(f'#!/bin/sh\n[ "$*" = "-m bang.precision" ] || exec "{sys.executable}" "$@"\n')
+    (folder / "python").write_text(
+        f'#!/bin/sh\ncase "$*" in "-m bang.precision") exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
     for program in folder.iterdir():
         program.chmod(0o755)
     (tmp_path / "a checkout").symlink_to(ROOT)
