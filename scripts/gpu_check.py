@@ -57,7 +57,6 @@ TRAIN = (
     "--optimizer adam --clip-norm 0.1 --lr 0.0003 --lr-scheduler inverse_sqrt --warmup-updates 10 --max-tokens 8192 "
     "--disable-validation --no-epoch-checkpoints --num-workers 2 --log-format json --log-interval 1 --seed 1"
 )
-CHECK = "--max-tokens 4096 --no-save-optimizer-state"  # several share the GPU
 MEASURE = "--distributed-world-size 1 --no-save --max-update 30"
 LENGTH = 24  # tokens of every text in the speed table: what a model writes after a few updates says nothing
 GENERATE = f"--truncate-source --max-len-b {LENGTH} --min-len {LENGTH} --gen-subset test --num-workers 1 --quiet"
@@ -221,8 +220,8 @@ def gpu_tests() -> Step:
 
 
 def train(name: str, data: Path, save_dir: Path, options: str, case: Case, launcher: str = "-m") -> Step:
-    """Trains a model; `launcher` ends where the module's name begins."""
-    options = f"{TRAIN} {CHECK} {options} {case.model} {case.options}"
+    """Trains a model, in small batches since several share the GPU; `launcher` ends where the module's name begins."""
+    options = f"{TRAIN} --max-tokens 4096 {options} {case.model} {case.options}"
     return run_step(name, f"{launcher} fairseq_cli.train {data} --user-dir bang --save-dir {save_dir} {options}", training_result)
 
 
@@ -363,8 +362,9 @@ def check(folder: Path, updates: int = 40, case: Case = Case()) -> tuple[list[St
         tests = pool.submit(gpu_tests)
         data, steps = prepare(folder)
         checkpoints = {precision: folder / precision / "checkpoint_last.pt" for precision in case.precisions}
+        small = f"--max-update {updates} --no-save-optimizer-state"  # nothing resumes them
         trainings = {
-            pool.submit(train, f"train, {precision}", data, folder / precision, f"{option} --max-update {updates}", case): precision
+            pool.submit(train, f"train, {precision}", data, folder / precision, f"{option} {small}", case): precision
             for precision, option in case.precisions.items()
         }
         resumed = pool.submit(torchrun, data, folder / "torchrun", case)

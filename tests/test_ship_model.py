@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bang.inference.folder import MODEL, read_config
 from conftest import ROOT
@@ -23,7 +24,7 @@ def test_ship_model(little_bert, tmp_path):
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "START": str(little_bert),
         "UPDATES": "3", "TEACHER": "1", "STUDENT": "2", "WARMUP": "1", "SHARDS": "1",
-        "AGAIN": "2", "OWN": "2", "MORE": str(tmp_path / "more.txt"),
+        "AGAIN": "2", "OWN": "2 1", "MORE": str(tmp_path / "more.txt"),
     }  # fmt: skip
 
     def run():
@@ -31,6 +32,9 @@ def test_ship_model(little_bert, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stderr
+
+    def weights(path):
+        return {name: tensor.float() for name, tensor in torch.load(out / path)["model"].items() if tensor.is_floating_point()}
 
     run()
     teacher, student = (out / "teacher-3-1.log").read_text(), (out / "student-3-1-2" / "train.log").read_text()
@@ -42,8 +46,13 @@ def test_ship_model(little_bert, tmp_path):
     assert '"train_num_updates": "2"' in (second / "train.log").read_text()
     count = (second / "distilled" / "count.txt").read_text()
     assert count.startswith("42 sentences") and len((second / "distilled" / "train.src").read_text().splitlines()) >= 80
-    own = (out / "student-3-1-2-2-own-2.log").read_text()
+    own, last = ((out / f"student-3-1-2-2-own-{numbers}.log").read_text() for numbers in ("2", "2-own-1"))
     assert '"train_num_updates": "2"' in own and "train_nar_own_loss" in own
+    assert '"train_num_updates": "1"' in last and f"pretrained model {out}/shipped/checkpoint.pt" in last
+    begun, *ended = (weights(f"student-3-1-2-2{run}/checkpoint_last.pt") for run in ("/checkpoints", "-own-2", "-own-2-own-1"))
+    mean = {name: ((begun[name] + ended[0][name]) / 2).half() for name in begun}
+    for name, tensor in weights("shipped/checkpoint.pt").items():
+        torch.testing.assert_close(tensor.float(), (mean[name] + ended[1][name]) / 2, rtol=2e-3, atol=1e-6)
     assert (out / "shipped" / "checkpoint.pt").stat().st_size < 4_000_000
     assert "ROUGE-L" in (out / "shipped" / "scores.txt").read_text()
     assert read_config(out / "shipped.folder", MODEL)["sizes"]["encoder_embed_dim"] == 32
