@@ -17,8 +17,8 @@ zero. Then the student teaches: another one begins from its weights and learns i
 learning rate rising anew and falling to zero, the references and, of the texts in the beam of every
 source, the one closest to its reference. At last it is its own teacher (--own-texts), once for
 each number of updates in OWN, and what goes on, and is shipped, is the mean of the weights before
-and after them. What was stopped goes on where it was when the command is given again; with more UPDATES the run goes on
-and new endings follow.
+and after them. What was stopped goes on where it was when the command is given again; with more
+UPDATES the run goes on and new endings follow.
 
 environment (defaults)
   START (MiniLM of the package)  what to start from, as --load-from-pretrained-model takes it
@@ -107,9 +107,9 @@ ship() {
     python -m bang unpack "$shipped.folder" "$shipped/checkpoint.pt"
 }
 
-# the second student as its own teacher, a batch at a time, once or more. Of each ending its last checkpoint, for the best by validation
-# loss, against references that half of the targets no longer are, writes worse; and its mean with what the ending began from, which
-# writes better than either (docs/results.md)
+# the second student as its own teacher, a batch at a time, once or more; of each ending its last checkpoint, averaged with what it began
+# from, which writes better than either. The best by validation loss, against references that half of the targets no longer are, writes
+# worse (docs/results.md)
 model=$second/checkpoints/checkpoint_last.pt run=$second seed=1
 [[ $own ]] || ship "$model"
 for number in $own; do
