@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,33 +22,26 @@ from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from bang.text.files import replacing
+from check_steps import ROOT, Step, finish, keep_logs, run_step, start
 
-ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = {"float32": "", "fp16": "--fp16", "bf16": "--bf16", "amp": "--amp"}
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
-DECODINGS = {
-    "AR, beam 4": "--task translation_bang --beam 4",
-    "AR, greedy": "--task translation_bang --beam 1",
-    "speculative, drafts of 4": "--task translation_bang --decoding speculative",
-    "semi-NAR, blocks of 4": "--task translation_bang --decoding semi-nar",
-    "NAR": "--task translation_bang_nar",
-}
 MODES = {
-    "AR, beam 4": dict(mode="ar", beam=4),
-    "AR, greedy": dict(mode="ar", beam=1),
-    "speculative, drafts of 4": dict(mode="speculative", draft_length=4),
-    "semi-NAR, blocks of 4": dict(mode="semi-nar", block_size=4),
-    "NAR": dict(mode="nar"),
+    "AR, beam 4": ("--task translation_bang --beam 4", dict(mode="ar", beam=4)),
+    "AR, greedy": ("--task translation_bang --beam 1", dict(mode="ar", beam=1)),
+    "speculative, drafts of 4": ("--task translation_bang --decoding speculative", dict(mode="speculative", draft_length=4)),
+    "semi-NAR, blocks of 4": ("--task translation_bang --decoding semi-nar", dict(mode="semi-nar", block_size=4)),
+    "NAR": ("--task translation_bang_nar", dict(mode="nar")),
 }
-"""The same in the API's words."""
+"""How each is asked for, of fairseq-generate and of the API."""
 BATCHES = {1: 16, 128: 3}
-"""How many batches are timed, by their size."""
+"""How many batches are timed, by the sentences in each."""
 MODEL = "--arch bang_ar_nar_mixed_base"
 TRAIN = (
     "--task translation_bang --truncate-source --max-source-positions 512 --max-target-positions 512 "
@@ -60,7 +52,6 @@ TRAIN = (
 MEASURE = "--distributed-world-size 1 --no-save --max-update 30"
 LENGTH = 24  # tokens of every text in the speed table: what a model writes after a few updates says nothing
 GENERATE = f"--truncate-source --max-len-b {LENGTH} --min-len {LENGTH} --gen-subset test --num-workers 1 --quiet"
-LIMIT = 120  # seconds that a step may take, unless told otherwise
 
 
 class Case(NamedTuple):
@@ -86,23 +77,6 @@ class Decoding(NamedTuple):
 
     sentences: int
     seconds: float
-
-
-class Step(NamedTuple):
-    """A command line and how it ended."""
-
-    name: str
-    seconds: float
-    error: Optional[str]  # None: it passed
-    result: object = None  # what its output says, though it may have failed
-    output: str = ""
-
-
-class Running(NamedTuple):
-    """A step that has begun, and the file that it prints to."""
-
-    process: subprocess.Popen
-    output: IO[str]
 
 
 def training_result(log: str) -> Training:
@@ -145,55 +119,6 @@ def speeds_result(log: str) -> dict[str, object]:
         with suppress(ValueError):
             found[name] = training_result(text) if name in PRECISIONS else decoding_result(text)
     return found
-
-
-def start(command: str, **environment: str) -> Running:
-    """Begins a Python command line, `-m MODULE ARGUMENT ...`."""
-    paths = [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **environment}
-    output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    process = subprocess.Popen(
-        [sys.executable, *shlex.split(command)], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
-        env=environment, process_group=0,
-    )  # fmt: skip
-    return Running(process, output)
-
-
-def finish(name: str, running: Running, read=None, limit: Optional[float] = None) -> Step:
-    """Closes a step's standard input, waits for its end, and reads what it printed."""
-    process, error, result, begin = running.process, None, None, time.perf_counter()
-    process.stdin.close()
-    try:
-        process.wait(limit or LIMIT)
-    except subprocess.TimeoutExpired:
-        error = "timed out"
-        kill(process)
-    seconds = time.perf_counter() - begin
-    with running.output as file:
-        file.seek(0)
-        output = file.read()
-    if process.returncode and error is None:
-        lines = [line.strip() for line in output.splitlines() if re.search(r"\w", line)]  # torchrun ends with a rule
-        error = (lines or ["nothing printed"])[-1]
-    try:
-        result = read(output) if read else None
-    except ValueError as unread:
-        error = error or str(unread)
-    print(f"{name}: {error or 'passed'}, {seconds:.0f} s", file=sys.stderr, flush=True)
-    return Step(name, seconds, error, result, output)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """Ends a process and those that it started; torchrun has to be asked, to end its own."""
-    for how, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, how)
-            process.wait(seconds)
-
-
-def run_step(name: str, command: str, read=None, limit: Optional[float] = None) -> Step:
-    """Runs a Python command line, on one thread since others run beside it, and reads what it prints."""
-    return finish(name, start(command, OMP_NUM_THREADS="1"), read, limit)
 
 
 def prepare(folder: Path) -> tuple[Path, list[Step]]:
@@ -262,7 +187,7 @@ def measure(data: str, checkpoint: str, case: Case) -> None:
         return model.engine, [np.array([ids[piece] for piece in line.split()[:511]] + [ids["[SEP]"]]) for line in lines]
 
     def decode(engine, sources: list[np.ndarray], mode: str, size: int) -> None:
-        how = Options(**MODES[mode], min_len=LENGTH, max_len=LENGTH)
+        how = Options(**MODES[mode][1], min_len=LENGTH, max_len=LENGTH)
         batches = np.resize(np.arange(len(sources)), (case.batches[size], size))
         for part in (batches[:2], batches):  # the first is a warm-up
             begin = time.perf_counter()
@@ -371,7 +296,7 @@ def check(folder: Path, updates: int = 40, case: Case = Case()) -> tuple[list[St
         decodings = []
         for precision in map(trainings.get, as_completed(trainings)):
             option = "" if precision == "amp" else case.precisions[precision]  # amp's weights are float32
-            for mode, how in DECODINGS.items() if checkpoints[precision].exists() else ():
+            for mode, (how, _) in MODES.items() if checkpoints[precision].exists() else ():
                 name = f"decode, {precision}, {mode}"
                 decodings.append(pool.submit(generate, name, data, checkpoints[precision], f"{how} {option}", case))
         call = f"measure({str(data)!r}, {str(checkpoints[case.half])!r}, {case!r})"
@@ -402,13 +327,6 @@ def main() -> None:
     print(text)
     if failed:
         sys.exit(f"{parser.prog}: error: {len(failed)} of {len(steps)} steps failed, the first: {failed[0].name}; see {args.out}")
-
-
-def keep_logs(steps: list[Step], folder: Path) -> None:
-    """Writes what each step printed, into a file named after it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for step in steps:
-        (folder / f"{re.sub('[^a-z0-9]+', '-', step.name.lower())}.log").write_text(step.output, encoding="utf-8")
 
 
 if __name__ == "__main__":

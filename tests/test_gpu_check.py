@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import check_steps
 import gpu_check
 import pytest
 import torch
-from gpu_check import (
-    Case, Decoding, Step, Training, decoding_result, keep_logs, report, run_step, speeds_result, count_of_tests, training_result,
-)  # fmt: skip
+from check_steps import Step, keep_logs, run_step
+from gpu_check import Case, Decoding, Training, count_of_tests, decoding_result, report, speeds_result, training_result
 
 from conftest import ROOT, TINY
 
@@ -131,7 +131,7 @@ def test_the_command_writes_report_and_logs_and_fails_with_its_steps(tmp_path, m
 @pytest.mark.slow
 def test_its_command_lines_on_a_cpu(tmp_path, monkeypatch):
     """Everything but what a GPU alone can do, with a small model: half precision in bf16."""
-    monkeypatch.setattr(gpu_check, "LIMIT", 900)
+    monkeypatch.setattr(check_steps, "LIMIT", 900)
     model = " ".join(["--arch bang_ar_nar_mixed", *TINY, "--distributed-backend gloo"])
     case = Case(model, {"bf16": "--bf16"}, "bf16", {1: 2, 8: 1}, "--cpu --max-tokens 1024")
     steps, trained, speeds = gpu_check.check(tmp_path, 12, case)
