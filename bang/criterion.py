@@ -17,10 +17,11 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from . import self_distillation, visibility
+from . import modes, self_distillation, visibility
 from .loss import linear_nll
 from .network.attention import layout_tensors
-from .trained_modes import MODES, split_shares
+from .options import Options
+from .trained_modes import split_shares
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ class NgramLanguageLoss(FairseqCriterion):
             counts &= _at(sample["target_idx"], slot_target, fill=-1) >= torch.arange(self.ngram, device=target.device)
         # how many there are follows from how many targets stand at each index of their span
         at_least = sample["targets_from"] + [0] * MAX_NGRAM
-        numbers = at_least[: self.ngram] if mode == "ar" else [at_least[start if mode == "semi-nar" else 0]]
+        numbers = at_least[: self.ngram] if mode == "ar" else [at_least[max(layout.first_anchor, 0)]]
         weights = [self.stream_decay**i for i in range(len(numbers))]
         # the slots that count come first; a stable sort of a known number asks the device nothing
         index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
@@ -242,7 +243,7 @@ class NgramLanguageLoss(FairseqCriterion):
         metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / nll_tokens / math.log(2), nll_tokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-        for mode in MODES:
+        for mode in modes.trained():
             for part in (mode, f"{mode}_own"):
                 size = total(f"{part}_sample_size")
                 if size:
@@ -304,11 +305,9 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         self.own_texts = own_texts
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
-        if mode == "nar":
-            return visibility.non_autoregressive(length)
-        if mode == "semi-nar":
-            return visibility.semi_autoregressive(length, self.block_size, start)
-        return super().layout(mode, length, start)
+        if mode == "ar":
+            return super().layout(mode, length, start)
+        return modes.find(mode).layout(length, Options(block_size=self.block_size), start)
 
     def _own_texts(self, model, sample: dict) -> Optional[dict]:
         if not self.own_texts:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from .data import targets_from
-from .generation import loop, ways
+from . import modes
+from .generation import loop
 from .generation.choice import Bounds, Chooser
 from .generation.torch_session import TorchSession, encode
 from .text.collect import make_closest
@@ -57,7 +58,7 @@ def write(model, sample: dict, number: int, seed: int, dictionary) -> dict:
             session = TorchSession(
                 [model], net_input["src_tokens"][rows], None, chooser, Bounds(least, limit, key), [encoded]
             )
-            drawn = [text.tokens for text in loop.Decoding(session, ways.autoregressive(), least, limit, pad, eos).run()]
+            drawn = [text.tokens for text in loop.Decoding(session, modes.strategy("ar"), least, limit, pad, eos).run()]
     finally:
         model.train(training)
     closest = make_closest()

@@ -1,67 +1,54 @@
 """The tasks translation_bang and translation_bang_nar: data in, generator out."""
 
-import copy
 import logging
 import os
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Optional, Tuple
 
 import torch
 from fairseq import utils
 from fairseq.data import data_utils
-from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from . import raw_text, training_run, visibility
+from . import modes, raw_text, training_run, visibility
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
-from .generation import ways
 from .generation.autoregressive import AlignedArGenerator, ArGenerator
 from .generation.choice import Chooser
 from .generation.generator import LoopGenerator
 from .generation.rescore import RescoringGenerator
 from .generation.statistics import Statistics
-from .trained_modes import MODES, warning_of_blocks
+from .modes import MODES, Mode, options_without_effect
+from .options import DESCRIBED, Options, describe
+from .trained_modes import warning_of_blocks
 
 logger = logging.getLogger(__name__)
 
-DECODINGS = ["ar", "semi-nar", "nar", "speculative"]
-HOW = {
-    "help": "how to generate: token by token with beam search, in blocks, in one pass, or AR's greedy words by "
-    "drafting and verifying several tokens a pass (--beam is for the first alone; the last refuses it, but for 1 and for "
-    "fairseq's default of 5, which cannot be told from 5 given)"
-}
+DECODING_HELP = (
+    f"the mode to generate in: {', '.join(MODES)}. --beam is for ar alone: speculative gives the words of --beam 1 (it takes "
+    "fairseq's default of 5 for 1, since the two cannot be told apart)"
+)
 NO_EFFECT_IN_LOOP = (
     "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
 ).split()
-"""Generation options that choose among hypotheses, or look into AR's search."""
-NO_EFFECT_UNVERIFIED = "sampling sampling_topk sampling_topp no_repeat_ngram_size".split()
-"""Generation options that look at the tokens before, one by one."""
+"""fairseq's generation options that need several hypotheses, or look into its beam search."""
 
-
-OF_DECODING = ("decoding", "block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty")
+OF_MODES = ("block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty")
+"""The task's options that `Options` describes."""
 UNKNOWN_SAMPLE = 1000  # first texts of a split that tell whether raw text was binarized
 
 
 @dataclass
 class BangTranslationConfig(TranslationConfig, BangTaskConfig):
-    decoding: ChoiceEnum(DECODINGS) = field(default="ar", metadata=HOW)
-    block_size: int = field(
-        default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"}
-    )
-    commit_threshold: float = field(
-        default=0.0,
-        metadata={
-            "help": "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token "
-            "at least; the others are drafts that the next pass verifies: 0 keeps whole blocks, 1 is greedy AR's text. Blocks "
-            "then hang on any token: train with --ngram, or with --semi-nar-ratio and --random-block-offset"
-        },
-    )
+    decoding: str = field(default="ar", metadata={"help": DECODING_HELP})
+    block_size: int = describe("block_size")
+    commit_threshold: float = describe("commit_threshold")
     rescore: int = field(
         default=0,
         metadata={
@@ -76,23 +63,9 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
             "within it: a little more padding of sources, much less of targets (1: by source length first, as fairseq)"
         },
     )
-    draft_length: int = field(
-        default=visibility.BLOCK_SIZE, metadata={"help": "tokens that speculative decoding drafts at once"}
-    )
-    draft_from_source: float = field(
-        default=ways.SOURCE_GAIN,
-        metadata={
-            "help": "what the log-probability of a draft gains if, somewhere in the source, it follows the token before it: "
-            "of several likely drafts the one that the source has is tried (0: the network alone drafts)"
-        },
-    )
-    eos_penalty: float = field(
-        default=0.0,
-        metadata={
-            "help": "what NAR and semi-NAR take off the log-probability of a text's end: their texts tend to be short, for several "
-            "ends share what there is to say (0: nothing; below 0: shorter texts)"
-        },
-    )
+    draft_length: int = describe("draft_length")
+    draft_from_source: float = describe("draft_from_source")
+    eos_penalty: float = describe("eos_penalty")
     max_nar_length: int = field(
         default=0,
         metadata={"help": "limit on the tokens of a text that is not decoded by beam search, beside --max-len-a/b (0: none)"},
@@ -102,7 +75,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: ChoiceEnum(DECODINGS) = field(default="nar", metadata=HOW)
+    decoding: str = field(default="nar", metadata={"help": DECODING_HELP})
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)
@@ -214,151 +187,123 @@ class BangTranslationTask(BangTask, TranslationTask):
         `args` may name another decoding and its options, as those of the hub interface's `translate` and of
         --eval-bleu-args can.
         """
-        asked = {name: getattr(args, name) for name in OF_DECODING if getattr(args, name, None) is not None}
-        if asked.get("decoding", "ar") not in DECODINGS:
-            raise ValueError(f"decoding {asked['decoding']!r}: give one of {', '.join(DECODINGS)}")
-        if any(getattr(self.cfg, name) != value for name, value in asked.items()):
-            other = copy.copy(self)
-            other.cfg = copy.deepcopy(self.cfg)
-            for name, value in asked.items():
-                setattr(other.cfg, name, value)
-            return other.build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        decoding = self.cfg.decoding
-        for model in models:
-            if decoding not in getattr(model, "decodes", ("ar",)):
-                raise ValueError(
-                    f"--decoding {decoding}: this checkpoint's model decodes {' or '.join(model.decodes)} alone"
-                )
-        if decoding == "speculative" and getattr(args, "beam", 1) not in (1, GenerationConfig().beam):
-            raise ValueError(
-                f"--beam {args.beam} with --decoding speculative: it gives the words of --beam 1, and --decoding ar those "
-                "of a beam search"
-            )
-        self._warn_untrained(models)
-        self._warn_no_effect(args)
+        mode, options = self._mode(args)
+        self._check_models(mode, options, models)
+        self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
-            return ReferenceScorer(self.target_dictionary, self._scored_layout(), bool(args.print_alignment))
-        if decoding == "ar":
+            layout = partial(mode.layout, options=options, start=0)
+            return ReferenceScorer(self.target_dictionary, layout, bool(args.print_alignment))
+        if mode.beam_search:
             if seq_gen_cls is None:
                 seq_gen_cls = AlignedArGenerator if getattr(args, "print_alignment", None) else ArGenerator
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        statistics = Statistics(str(decoding))  # fairseq's command lines give an enum
+        generator = self._loop_generator(models, mode, options, args)
+        if not self.cfg.rescore or "rescore" not in mode.options:
+            return generator
+        scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
+        return RescoringGenerator(generator, scorer, self.cfg.rescore)
+
+    def _mode(self, args) -> Tuple[Mode, Options]:
+        """The mode of decoding and its options; those of `args` win over the task's."""
+        given = {name: getattr(args, name, None) for name in ("decoding", *OF_MODES)}
+        of_task = {name: getattr(self.cfg, name) for name in given}
+        found = {name: of_task[name] if value is None else value for name, value in given.items()}
+        mode = modes.find(str(found.pop("decoding")))
+        if "draft_from_source" in mode.options and self.source_dictionary != self.target_dictionary:
+            found["draft_from_source"] = 0.0  # No copying when the dictionaries differ.
+        return mode, Options(mode=mode.name, **found)
+
+    def _check_models(self, mode: Mode, options: Options, models) -> None:
+        """Refuses a mode that the models do not run; warns where they were not trained for it, or for such blocks."""
+        for model in models:
+            runs, trained = getattr(model, "decodes", ("ar",)), getattr(model, "trained_modes", None)
+            if mode.name not in runs:
+                raise ValueError(f"--decoding {mode.name}: this checkpoint's model decodes {' or '.join(runs)} alone")
+            if trained and mode.training not in trained:
+                logger.warning(
+                    "--decoding %s: this checkpoint was trained for %s alone, expect poor texts; decode in a mode that "
+                    "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
+                    mode.name, " and ".join(trained),
+                )  # fmt: skip
+            of_blocks = warning_of_blocks(getattr(model, "trained_blocks", None), mode, options)
+            if of_blocks:
+                logger.warning("%s", of_blocks)
+            if self.cfg.rescore and "rescore" in mode.options:
+                if "ar" not in runs:
+                    raise ValueError("--rescore: this checkpoint's model does not run AR, which would choose the text")
+                if trained and "ar" not in trained:
+                    logger.warning(
+                        "--rescore: this checkpoint was trained for %s alone, not for AR, which chooses the text: expect a poor "
+                        "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
+                    )  # fmt: skip
+
+    def _loop_generator(self, models, mode: Mode, options: Options, args) -> LoopGenerator:
+        """The generator of all modes but AR."""
+        statistics = Statistics(mode.name)
+        blocking = getattr(args, "no_repeat_ngram_size", 0) if "no_repeat_ngram_size" in mode.options else 0
         generator = LoopGenerator(
             models,
-            self._way(args),
-            Chooser(
-                self.target_dictionary.pad(),
-                self.target_dictionary.unk(),
-                self.target_dictionary.eos(),
-                unk_penalty=getattr(args, "unkpen", 0),
-                eos_penalty=self.cfg.eos_penalty if self._unverified() else 0.0,
-                temperature=getattr(args, "temperature", 1.0),
-                **self._sampling(args),
-            ),
+            mode.strategy(options),
+            self._chooser(mode, options, args),
             max_len_a=getattr(args, "max_len_a", 0),
             max_len_b=getattr(args, "max_len_b", 200),
             max_len=self.cfg.max_nar_length,
             min_len=getattr(args, "min_len", 1),
-            no_repeat_ngram=0 if self._unverified() else getattr(args, "no_repeat_ngram_size", 0),
+            no_repeat_ngram=blocking,
             normalize_scores=not getattr(args, "unnormalized", False),
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
         )
-        # fairseq tells a generator nothing of a run's end
+        # fairseq does not tell a generator that the run has ended
         weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
-        if self.cfg.rescore and self._unverified():
-            if any("ar" not in model.decodes for model in models):
-                raise ValueError("--rescore: this checkpoint's model does not run AR, which would choose the text")
-            for trained in filter(None, (getattr(model, "trained_modes", None) for model in models)):
-                if "ar" not in trained:
-                    logger.warning(
-                        "--rescore: this checkpoint was not trained for AR, which chooses the text, but for %s alone: expect a poor "
-                        "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
-                    )  # fmt: skip
-            scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
-            return RescoringGenerator(generator, scorer, self.cfg.rescore)
         return generator
 
-    def _way(self, args) -> ways.Way:
-        """What a pass gives and what is kept of it, by --decoding and its options."""
-        if self.cfg.decoding == "nar":
-            return ways.non_autoregressive()
-        # a source in other ids has nothing to say
-        gain = self.cfg.draft_from_source if self.source_dictionary == self.target_dictionary else 0
-        if self.cfg.decoding == "semi-nar":
-            return ways.semi_autoregressive(self.cfg.block_size, self.cfg.commit_threshold, gain)
-        return ways.speculative(self.cfg.draft_length, gain)
+    def _chooser(self, mode: Mode, options: Options, args) -> Chooser:
+        """Which token a slot gives. The noise of sampling follows torch's random numbers, and so --seed."""
+        sampling = {}
+        if "sampling" in mode.options and getattr(args, "sampling", False):
+            sampling = {
+                "sampling": True,
+                "topk": getattr(args, "sampling_topk", -1),
+                "topp": getattr(args, "sampling_topp", -1.0),
+                "seed": int(torch.randint(1 << 31, ())),
+            }
+        return Chooser(
+            self.target_dictionary.pad(),
+            self.target_dictionary.unk(),
+            self.target_dictionary.eos(),
+            unk_penalty=getattr(args, "unkpen", 0),
+            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            temperature=getattr(args, "temperature", 1.0),
+            **sampling,
+        )
 
-    def _unverified(self) -> bool:
-        """Whether tokens are kept that nothing has verified."""
-        return self.cfg.decoding in ("semi-nar", "nar")
-
-    def _sampling(self, args) -> dict:
-        """The chooser's options of sampling; the noise follows torch's random numbers, and so --seed."""
-        if self._unverified() or not getattr(args, "sampling", False):
-            return {}
-        return {
-            "sampling": True,
-            "topk": getattr(args, "sampling_topk", -1),
-            "topp": getattr(args, "sampling_topp", -1.0),
-            "seed": int(torch.randint(1 << 31, ())),
-        }
-
-    def _scored_layout(self):
-        """The layout in which --score-reference scores: that of the decoding mode."""
-        return {
-            "ar": visibility.autoregressive,
-            "speculative": visibility.autoregressive,
-            "semi-nar": lambda length: visibility.semi_autoregressive(length, self.cfg.block_size),
-            "nar": visibility.non_autoregressive,
-        }[self.cfg.decoding]
-
-    def _warn_untrained(self, models) -> None:
-        """Says so where a checkpoint was not trained for the decoding mode, or for such blocks."""
-        for model in models:
-            trained = getattr(model, "trained_modes", None)
-            if trained and self.cfg.decoding in MODES and self.cfg.decoding not in trained:
-                logger.warning(
-                    "--decoding %s: this checkpoint was trained for %s alone, expect poor texts; decode in a mode that "
-                    "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
-                    self.cfg.decoding, " and ".join(trained),
-                )  # fmt: skip
-            of_blocks = warning_of_blocks(
-                getattr(model, "trained_blocks", None), str(self.cfg.decoding), self.cfg.block_size, self.cfg.commit_threshold,
-                self.cfg.draft_length,
-            )  # fmt: skip
-            if of_blocks:
-                logger.warning("%s", of_blocks)
-
-    def _warn_no_effect(self, args) -> None:
-        """Says which options the decoding mode passes over."""
-        idle = []
-        if self.cfg.decoding == "ar":
-            idle += ["--max-nar-length"] if self.cfg.max_nar_length else []
+    def _warn_no_effect(self, mode: Mode, options: Options, args) -> None:
+        """Says which options the mode passes over, and refuses a beam where the words would be a greedy search's."""
+        defaults, ours = GenerationConfig(), BangTranslationConfig()
+        given = [name for name in OF_MODES if getattr(options, name) != DESCRIBED[name].default]
+        given += [name for name in ("rescore", "max_nar_length") if getattr(self.cfg, name) != getattr(ours, name)]
+        given += [
+            option.name
+            for option in fields(GenerationConfig)
+            if option.name not in OF_MODES and getattr(args, option.name, None) not in (None, getattr(defaults, option.name))
+        ]
+        given = [name for name in given if name != "beam" or args.beam != 1]
+        if "beam" in given and mode.verified and not mode.beam_search:
+            raise ValueError(
+                f"--beam {args.beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of a "
+                "beam search"
+            )
+        idle = set(options_without_effect(mode, given))
+        if mode.beam_search:
+            idle |= {"max_nar_length"}
         else:
-            defaults = GenerationConfig()
-            passed_over = NO_EFFECT_IN_LOOP + (NO_EFFECT_UNVERIFIED if self._unverified() else [])
-            passed_over += ["prefix_size"] if self.cfg.decoding == "nar" else []
-            idle += ["--beam"] if getattr(args, "beam", 1) not in (1, defaults.beam) else []
-            idle += [
-                "--" + name.replace("_", "-")
-                for name in passed_over
-                if getattr(args, name, None) not in (None, getattr(defaults, name))
-            ]
-        for name, default, decoding in (
-            ("block_size", visibility.BLOCK_SIZE, "semi-nar"),
-            ("commit_threshold", 0.0, "semi-nar"),
-            ("draft_length", visibility.BLOCK_SIZE, "speculative"),
-            ("draft_from_source", ways.SOURCE_GAIN, "speculative semi-nar"),
-            ("rescore", 0, "nar semi-nar"),
-            ("eos_penalty", 0.0, "nar semi-nar"),
-        ):
-            if self.cfg.decoding not in decoding.split() and getattr(self.cfg, name) != default:
-                idle.append("--" + name.replace("_", "-"))
-        for option in idle:
-            logger.warning("%s has no effect with --decoding %s", option, self.cfg.decoding)
+            idle |= {*NO_EFFECT_IN_LOOP, *(() if mode.strategy(options).anchored else ("prefix_size",))}
+        for name in given:
+            if name in idle:
+                logger.warning("--%s has no effect with --decoding %s", name.replace("_", "-"), mode.name)
 
 
 @register_task("translation_bang_nar", dataclass=BangTranslationNarConfig)

@@ -4,10 +4,11 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, Dict, NamedTuple, Optional, Union
 
+from . import modes
+from .modes import Mode
+from .options import Options
 from .visibility import BLOCK_SIZE
 
-MODES = ("ar", "semi-nar", "nar")
-"""The first wins where several had the same share of the training."""
 _DIGITS = 9  # of shares: 1 - 0.4 - 0.2 is less than 0.4 only by rounding
 _DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
 
@@ -23,15 +24,15 @@ def rounded(shares: Mapping[str, float]) -> Dict[str, float]:
     return {mode: round(share, _DIGITS) for mode, share in shares.items()}
 
 
-def best_trained(shares: Optional[Mapping[str, float]], modes: Iterable[str]) -> str:
-    """Of the modes that a model can run the one with the largest share of the training, in a tie as in `MODES`.
+def best_trained(shares: Optional[Mapping[str, float]], names: Iterable[str]) -> str:
+    """Of the modes that a model can run the one with the largest share of the training, in a tie the first of the table.
 
     Args:
         shares: {mode: share}; None or empty where nobody knows.
-        modes: names of at least one mode; the first of them where no share is known.
+        names: of at least one mode; the first of them where no share is known.
     """
-    modes, shares = list(modes), rounded(shares or {})
-    return max((mode for mode in MODES if mode in modes and mode in shares), key=shares.get, default=modes[0])
+    names, shares = list(names), rounded(shares or {})
+    return max((name for name in modes.trained() if name in names and name in shares), key=shares.get, default=names[0])
 
 
 def update_shares(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
@@ -65,7 +66,7 @@ def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
     ours = str(options.get("criterion")).startswith("ngram_language_loss")
     if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
         shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
-    return rounded({mode: shares[mode] for mode in MODES if mode in shares})
+    return rounded({mode: shares[mode] for mode in modes.trained() if mode in shares})
 
 
 class Blocks(NamedTuple):
@@ -95,33 +96,28 @@ def trained_blocks(cfg: Union[Mapping, Namespace]) -> Optional[Blocks]:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
-def warning_of_blocks(
-    trained: Optional[Blocks], mode: str, block_size: int, commit_threshold: float, draft_length: int
-) -> Optional[str]:
-    """What to tell somebody whose blocks hang on tokens that those of the training did not hang on, or are longer.
+def warning_of_blocks(trained: Optional[Blocks], mode: Mode, options: Options) -> Optional[str]:
+    """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 
     Args:
         trained: what the checkpoint was trained with; None: nobody knows.
-        mode: of decoding; the others are its options.
+        mode, options: of decoding.
     Returns:
         One line; None where there is nothing to say.
     """
-    if trained is None or mode not in ("speculative", "semi-nar"):
+    if trained is None or mode.block_option is None:
         return None
-    if mode == "speculative":
-        option, outcome = "speculative decoding", "poor drafts and little gain"
-        length, block = f"--draft-length {draft_length}", 1 + draft_length
-    else:
-        option, outcome = f"--commit-threshold {commit_threshold:g}", "poor texts"
-        length, block = f"--block-size {block_size}", block_size
-    anywhere = mode == "speculative" or commit_threshold > 0
-    if anywhere and trained.anywhere < 2:
+    strategy = mode.strategy(options)
+    if strategy.verify and trained.anywhere < 2:
+        outcome = "little gain" if mode.verified else "poor texts"
         return (
-            f"{option}: this checkpoint's blocks were not trained to hang on any token, expect {outcome}; train with --ngram, "
-            "or with --semi-nar-ratio and --random-block-offset"
+            f"mode {mode.name} drafts from any token, and this checkpoint's blocks were not trained to hang on any token: expect "
+            f"{outcome}; train with --ngram, or with --semi-nar-ratio and --random-block-offset"
         )
-    if 1 < (longest := trained.anywhere if anywhere else trained.longest) < block:
-        return f"{length}: this checkpoint was trained with blocks of {longest} tokens, expect little of a block of {block}"
+    longest, block = trained.anywhere if strategy.verify else trained.longest, 1 + strategy.drafts
+    if 1 < longest < block:
+        option = f"--{mode.block_option.replace('_', '-')} {getattr(options, mode.block_option)}"
+        return f"{option}: this checkpoint was trained with blocks of {longest} tokens, expect little of a block of {block}"
     return None
 
 

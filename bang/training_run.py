@@ -10,7 +10,8 @@ from typing import Iterable, List, Optional
 
 from omegaconf import DictConfig
 
-from .trained_modes import MODES, update_shares
+from . import modes
+from .trained_modes import update_shares
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def check_modes(run: DictConfig, decodes: Iterable[str]) -> None:
     Args:
         decodes: the modes that the model runs.
     """
-    decodes = [mode for mode in MODES if mode in decodes]  # others are ways of decoding alone
+    decodes = [mode for mode in modes.trained() if mode in decodes]
     other = [mode for mode in update_shares(run) if mode not in decodes]
     if other:
         raise ValueError(

@@ -20,8 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bang.generation import ways  # noqa: E402
+from bang import modes  # noqa: E402
 from bang.inference.trained_model import read_checkpoint  # noqa: E402
+from bang.options import SOURCE_GAIN  # noqa: E402
 from bang.text.cleanup import to_text  # noqa: E402
 from bang.text.evaluate import read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--vocab", help="default: beside the checkpoint, or the published one")
     parser.add_argument("--batches", type=int, nargs="+", default=[36, 8, 1])
     parser.add_argument("--drafts", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], metavar="K")
-    parser.add_argument("--from-source", type=float, nargs="+", default=[ways.SOURCE_GAIN], metavar="G",
+    parser.add_argument("--from-source", type=float, nargs="+", default=[SOURCE_GAIN], metavar="G",
                         help="values of --draft-from-source (default: its own)")  # fmt: skip
     parser.add_argument("--texts", metavar="FILE", help="to write greedy AR's texts to, for bang evaluate")
     parser.add_argument("--sentences", type=int, help="of each file (default: all)")
@@ -64,7 +65,9 @@ def main() -> None:
     generator.statistics = None
     autoregressive = model.task(decoding="ar").build_generator([network], generation)
     greedy, systems = "greedy AR", {
-        f"speculative, K = {k}" + f", G = {gain:g}" * (len(args.from_source) > 1): ways.speculative(k, gain)
+        f"speculative, K = {k}" + f", G = {gain:g}" * (len(args.from_source) > 1): modes.strategy(
+            "speculative", draft_length=k, draft_from_source=gain
+        )
         for k in args.drafts
         for gain in args.from_source
     }  # fmt: skip
@@ -83,7 +86,7 @@ def main() -> None:
                     if name == greedy:
                         texts = autoregressive.generate([network], {"net_input": batch, "id": torch.tensor(rows)})
                     else:
-                        generator.way = systems[name]
+                        generator.strategy = systems[name]
                         texts = generator.generate(None, {"net_input": batch})
                     seconds[name] += time.process_time() - start
                     for index, (text, *_) in zip(rows, texts):

@@ -91,7 +91,7 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
         from bang.inference.torch_engine import TorchEngine
 
         engine = TorchEngine(trained_model(arch), device, precision, threads)
-    from bang.inference.api import Options
+    from bang.options import Options
 
     def of_mode(mode):
         def generate(batch, length):

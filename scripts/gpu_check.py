@@ -173,7 +173,8 @@ def measure(data: str, checkpoint: str, case: Case) -> None:
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     import bang.plugin  # noqa: F401
-    from bang.inference.api import Bang, Options
+    from bang.inference.api import Bang
+    from bang.options import Options
 
     def train(option: str) -> None:
         command = f"{data} --user-dir bang --save-dir {data} {TRAIN} {MEASURE} {option} {case.model} {case.options}"

@@ -13,7 +13,8 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
 from bang import Bang
-from bang.inference.api import Generation, Hypothesis, Options
+from bang.inference.api import Generation, Hypothesis
+from bang.options import Options
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.trained_modes import split_shares

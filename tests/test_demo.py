@@ -9,7 +9,8 @@ import pytest
 
 from bang import Bang
 from bang.__main__ import main
-from bang.inference.api import Generation, Options
+from bang.inference.api import Generation
+from bang.options import Options
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"

@@ -15,7 +15,8 @@ from bang.__main__ import main
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
 from bang.inference import cpu, trained_model
-from bang.inference.api import Bang, Options
+from bang.inference.api import Bang
+from bang.options import Options
 from conftest import TEXTS
 
 

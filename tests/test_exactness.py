@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from bang.generation import ways
+from bang import modes
 from bang.text.vocabulary import read_vocabulary
 
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
@@ -50,7 +50,8 @@ def test_the_source_left_out_and_greedy_texts_written(check, golden, tmp_path):
 
 
 def test_other_words_are_noticed(check, golden, monkeypatch):
-    monkeypatch.setattr(ways, "speculative", lambda length, gain: ways.semi_autoregressive(length))  # nothing is verified
+    unverified = modes.strategy("semi-nar")
+    monkeypatch.setattr(modes, "strategy", lambda name, **options: unverified)
     status, rows = check(*golden, "--batches", 9, "--drafts", 3)
     assert status == 1 and int(rows[1][3]) > 0
 

@@ -141,10 +141,10 @@ def test_nar_stops_early_with_the_text_of_the_whole_canvas(golden_model, make_ta
     generator = make_task(decoding="nar").build_generator([model], options())
     pieces = decode(generator, pairs("test"), dictionary)
     assert loop.NAR_FIRST_PIECE > 3
-    generator.way = generator.way._replace(drafts=2)
+    generator.strategy = generator.strategy._replace(drafts=2)
     small = decode(generator, pairs("test"), dictionary)
     monkeypatch.setattr(loop, "NAR_FIRST_PIECE", 200)
-    generator.way = generator.way._replace(drafts=200)
+    generator.strategy = generator.strategy._replace(drafts=200)
     whole = decode(generator, pairs("test"), dictionary)
     for sentence in whole:
         assert pieces[sentence][1] == whole[sentence][1] == small[sentence][1]

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from bang.generation import loop, ways
+from bang import modes
+from bang.generation import loop
 
 PAD, EOS, VOCABULARY = 0, 2, 9
 
@@ -78,11 +79,11 @@ class Language:
         self.row = self.row[rows]
 
 
-def decode(way, seed=0, rows=7, least=1, limit=30, skill=0.6, **settings):
+def decode(strategy, seed=0, rows=7, least=1, limit=30, skill=0.6, **settings):
     """Texts, and the session that gave them. `limit` may name one for each row."""
     least, limit = np.broadcast_to(least, rows), np.broadcast_to(limit, rows)
     session = Language(seed, rows, np.minimum(least, limit), limit, skill)
-    return loop.Decoding(session, way, least, limit, PAD, EOS, **settings).run(), session
+    return loop.Decoding(session, strategy, least, limit, PAD, EOS, **settings).run(), session
 
 
 def words(texts):
@@ -107,7 +108,7 @@ def greedy(session, row, prefix=(), no_repeat=0):
 def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
     for seed in range(20):
         limit = np.random.default_rng(seed).integers(0, 30, 7)
-        texts, session = decode(ways.speculative(drafts), seed, limit=limit, least=seed % 4, skill=skill)
+        texts, session = decode(modes.strategy("speculative", draft_length=drafts), seed, limit=limit, least=seed % 4, skill=skill)
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -116,16 +117,16 @@ def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
 
 @pytest.mark.parametrize("gain,behind,passes", [(0.0, 2, [1, 5] + [3] * 6 + [1]), (4.0, 1, [1, 5] + [2] * 9 + [1])])
 def test_good_drafts_save_passes(gain, behind, passes):
-    texts, session = decode(ways.speculative(4, gain), least=24, limit=24, skill=1.0, rows=3)
+    texts, session = decode(modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=1.0, rows=3)
     # the first pass verifies nothing; behind drafts that were all right a block drafts less far
     assert [np.bincount(text.passes).tolist() for text in texts] == [passes] * 3
     assert session.shapes[:3] == [(1, (5,)), (5, (5,) + (1 + behind,) * 4), (1 + behind, (5,) + (1 + behind,) * behind)]
-    texts, session = decode(ways.speculative(4, gain), least=24, limit=24, skill=0.0, rows=3)
+    texts, session = decode(modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=0.0, rows=3)
     assert len(session.shapes) > 15
 
 
 def test_ar_runs_one_slot_a_pass():
-    texts, session = decode(ways.autoregressive(), limit=9)
+    texts, session = decode(modes.strategy("ar"), limit=9)
     assert words(texts) == [greedy(session, row)[0] for row in range(7)]
     assert set(session.shapes) == {(1, (1,))}
     assert all((text.passes == np.arange(len(text.passes))).all() for text in texts)
@@ -134,7 +135,7 @@ def test_ar_runs_one_slot_a_pass():
 @pytest.mark.parametrize("block", [1, 2, 3, 8])
 def test_semi_nar_keeps_whole_blocks(block):
     """The language is the same in a block as token by token, so the text is too."""
-    texts, session = decode(ways.semi_autoregressive(block), limit=[0, 1, 5, 9, 20, 20, 20])
+    texts, session = decode(modes.strategy("semi-nar", block_size=block), limit=[0, 1, 5, 9, 20, 20, 20])
     assert words(texts) == [greedy(session, row)[0] for row in range(7)]
     assert all((text.passes == np.arange(len(text.passes)) // block).all() for text in texts)
 
@@ -142,15 +143,15 @@ def test_semi_nar_keeps_whole_blocks(block):
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_the_dial_keeps_what_is_sure(threshold):
     """Drafts are right: what a pass was not sure of the next one keeps, and the block behind as far as it is sure."""
-    way = ways.semi_autoregressive(4, threshold)
+    strategy = modes.strategy("semi-nar", block_size=4, commit_threshold=threshold)
     for seed in range(10):
-        texts, session = decode(way, seed, rows=1, least=9, skill=1.0)
+        texts, session = decode(strategy, seed, rows=1, least=9, skill=1.0)
         tokens, chances = greedy(session, 0)
         assert texts[0].tokens.tolist() == tokens
         expected, number, drafted = [], 0, 0
         while len(expected) < len(tokens):
             first = len(expected) + drafted  # behind what is verified: always kept
-            size = (4,) if not threshold else way.block_sizes(min(3, 30 - len(expected)), 1 + drafted)
+            size = (4,) if not threshold else strategy.block_sizes(min(3, 30 - len(expected)), 1 + drafted)
             block = chances[first + 1 : first + size[drafted]]
             sure = next((i for i, chance in enumerate(block) if chance < threshold), len(block))
             ends = tokens[first + 1 + sure :][: len(block) - sure]
@@ -164,7 +165,7 @@ def test_the_dial_keeps_what_is_sure(threshold):
 @pytest.mark.parametrize("skill", [0.0, 0.6])
 def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
     for seed in range(10):
-        texts, session = decode(ways.semi_autoregressive(5, threshold), seed, limit=range(7, 28, 3), skill=skill)
+        texts, session = decode(modes.strategy("semi-nar", block_size=5, commit_threshold=threshold), seed, limit=range(7, 28, 3), skill=skill)
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -173,16 +174,16 @@ def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
 
 @pytest.mark.parametrize("least, pieces", [(0, [16]), (15, [16]), (16, [17, 33]), (100, [33, 33, 33, 2])])
 def test_the_first_piece_of_nar_is_short_where_texts_may_end_in_it(least, pieces):
-    _, session = decode(ways.non_autoregressive(), rows=1, least=least, limit=100)
+    _, session = decode(modes.strategy("nar"), rows=1, least=least, limit=100)
     assert [sizes for _, sizes in session.shapes][: len(pieces)] == [(piece,) for piece in pieces]
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 40])
 def test_nar_cuts_at_the_first_eos_after_a_token(piece):
     limit = [0, 1, 2, 5, 9, 30, 30]
-    way = ways.non_autoregressive()._replace(drafts=piece - 1)
+    strategy = modes.strategy("nar")._replace(drafts=piece - 1)
     for seed in range(10):
-        texts, session = decode(way, seed, limit=limit, least=0)
+        texts, session = decode(strategy, seed, limit=limit, least=0)
         for row, text in enumerate(texts):
             canvas = [session.canvas(row, target)[0] for target in range(limit[row] + 1)]
             started = [any(token != EOS for token in canvas[:target]) for target in range(len(canvas))]
@@ -191,12 +192,12 @@ def test_nar_cuts_at_the_first_eos_after_a_token(piece):
 
 
 @pytest.mark.parametrize(
-    "way", [ways.autoregressive(), ways.semi_autoregressive(3), ways.speculative(3), ways.semi_autoregressive(3, 0.5)]
+    "strategy", [modes.strategy("ar"), modes.strategy("semi-nar", block_size=3), modes.strategy("speculative", draft_length=3), modes.strategy("semi-nar", block_size=3, commit_threshold=0.5)]
 )
-def test_prefixes_are_given_and_scored(way):
+def test_prefixes_are_given_and_scored(strategy):
     prefix = np.array([[5, 6, 7], [5, 0, 0], [0, 0, 0], [5, 6, EOS], [5, 5, 5]])
-    skill = 0.6 if way.verify else 1.0  # what is kept unverified had better be right
-    texts, session = decode(way, rows=5, limit=[20, 20, 20, 20, 2], least=4, skill=skill, prefix=prefix)
+    skill = 0.6 if strategy.verify else 1.0  # what is kept unverified had better be right
+    texts, session = decode(strategy, rows=5, limit=[20, 20, 20, 20, 2], least=4, skill=skill, prefix=prefix)
     for row, text in enumerate(texts):
         tokens, chances = greedy(session, row, prefix[row][prefix[row] != PAD])
         assert text.tokens.tolist() == tokens
@@ -206,25 +207,25 @@ def test_prefixes_are_given_and_scored(way):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_ngrams_do_not_repeat(size):
-    for way in (ways.autoregressive(), ways.speculative(3)):
-        texts, session = decode(way, least=6, limit=6 if size == 1 else 20, no_repeat_ngram=size)
+    for strategy in (modes.strategy("ar"), modes.strategy("speculative", draft_length=3)):
+        texts, session = decode(strategy, least=6, limit=6 if size == 1 else 20, no_repeat_ngram=size)
         assert words(texts) == [greedy(session, row, no_repeat=size)[0] for row in range(7)]
 
 
 def test_rows_leave_and_come_back_in_order():
     limit = np.array([12, 0, 3, 25, 1, 3, 7])
-    texts, _ = decode(ways.speculative(2), limit=limit, least=30)
+    texts, _ = decode(modes.strategy("speculative", draft_length=2), limit=limit, least=30)
     assert [len(text.tokens) for text in texts] == (limit + 1).tolist()
 
 
 @pytest.mark.parametrize(
     "make,option",
     [
-        (lambda: ways.semi_autoregressive(0), "--block-size 0"),
-        (lambda: ways.semi_autoregressive(4, 1.5), "--commit-threshold 1.5"),
-        (lambda: ways.speculative(0), "--draft-length 0"),
-        (lambda: ways.speculative(2, -1.0), "--draft-from-source -1.0"),
-        (lambda: ways.speculative(2, float("inf")), "--draft-from-source inf"),
+        (lambda: modes.strategy("semi-nar", block_size=0), "block_size=0"),
+        (lambda: modes.strategy("semi-nar", commit_threshold=1.5), "commit_threshold=1.5"),
+        (lambda: modes.strategy("speculative", draft_length=0), "draft_length=0"),
+        (lambda: modes.strategy("speculative", draft_from_source=-1.0), "draft_from_source=-1.0"),
+        (lambda: modes.strategy("speculative", draft_from_source=float("inf")), "draft_from_source=inf"),
     ],
 )
 def test_what_cannot_be_is_refused(make, option):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from bang import self_distillation
 from bang.criterion import MixedLossConfig, NgramLanguageLossNarMixed
-from bang.generation import loop, ways
+from bang import modes
+from bang.generation import loop
 from bang.generation.choice import Bounds, Chooser
 from bang.generation.torch_session import TorchSession
 from bang.text.collect import make_closest
@@ -51,7 +52,7 @@ def draw_alone(model, batch, row, number, seed, dictionary):
         bounds = Bounds(np.ones_like(limit), limit, batch["id"][row : row + 1].numpy() * number + index)
         with torch.no_grad():
             session = TorchSession([model], tokens, lengths, chooser, bounds)
-            (text,) = loop.Decoding(session, ways.autoregressive(), np.ones_like(limit), limit, pad, eos).run()
+            (text,) = loop.Decoding(session, modes.strategy("ar"), np.ones_like(limit), limit, pad, eos).run()
         texts.append(text.tokens.tolist())
     return texts
 

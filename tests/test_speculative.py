@@ -11,9 +11,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bang.generation import passes, ways
+from bang import modes
+from bang.generation import passes
 from bang.generation.choice import Bounds, Chooser
 from bang.generation.torch_session import TorchSession
+from bang.options import SOURCE_GAIN
 from fairseq import utils
 
 from conftest import GOLDEN, ROOT, hypotheses
@@ -24,7 +26,7 @@ from test_generation import decode, options
 def compare(make_task, pairs, dictionary):
     """Decodes a split both ways and compares texts and scores; returns the statistics' summary."""
 
-    def call(models, split="test", batch_size=7, draft_length=4, gain=ways.SOURCE_GAIN, **generation):
+    def call(models, split="test", batch_size=7, draft_length=4, gain=SOURCE_GAIN, **generation):
         both = []
         for decoding in ("ar", "speculative"):
             drafting = {} if decoding == "ar" else dict(draft_length=draft_length, draft_from_source=gain)
@@ -180,7 +182,7 @@ def test_drawn_texts_are_those_drawn_token_by_token(golden_model, make_task, pai
         task = make_task(decoding="speculative", draft_length=draft_length or 1)
         generator = task.build_generator([model], options(sampling=True, sampling_topk=20, temperature=0.8, max_len_b=25))
         if draft_length is None:
-            generator.way = ways.autoregressive()
+            generator.strategy = modes.strategy("ar")
         found.append(decode(generator, pairs("test", batch_size), dictionary))
         passes = generator.statistics.summary()
     assert passes["tokens_a_pass"] == 1

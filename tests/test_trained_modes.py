@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 from bang import checkpoints
-from bang.task import DECODINGS
+from bang.modes import MODES
 from bang.trained_modes import Blocks, best_trained, split_shares, trained_blocks, trained_modes, update_shares
 from fairseq.dataclass.configs import GenerationConfig
 
@@ -60,12 +60,12 @@ def test_shares_are_free_of_rounding():
 
 
 @pytest.mark.parametrize("shares, modes, best", [
-    ({"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, DECODINGS, "ar"),
-    ({"nar": 0.5, "semi-nar": 0.5}, DECODINGS, "semi-nar"),
-    ({"nar": 0.6, "ar": 0.4}, DECODINGS, "nar"),
+    ({"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, MODES, "ar"),
+    ({"nar": 0.5, "semi-nar": 0.5}, MODES, "semi-nar"),
+    ({"nar": 0.6, "ar": 0.4}, MODES, "nar"),
     ({"nar": 0.5, "ar": 0.5}, ["nar"], "nar"),
-    ({"semi-nar": 1.0}, DECODINGS, "semi-nar"),
-    ({}, DECODINGS, "ar"),
+    ({"semi-nar": 1.0}, MODES, "semi-nar"),
+    ({}, MODES, "ar"),
     (None, ["nar"], "nar"),
 ])  # fmt: skip
 def test_the_best_trained_mode(shares, modes, best):

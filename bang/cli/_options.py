@@ -3,22 +3,8 @@
 import argparse
 from typing import Any
 
-GENERATION = {
-    "mode": (str, "how to generate: ar, semi-nar, nar, or another that the model has (default: the model's)"),
-    "beam": (int, "hypotheses of AR's beam search; 1: greedy"),
-    "block_size": (int, "tokens that semi-NAR predicts at once"),
-    "commit_threshold": (float, "semi-NAR keeps tokens of a block while each has this probability, and verifies the others; 0: all"),
-    "draft_length": (int, "tokens that speculative decoding drafts at once"),
-    "draft_from_source": (float, "what a draft's log-probability gains where it follows in the source; 0: nothing"),
-    "eos_penalty": (float, "what NAR and semi-NAR take off the log-probability of a text's end; above 0: longer texts"),
-    "max_len": (int, "limit on the word pieces of a text"),
-    "max_len_a": (float, "what each word piece of the source adds to that limit"),
-    "min_len": (int, "least word pieces of a text"),
-    "len_penalty": (float, "scores are log-probabilities over the length to this power"),
-    "no_repeat_ngram_size": (int, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text"),
-}
-"""Types and help of `api.Options`."""
-
+from ..modes import MODES
+from ..options import DESCRIBED
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder of bang pack or bang export, or a checkpoint")
@@ -31,8 +17,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
-    for name, (kind, text) in GENERATION.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="MODE" if kind is str else "N", help=text)
+    for name, option in DESCRIBED.items():
+        text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
+        metavar = "MODE" if option.type is str else "N"
+        parser.add_argument("--" + name.replace("_", "-"), type=option.type, metavar=metavar, help=text.replace("%", "%%"))
 
 
 def load(args: argparse.Namespace):
@@ -44,4 +32,4 @@ def load(args: argparse.Namespace):
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     """The generation options that the command line gives."""
-    return {name: getattr(args, name) for name in GENERATION if getattr(args, name) is not None}
+    return {name: getattr(args, name) for name in DESCRIBED if getattr(args, name) is not None}

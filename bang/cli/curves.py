@@ -12,9 +12,9 @@ import itertools
 from pathlib import Path
 
 from ..text.files import refuse_overwriting, replacing
+from ..modes import trained
 from ..text.training_log import Curves, read_curves
 
-MODES = ("ar", "semi-nar", "nar")  # as the criterion names their losses
 
 HELP = "learning curves as a picture, from fairseq-train's log"
 
@@ -59,7 +59,7 @@ def draw(runs: dict[str, Curves], picture: str) -> None:
             mode = metric.removesuffix("loss").removesuffix("_")
             if not metric.endswith("loss") or metric in ("nll_loss", "best_loss") or kind == "train":
                 continue  # "train" is the mean of an epoch, which "train_inner" has in parts
-            if not mode and any(curves.get(f"{kind} {only}_loss") == curve for only in MODES):
+            if not mode and any(curves.get(f"{kind} {only}_loss") == curve for only in trained()):
                 continue  # one mode is all that the run trains
             label = ", ".join([run] * (len(runs) > 1) + [mode or "all modes"])
             colour, mark = colours.setdefault(mode, f"C{len(colours)}"), "." if kind == "valid" else ""

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from .. import checkpoints
-from ..inference.api import Options
+from ..options import Options
 from ..inference.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
 from ..task import BangTranslationConfig

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..modes import Strategy
 from .choice import Bounds, Chooser
 from .limits import check_lengths, least_length, length_limits
 from .loop import Decoding, Text
 from .statistics import Statistics
 from .torch_session import TorchSession
-from .ways import Way
 
 
 class LoopGenerator:
@@ -22,7 +22,7 @@ class LoopGenerator:
 
     Args:
         models: ensemble; probabilities are averaged.
-        way: what a pass gives and what is kept of it.
+        strategy: how many tokens a pass gives, and which are kept.
         chooser: which token a slot gives.
         max_len_a, max_len_b: limit on the tokens of a text, eos not counted.
         max_len: limit whatever the source, 0: the model's.
@@ -36,7 +36,7 @@ class LoopGenerator:
     def __init__(
         self,
         models,
-        way: Way,
+        strategy: Strategy,
         chooser: Chooser,
         max_len_a: float = 0,
         max_len_b: int = 200,
@@ -48,10 +48,10 @@ class LoopGenerator:
         statistics: Optional[Statistics] = None,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
-        self.models, self.way, self.chooser = models, way, chooser
+        self.models, self.strategy, self.chooser = models, strategy, chooser
         self.symbols_to_strip_from_output = {chooser.eos}
         self.max_len_a, self.max_len_b = max_len_a, max_len_b
-        self.min_len = least_length(min_len, way.anchored)
+        self.min_len = least_length(min_len, strategy.anchored)
         # positions of slots run to max_decoder_positions + 1, so the final eos needs no spare one
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
@@ -84,9 +84,9 @@ class LoopGenerator:
             least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
         key = sample["id"].cpu().numpy() if "id" in sample else np.arange(len(limit))
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
-        prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.way.anchored else None
+        prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
         texts = Decoding(
-            session, self.way, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
+            session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
         ).run()
         if self.statistics is not None and length is None:  # a sentence counts once
             self.statistics.add(texts)

@@ -1,4 +1,4 @@
-"""One loop for every way of decoding but beam search: which slots to run, what to keep of them.
+"""One loop for every decoding strategy but beam search: which slots to run, what to keep of them.
 
 Shapes: B rows (sentences still being decoded), M new main tokens of a pass, G blocks of slots, S
 slots in all, N = M + S queries, D drafts read, R = G + D tokens read.
@@ -34,8 +34,8 @@ from typing import List, NamedTuple, Optional
 
 import numpy as np
 
+from ..modes import NAR_FIRST_PIECE, Strategy
 from .passes import Pass, Session, accepted
-from .ways import NAR_FIRST_PIECE, Way
 
 
 class Text(NamedTuple):
@@ -57,7 +57,7 @@ class Decoding:
 
     Args:
         session: holds the batch.
-        way: how.
+        strategy: how many tokens a pass gives, and which are kept.
         least, limit: tokens before which a text must not end, and after which it must, (B).
         pad, eos: ids.
         prefix: tokens that the texts begin with, padded on the right, (B, any); None: free.
@@ -67,7 +67,7 @@ class Decoding:
     def __init__(
         self,
         session: Session,
-        way: Way,
+        strategy: Strategy,
         least: np.ndarray,
         limit: np.ndarray,
         pad: int,
@@ -75,15 +75,15 @@ class Decoding:
         prefix: Optional[np.ndarray] = None,
         no_repeat_ngram: int = 0,
     ):
-        assert way.anchored or prefix is None, "NAR has no main stream for a prefix"
-        assert way.sure is None or not way.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
+        assert strategy.anchored or prefix is None, "NAR has no main stream for a prefix"
+        assert strategy.sure is None or not strategy.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
         rows = len(limit)
-        self.session, self.way = session, way
+        self.session, self.strategy = session, strategy
         self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
         self.row = np.arange(rows)  # of the batch
         self.least, self.limit = np.minimum(least, limit), limit
         self.prefix = np.full((rows, 0), pad) if prefix is None else prefix
-        width = int(limit.max()) + self.prefix.shape[1] + 2 * min(way.drafts, int(limit.max())) + 4
+        width = int(limit.max()) + self.prefix.shape[1] + 2 * min(strategy.drafts, int(limit.max())) + 4
         # column j: main token j. Kept ones, then the drafts to be verified, then pads
         self.text = np.full((rows, width), pad)
         self.text[:, 0] = eos
@@ -120,8 +120,8 @@ class Decoding:
 
     def _next_pass(self) -> Pass:
         last = self.length - 1  # the last token that is kept; its slot 0 predicts target `last`
-        drafts = min(self.way.drafts, int((self.limit - last).max()))
-        if not self.way.anchored:
+        drafts = min(self.strategy.drafts_at(self.passes), int((self.limit - last).max()))
+        if not self.strategy.anchored:
             if not self.passes:
                 drafts = min(drafts, max(NAR_FIRST_PIECE - 1, int(self.least.max())))
             nothing = np.full((len(last), 1), -1)
@@ -136,11 +136,11 @@ class Decoding:
             given = int(self.drafted.min())
             forced = np.full((len(last), blocks), -1)
             forced[:, :-1] = self.forced[:, : blocks - 1]
-        sizes = (1,) * given + self.way.block_sizes(drafts, blocks - given)
+        sizes = (1,) * given + self.strategy.block_sizes(drafts, blocks - given)
         banned = self._repeats(blocks) if self.no_repeat_ngram else None
-        gain = self.way.source_gain if self.way.verify else None
+        gain = self.strategy.source_gain if self.strategy.verify else None
         ends = self._ends(last, last + blocks - 1 + drafts)
-        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, self.way.sure)
+        return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, self.strategy.sure)
 
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())
@@ -174,14 +174,14 @@ class Decoding:
             tokens = np.where(beyond, self.pad, np.take_along_axis(tokens, order, axis=1))
             scores = np.where(beyond, -np.inf, np.take_along_axis(scores, order, axis=1))
         sure = read <= agreed[:, None]
-        if self.way.sure is not None:
-            sure |= (tokens != self.pad) & (scores >= self.way.sure)
+        if self.strategy.sure is not None:
+            sure |= (tokens != self.pad) & (scores >= self.strategy.sure)
         kept = sure.cumprod(1).sum(1)
         ends = self._is_end(tokens) & (read < kept[:, None])
         ended = ends.any(1)
         kept = np.where(ended, ends.argmax(1) + 1, kept)
         self.drafted = np.zeros_like(kept)
-        if self.way.verify:
+        if self.strategy.verify:
             useful = (read < kept[:, None]) | (tokens != self.pad) & (tokens != self.eos)
             self.drafted = np.where(ended, 0, useful.cumprod(1).sum(1) - kept)
         columns = self.length[:, None] + read
@@ -195,7 +195,7 @@ class Decoding:
     def _is_end(self, tokens: np.ndarray) -> np.ndarray:
         """Where a text may end, as tokens are: at eos; in NAR at an eos behind another token, or at the limit."""
         ends = tokens == self.eos
-        if self.way.anchored:
+        if self.strategy.anchored:
             return ends
         started = (self.text[:, 1 : int(self.length[0])] != self.eos).any(1)
         started = started[:, None] | ((~ends).cumsum(1) > 0)

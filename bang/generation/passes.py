@@ -24,7 +24,7 @@ class Pass(NamedTuple):
             saves the backend the check.
         source_gain: drafts are to be verified, and gain so much where they follow in the source
             (`choice.Chooser.draft`); None: all may be kept as they are.
-        sure: `Way.sure`, for drafts that are to be verified.
+        sure: `Strategy.sure`, for drafts that are to be verified.
     """
 
     tokens: np.ndarray

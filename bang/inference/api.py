@@ -6,15 +6,14 @@ makes ids of raw text, batches of ids, and text of what the engine generates.
 
 import itertools
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..generation.ways import SOURCE_GAIN
+from .. import modes
+from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
@@ -30,73 +29,6 @@ READ_AHEAD = 1024
 """Texts of an iterator that are read ahead of the first one's answer, to batch texts of like lengths."""
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
-_REPEATS = ("nar", "semi-nar")  # modes whose slots do not see each other's tokens and so say things twice
-_TRAINED_AS = {"speculative": "ar"}
-_MOST = 10**9  # more than any length or count, and what integers of every library hold
-_LIMITS = {
-    "beam": (1,), "block_size": (1,), "draft_length": (1,), "commit_threshold": (0, 1), "len_penalty": (-100, 100),
-    "eos_penalty": (-100, 100),
-}  # fmt: skip
-"""Least and largest value of options where they are not 0 and `_MOST`."""
-
-
-def check_number(name: str, value, least: float = 0, most: float = _MOST, whole: bool = True) -> None:
-    """Refuses what is no number, or none of a range.
-
-    Raises:
-        ValueError: in one line.
-    """
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not least <= value <= most:
-        limits = f"{least} or more" if most == _MOST else f"from {least} to {most}"
-        raise ValueError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to generate. Lengths are in word pieces.
-
-    Attributes:
-        mode: one of the engine's `modes`.
-        beam: hypotheses of AR's beam search; 1: greedy. Other modes take the most probable token.
-        block_size: tokens that semi-NAR predicts at once.
-        commit_threshold: semi-NAR keeps a block's tokens as long as each has this probability, and the next pass verifies
-            the others; 0: all.
-        draft_length: tokens that speculative decoding drafts at once.
-        draft_from_source: what a draft's log-probability gains where it follows in the source; 0: nothing.
-        eos_penalty: what NAR and semi-NAR take off the log-probability of a text's end, so that texts are longer.
-        max_len: a text's limit, and `max_len_a` what is added to it for each token of the source.
-        min_len: a text's least length; a limit wins over it.
-        len_penalty: a hypothesis' score is its log-probability over its length to this power.
-        no_repeat_ngram_size: no n-gram of this size twice in a text, in AR and speculative decoding; 0: it may be.
-    """
-
-    mode: str = "ar"
-    beam: int = 4
-    block_size: int = 4
-    commit_threshold: float = 0.0
-    draft_length: int = 4
-    draft_from_source: float = SOURCE_GAIN
-    eos_penalty: float = 0.0
-    max_len: int = 200
-    max_len_a: float = 0.0
-    min_len: int = 1
-    len_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-
-    def __post_init__(self):
-        for option in fields(self):
-            if option.type in (int, float):
-                limits = _LIMITS.get(option.name, (0,))
-                check_number(option.name, getattr(self, option.name), *limits, whole=option.type is int)
-        if not isinstance(self.mode, str):
-            raise ValueError(f"mode={self.mode!r}: give the name of a mode")
-        if not self.max_len and not self.max_len_a:
-            raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
-        if not self.max_len_a and self.min_len > self.max_len:
-            lengths = f"min_len={self.min_len}, max_len={self.max_len}"
-            raise ValueError(f"{lengths}: no text is long enough; lower the one or raise the other")
-
 
 class Hypothesis(NamedTuple):
     """What an engine generates of one source.
@@ -206,8 +138,7 @@ class Bang:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
         engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
-        known = {field.name for field in fields(Options)}
-        defaults = {name: value for name, value in defaults.items() if name in known}
+        defaults = {name: value for name, value in defaults.items() if name in DESCRIBED}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
             have = ", ".join(engine.modes)
@@ -257,7 +188,7 @@ class Bang:
         if not is_one and (isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable)):
             raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
         if drop_repeats is None:
-            drop_repeats = options.mode in _REPEATS
+            drop_repeats = modes.find(options.mode).drops_repeats
         found = self._stream([texts] if is_one else texts, options, truncate, drop_repeats, batch_tokens, read_ahead)
         if not details:
             found = (generation.text for generation in found)
@@ -266,15 +197,16 @@ class Bang:
         return list(found) if isinstance(texts, Sequence) else found
 
     def _options(self, mode: str | None, given: dict) -> Options:
-        unknown = given.keys() - {field.name for field in fields(Options)}
+        unknown = given.keys() - DESCRIBED.keys()
         if unknown:
-            raise ValueError(f"{min(unknown)}: no such option; there are {', '.join(f.name for f in fields(Options))}")
+            raise ValueError(f"{min(unknown)}: no such option; there are {', '.join(DESCRIBED)}")
         options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
         if options.mode not in self.engine.modes:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
-        if options.mode != "ar" and given.get("beam", 1) > 1:
+        beam_search = modes.find(options.mode).beam_search
+        if not beam_search and given.get("beam", 1) > 1:
             raise ValueError(f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1")
-        if options.mode == "ar" and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
+        if beam_search and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
             most = (len(self.pieces) - 1) // 2
             raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         self._warn_untrained(options)
@@ -282,13 +214,11 @@ class Bang:
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
-        mode, shares, warnings = options.mode, self.engine.shares, []
-        if shares and _TRAINED_AS.get(mode, mode) not in shares:
+        mode, shares, warnings = modes.find(options.mode), self.engine.shares, []
+        if shares and mode.training not in shares:
             trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            warnings.append(f"mode {mode}: this model was not trained for it ({trained}); its texts will be poor")
-        blocks = warning_of_blocks(
-            self.engine.blocks, mode, options.block_size, options.commit_threshold, options.draft_length
-        )
+            warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+        blocks = warning_of_blocks(self.engine.blocks, mode, options)
         for warning in [*warnings, *filter(None, [blocks])]:
             if warning not in self._warned:
                 self._warned.add(warning)

@@ -10,13 +10,15 @@ import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
-from ..generation import loop, ways
+from ..generation import loop
+from ..modes import MODES
+from ..options import Options, check_number
 from ..generation.choice import Bounds
 from ..generation.limits import least_length, length_limits
 from ..text.files import StrPath
 from ..trained_modes import Blocks
 from . import cpu
-from .api import Hypothesis, Options, check_number
+from .api import Hypothesis
 from .folder import check_vocabulary, read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
@@ -70,27 +72,28 @@ class OnnxEngine:
         )
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
-        specials, way = self._graphs.specials, _way(options)
+        specials, mode = self._graphs.specials, MODES[options.mode]
+        strategy, beam = mode.strategy(options), options.beam if mode.beam_search else 1
         lengths = np.array([len(ids) for ids in sources])
         limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
-        least = np.minimum(least_length(options.min_len, way.anchored), limit)
-        drafts = min(way.drafts, int(limit.max()))
-        slots = sum(way.block_sizes(drafts, 1 + drafts if way.verify else 1)) * (options.beam if options.mode == "ar" else 1)
+        least = np.minimum(least_length(options.min_len, strategy.anchored), limit)
+        drafts = min(strategy.drafts, int(limit.max()))
+        slots = sum(strategy.block_sizes(drafts, 1 + drafts if strategy.verify else 1)) * beam
         rows = max(1, _LOG_PROBS // (slots * self.pieces))
         if len(sources) > rows:
             parts = (sources[start : start + rows] for start in range(0, len(sources), rows))
             return [found for part in parts for found in self.generate(part, options)]
-        if options.mode == "ar" and options.beam > 1:
+        if beam > 1:
             found = search(
-                OnnxSession(self._graphs, sources), options.beam, least, limit, specials, options.len_penalty,
+                OnnxSession(self._graphs, sources), beam, least, limit, specials, options.len_penalty,
                 options.no_repeat_ngram_size,
             )  # fmt: skip
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        penalty = options.eos_penalty if options.mode in ("nar", "semi-nar") else 0.0
+        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
         session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
-        blocking = options.no_repeat_ngram_size if options.mode in ("ar", "speculative") else 0
-        decoding = loop.Decoding(session, way, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
+        blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
+        decoding = loop.Decoding(session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
         return [
             _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
             for text in decoding.run()
@@ -100,16 +103,6 @@ class OnnxEngine:
 def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:
     """Without the eos at the end, but with its score and pass."""
     return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)))
-
-
-def _way(options: Options) -> ways.Way:
-    if options.mode == "ar":
-        return ways.autoregressive()
-    if options.mode == "semi-nar":
-        return ways.semi_autoregressive(options.block_size, options.commit_threshold, options.draft_from_source)
-    if options.mode == "speculative":
-        return ways.speculative(options.draft_length, options.draft_from_source)
-    return ways.non_autoregressive()
 
 
 def _device(name: str | None) -> tuple[str, int]:

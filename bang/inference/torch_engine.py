@@ -9,19 +9,13 @@ import torch
 from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
+from .. import modes
 from ..data import PairDataset
+from ..options import Options, check_number
+from ..task import OF_MODES
 from ..text.files import StrPath
-from .api import Hypothesis, Options, check_number
+from .api import Hypothesis
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
-
-
-_OF_MODE = {
-    "semi-nar": ("block_size", "commit_threshold", "draft_from_source", "eos_penalty"),
-    "nar": ("eos_penalty",),
-    "speculative": ("draft_length", "draft_from_source"),
-}
-_SEARCH = {"ar": ("beam", "no_repeat_ngram_size"), "speculative": ("no_repeat_ngram_size",)}
-"""Options of a mode alone: of the task, and of the generator."""
 
 
 class TorchEngine:
@@ -53,14 +47,13 @@ class TorchEngine:
 
     def _build_generator(self, options: Options):
         """The task, in the mode, and its generator."""
-        task = self._model.task(
-            decoding=options.mode,
-            **{name: getattr(options, name) for name in _OF_MODE.get(options.mode, ())},
-        )
-        search = {name: getattr(options, name) for name in _SEARCH.get(options.mode, ())}
+        mode = modes.find(options.mode)
+        of_task = {name: getattr(options, name) for name in OF_MODES if name in mode.options}
+        task = self._model.task(decoding=mode.name, **of_task)
         generation = GenerationConfig(
+            beam=options.beam if mode.beam_search else 1,
+            no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
             max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
-            **{"beam": 1, **search},
         )  # fmt: skip
         generator = task.build_generator([self._network], generation)
         generator.statistics = None  # a command's report at its end

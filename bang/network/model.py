@@ -1,13 +1,13 @@
 """The models: one network; the names differ in the mode that a plain forward pass runs."""
 
 import logging
-from typing import List, Optional, Union
+from typing import List, Optional, Tuple, Union
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, register_model
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
-from .. import checkpoints, starts, visibility
+from .. import checkpoints, modes, starts, visibility
 from ..command_line import settle_options
 from .config import ARCHITECTURES, BangConfig, with_defaults
 from .decoder import BangDecoder
@@ -26,7 +26,8 @@ class BangModel(FairseqEncoderDecoderModel):
     """
 
     default_layout = staticmethod(visibility.autoregressive)
-    decodes = ("ar", "semi-nar", "nar", "speculative")  # values of --decoding that the model serves
+    trains = modes.trained()
+    """The modes that the model can be trained in; it decodes in these and in those that their training trains."""
 
     def __init__(self, cfg: BangConfig, encoder: BangEncoder, decoder: BangDecoder):
         super().__init__(encoder, decoder)
@@ -34,11 +35,16 @@ class BangModel(FairseqEncoderDecoderModel):
         self.num_updates = 0
         self.apply(init_bert_params)  # normal of std 0.02, zero biases; in_proj stays Xavier uniform
 
+    @property
+    def decodes(self) -> Tuple[str, ...]:
+        """Names of the modes that the model can decode in."""
+        return tuple(mode.name for mode in modes.MODES.values() if mode.training in self.trains)
+
     @classmethod
     def build_model(cls, cfg: BangConfig, task) -> "BangModel":
         """Builds the network, and starts it from a pretrained one if --load-from-pretrained-model says so."""
         _check(cfg, task)
-        if cfg.ngram > 1 and "ar" not in cls.decodes:
+        if cfg.ngram > 1 and "ar" not in cls.trains:
             logger.warning("--ngram %d has no effect with --arch bang_nar, which runs NAR alone", cfg.ngram)
         source = _embedding(task.source_dictionary, cfg.encoder_embed_dim)
         target = source if cfg.share_all_embeddings else _embedding(task.target_dictionary, cfg.decoder_embed_dim)
@@ -120,7 +126,7 @@ class BangModel(FairseqEncoderDecoderModel):
 class BangArModel(BangModel):
     """The same network, AR alone; trained with `ngram_language_loss`."""
 
-    decodes = ("ar", "speculative")
+    trains = ("ar",)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
         if any(not one.main_length for one in _layouts(layout)):
@@ -132,7 +138,7 @@ class BangNarModel(BangModel):
     """The same network; a forward pass is NAR: plain logits for fairseq's label_smoothed_cross_entropy."""
 
     default_layout = staticmethod(visibility.non_autoregressive)
-    decodes = ("nar",)
+    trains = ("nar",)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
         if any(one.main_length for one in _layouts(layout)):
