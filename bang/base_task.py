@@ -10,7 +10,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
-from . import checkpoints, training_run
+from . import checkpoints, starts, training_run
 from .command_line import add_min_lr
 from .dictionary import BertDictionary
 from .safety import settings
@@ -88,7 +88,7 @@ class BangTask(FairseqTask):
         restore = None if from_checkpoint else self._restore_file()
         if getattr(cfg, "load_from_pretrained_model", None):
             if not from_checkpoint and restore is None:
-                model.load_pretrained(cfg.load_from_pretrained_model, cfg.load_sep)
+                starts.load_into(model, cfg.load_from_pretrained_model, cfg.load_sep)
             cfg.load_from_pretrained_model = None
         elif getattr(cfg, "load_sep", False) and not from_checkpoint:
             logger.warning("--load-sep has no effect without --load-from-pretrained-model")

@@ -1,7 +1,6 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
-from . import command_line, criterion, optimizer, task  # noqa: F401  (importing registers)
-from .network import model  # noqa: F401
+from . import architectures, command_line, criterion, optimizer, task  # noqa: F401  (importing registers)
 from .pretraining import task as pretraining_task  # noqa: F401
 from .safety import hooks
 

@@ -14,7 +14,7 @@ ADAPT = GOLDEN / "adapt" / "short_positions_pretrained.pt"
 @pytest.fixture
 def adapted(make_model):
     model = make_model()
-    model.load_pretrained(str(ADAPT), load_sep=True)
+    starts.load_into(model, str(ADAPT), load_sep=True)
     return model.state_dict()
 
 
@@ -29,7 +29,7 @@ def test_pretrained_start_is_the_reference(adapted):
 
 def test_without_load_sep_the_row_stays(make_model):
     model = make_model()
-    model.load_pretrained(str(ADAPT))
+    starts.load_into(model, str(ADAPT))
     table = model.state_dict()["encoder.embed_tokens.weight"]
     assert not torch.equal(table[2], table[102])
     assert torch.equal(table, starts.read(str(ADAPT)).weights["encoder.embed_tokens.weight"])
@@ -49,7 +49,7 @@ def test_load_sep_goes_by_the_pieces_of_the_dictionary(make_model):
 
 def test_long_position_tables_are_cut(make_model):
     model = make_model(max_source_positions=64, max_target_positions=32)
-    model.load_pretrained(str(ADAPT))
+    starts.load_into(model, str(ADAPT))
     pretrained = starts.read(str(ADAPT)).weights
     for side, rows in (("encoder", 65), ("decoder", 34)):
         name = f"{side}.embed_positions.weight"
@@ -58,7 +58,7 @@ def test_long_position_tables_are_cut(make_model):
 
 def test_a_fairseq_checkpoint_is_a_pretrained_start_too(make_model, golden_states):
     model = make_model(activation_fn="gelu")
-    model.load_pretrained(str(GOLDEN / "mixed" / "checkpoint.pt"))
+    starts.load_into(model, str(GOLDEN / "mixed" / "checkpoint.pt"))
     for name, value in golden_states["mixed"]["model"].items():
         assert torch.equal(model.state_dict()[name], value)
 

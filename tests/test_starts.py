@@ -47,7 +47,7 @@ def bert_output(bert, tokens):
 
 def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):
     model = make_gelu_model()
-    model.load_pretrained(str(bert_folder))
+    starts.load_into(model, str(bert_folder))
     tokens = source()
     ours, theirs = encode(model, tokens), bert_output(bert, tokens)
     real = tokens != PAD
@@ -58,7 +58,7 @@ def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):
 @pytest.mark.parametrize("form", ["prefix, old names, heads", "bin", "bare file", "half precision"])
 def test_every_form_of_a_bert_is_the_same_start(form, bert, bert_folder, make_gelu_model, tmp_path):
     expected = make_gelu_model()
-    expected.load_pretrained(str(bert_folder))
+    starts.load_into(expected, str(bert_folder))
     weights_file = bert_folder / "model.safetensors"
     weights, path = load_file(weights_file), bert_folder
     if form == "prefix, old names, heads":
@@ -76,7 +76,7 @@ def test_every_form_of_a_bert_is_the_same_start(form, bert, bert_folder, make_ge
     else:
         save_file({name: value.half() for name, value in weights.items()}, weights_file)
     model = make_gelu_model()
-    model.load_pretrained(str(path))
+    starts.load_into(model, str(path))
     tolerance = 2e-3 if form == "half precision" else 0
     for name, value in expected.state_dict().items():
         assert torch.allclose(model.state_dict()[name], value, atol=tolerance, rtol=0), name
@@ -87,14 +87,14 @@ def test_what_a_masked_language_model_saves_is_a_start(bert, make_gelu_model, tm
     whole.bert.load_state_dict({name: value for name, value in bert.state_dict().items() if "pooler" not in name})
     whole.save_pretrained(tmp_path)
     model = make_gelu_model()
-    model.load_pretrained(str(tmp_path))
+    starts.load_into(model, str(tmp_path))
     tokens = source()[:1]
     assert (encode(model, tokens) - bert_output(bert, tokens)).abs().max() < 2e-5
 
 
 def test_the_decoder_starts_from_bert_too(bert, bert_folder, make_gelu_model):
     model = make_gelu_model(decoder_layers=3)
-    model.load_pretrained(str(bert_folder))
+    starts.load_into(model, str(bert_folder))
     ours, theirs = model.state_dict(), bert.state_dict()
     assert torch.equal(ours["decoder.embed_tokens.weight"], theirs["embeddings.word_embeddings.weight"])
     assert torch.equal(ours["decoder.ngram_input_embed.weight"][0], theirs["embeddings.word_embeddings.weight"][MASK])
@@ -118,7 +118,7 @@ class NoSource(torch.nn.Module):
 def test_a_slot_sees_what_bert_sees_at_mask(bert, bert_folder, make_gelu_model):
     """Without its attention on the source, the decoder's first NAR slot is BERT's [MASK] at position 1."""
     model = make_gelu_model(decoder_layers=3)
-    model.load_pretrained(str(bert_folder))
+    starts.load_into(model, str(bert_folder))
     for layer in model.decoder.layers:  # what BERT lacks is taken out: x + 0, no second norm
         layer.encoder_attn, layer.encoder_attn_layer_norm = NoSource(), torch.nn.Identity()
     tokens = source()[:1]
@@ -146,7 +146,7 @@ def test_fewer_layers_are_evenly_spread_or_named(bert_folder, make_gelu_model, c
     whole = starts.read(str(bert_folder)).weights
     model = make_gelu_model(encoder_layers=2, decoder_layers=1, pretrained_decoder_layers="2")
     with caplog.at_level(logging.INFO):
-        model.load_pretrained(str(bert_folder))
+        starts.load_into(model, str(bert_folder))
     assert "the encoder starts from layers 0, 2 of 3" in caplog.text
     own = model.state_dict()
     for ours, theirs in (("encoder.layers.1", "encoder.layers.2"), ("decoder.layers.0", "decoder.layers.2")):
@@ -160,7 +160,7 @@ def test_spread():
 
 def test_long_position_tables_never_take_from_the_pad_row(bert_folder, make_gelu_model):
     model = make_gelu_model(max_source_positions=1100, max_target_positions=600)
-    model.load_pretrained(str(bert_folder))
+    starts.load_into(model, str(bert_folder))
     table = model.state_dict()["encoder.embed_positions.weight"]
     assert len(table) == 1101 and not table[0].any()
     assert table[1:].any(1).all() and torch.equal(table[512], table[1].roll(-1))
@@ -181,7 +181,7 @@ def test_long_position_tables_never_take_from_the_pad_row(bert_folder, make_gelu
 )
 def test_sizes_that_do_not_match_name_the_option(options, message, bert_folder, make_gelu_model):
     with pytest.raises(ValueError) as error:
-        make_gelu_model(**options).load_pretrained(str(bert_folder))
+        starts.load_into(make_gelu_model(**options), str(bert_folder))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -237,16 +237,16 @@ def test_what_is_no_start_is_refused_in_one_line(spoil, message, bert_folder, ma
     model = make_gelu_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError) as error:
-        model.load_pretrained(str(bert_folder))
+        starts.load_into(model, str(bert_folder))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_what_weights_alone_do_not_tell_is_said(bert_folder, make_gelu_model, tmp_path, caplog):
-    make_gelu_model().load_pretrained(str(bert_folder))
+    starts.load_into(make_gelu_model(), str(bert_folder))
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     (bert_folder / "model.safetensors").rename(tmp_path / "alone.safetensors")
-    make_gelu_model(decoder_attention_heads=8, activation_fn="relu").load_pretrained(str(tmp_path / "alone.safetensors"))
+    starts.load_into(make_gelu_model(decoder_attention_heads=8, activation_fn="relu"), str(tmp_path / "alone.safetensors"))
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning == (
         f"--load-from-pretrained-model {tmp_path / 'alone.safetensors'}: weights alone do not tell --encoder-attention-heads, "
@@ -259,7 +259,7 @@ def test_another_vocabulary_is_refused(bert, make_gelu_model, tmp_path):
     table["embeddings.word_embeddings.weight"] = torch.zeros(1000, 48)
     save_file(table, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="has 1000 word pieces, the encoder's dictionary .*--srcdict vocab.txt"):
-        make_gelu_model().load_pretrained(str(tmp_path / "model.safetensors"))
+        starts.load_into(make_gelu_model(), str(tmp_path / "model.safetensors"))
 
 
 def test_a_smaller_vocabulary_takes_its_rows(bert_folder, pieces, make_gelu_model):
@@ -269,7 +269,7 @@ def test_a_smaller_vocabulary_takes_its_rows(bert_folder, pieces, make_gelu_mode
     more = [name for piece in pieces[::-1] for name in (piece, f"more-{piece}") if piece != "[X_SEP]"]
     (bert_folder / "vocab.txt").write_text("\n".join(more + ["more-1", "more-2"]) + "\n", encoding="utf-8")
     model = make_gelu_model()
-    model.load_pretrained(str(bert_folder))
+    starts.load_into(model, str(bert_folder))
     rows = torch.tensor([more.index(piece) if piece in more else pieces.index(piece) for piece in pieces])
     assert torch.equal(model.state_dict()["encoder.embed_tokens.weight"], table[rows])
     assert torch.equal(model.state_dict()["decoder.embed_tokens.weight"], table[rows])
@@ -277,7 +277,7 @@ def test_a_smaller_vocabulary_takes_its_rows(bert_folder, pieces, make_gelu_mode
     more[more.index("the")] = "more-3"
     (bert_folder / "vocab.txt").write_text("\n".join(more + ["more-1", "more-2"]) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks 1 word pieces of the encoder's dictionary, as 'the'; binarize"):
-        make_gelu_model().load_pretrained(str(bert_folder))
+        starts.load_into(make_gelu_model(), str(bert_folder))
 
 
 def test_a_dictionary_without_x_sep_takes_its_rows(bert_folder, pieces):
@@ -304,5 +304,5 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(bert_folder, make_gelu_m
     (bert_folder / "model.safetensors").unlink()
     torch.save({"embeddings.word_embeddings.weight": Harm(tmp_path / "ran")}, bert_folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="refused, it holds .*exec") as error:
-        make_gelu_model().load_pretrained(str(bert_folder))
+        starts.load_into(make_gelu_model(), str(bert_folder))
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()

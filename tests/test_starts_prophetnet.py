@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 import pytest
+from bang import starts
 import torch
 from foreign_models import PAD, SEP, edit_config, edit_weights, randomize, source
 from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
@@ -46,7 +47,7 @@ def test_ar_is_prophetnet(form, prophetnet, prophetnet_folder, make_model):
         (prophetnet_folder / "model.safetensors").unlink()
         torch.save(prophetnet.state_dict(), prophetnet_folder / "pytorch_model.bin")
     model = make_model(activation_fn="gelu")
-    model.load_pretrained(str(prophetnet_folder))
+    starts.load_into(model, str(prophetnet_folder))
     tokens = source()
     target = torch.cat([torch.full((2, 1), SEP), torch.randint(200, 1000, (2, 39))], dim=1)
     with torch.no_grad():
@@ -59,7 +60,7 @@ def test_ar_is_prophetnet(form, prophetnet, prophetnet_folder, make_model):
 def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_model):
     """Rows 511 and 510 are the last that both sides have; ours beyond them do not come from the pad row."""
     model = make_model(activation_fn="gelu", max_source_positions=512)
-    model.load_pretrained(str(prophetnet_folder))
+    starts.load_into(model, str(prophetnet_folder))
     theirs = prophetnet.prophetnet.encoder.position_embeddings.weight
     ours = model.state_dict()["encoder.embed_positions.weight"]
     assert torch.equal(ours[:512], theirs) and torch.equal(ours[512], theirs[1].roll(-1))
@@ -92,7 +93,7 @@ def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_m
 def test_what_is_no_prophetnet_start_is_refused(spoil, options, message, prophetnet_folder, make_model):
     spoil(prophetnet_folder)
     with pytest.raises(ValueError) as error:
-        make_model(**{"activation_fn": "gelu", **options}).load_pretrained(str(prophetnet_folder))
+        starts.load_into(make_model(**{"activation_fn": "gelu", **options}), str(prophetnet_folder))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -104,10 +105,10 @@ def test_a_prophetnet_of_fairseq_is_a_start(make_model, golden_states, tmp_path)
     options = Namespace(encoder_attention_heads=4, decoder_attention_heads=4, activation_fn="gelu")
     torch.save({"model": weights, "args": options}, tmp_path / "prophetnet.pt")
     model = make_model(activation_fn="gelu", encoder_layers=1)
-    model.load_pretrained(str(tmp_path / "prophetnet.pt"))
+    starts.load_into(model, str(tmp_path / "prophetnet.pt"))
     own = model.state_dict()
     assert torch.equal(own["decoder.ngram_input_embed.weight"], slots[1:])
     assert torch.equal(own["decoder.layers.1.fc1.weight"], weights["decoder.layers.1.fc1.weight"])
     for wrong, message in (({"activation_fn": "relu"}, "--activation-fn gelu"), ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4")):
         with pytest.raises(ValueError, match=message):
-            make_model(**{"activation_fn": "gelu", **wrong}).load_pretrained(str(tmp_path / "prophetnet.pt"))
+            starts.load_into(make_model(**{"activation_fn": "gelu", **wrong}), str(tmp_path / "prophetnet.pt"))

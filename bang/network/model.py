@@ -3,13 +3,12 @@
 import logging
 from typing import List, Optional, Tuple, Union
 
-from fairseq.models import ARCH_CONFIG_REGISTRY, FairseqEncoderDecoderModel, register_model
+from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
-from .. import checkpoints, modes, starts, visibility
-from ..command_line import settle_options
-from .config import ARCHITECTURES, BangConfig, with_defaults
+from .. import checkpoints, modes, visibility
+from .config import BangConfig
 from .decoder import BangDecoder
 from .encoder import BangEncoder
 from .packed import lay_by_columns
@@ -53,23 +52,6 @@ class BangModel(FairseqEncoderDecoderModel):
         encoder = BangEncoder(cfg, task.source_dictionary, source)
         decoder = BangDecoder(cfg, task.target_dictionary, target, cls.default_layout)
         return cls(cfg, encoder, decoder)
-
-    def load_pretrained(self, path: str, load_sep: bool = False) -> None:
-        """Starts from pretrained weights: BANG's, BERT's or ProphetNet's (see `starts`).
-
-        Raises:
-            ValueError: the file cannot be read or does not fit; one line.
-        """
-        self.load_start(starts.read(path), load_sep)
-
-    def load_start(self, start: starts.Start, load_sep: bool = False) -> None:
-        """As `load_pretrained`, of a start that has been read."""
-        pieces = {side: getattr(self, side).dictionary.symbols for side in ("encoder", "decoder")}
-        weights = starts.weights_for(start, self.cfg, self.state_dict(), pieces, load_sep)
-        self.upgrade_state_dict(weights)
-        checkpoints.check_fits(weights, self.state_dict(), f"{starts.OPTION} {start.path}")
-        self.load_state_dict(weights, strict=True)
-        logger.info("started from the pretrained model %s (%s)", start.path, start.family)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """As fairseq's; says in one line which option does not match the checkpoint."""
@@ -174,20 +156,3 @@ def _check(cfg: BangConfig, task) -> None:
             f"--num-buckets {cfg.num_buckets}, --relative-max-distance {cfg.relative_max_distance}: "
             "the distance must be above half the buckets, of which there are at least 2"
         )
-
-
-def _register() -> None:
-    """Registers every named architecture as a model with its own defaults.
-
-    So `--arch NAME` on the command line and `model._name: NAME` in a fairseq-hydra-train
-    configuration mean the same.
-    """
-    for family, cls in (("bang_ar_nar_mixed", BangModel), ("bang_ar", BangArModel), ("bang_nar", BangNarModel)):
-        for suffix, defaults in ARCHITECTURES.items():
-            name = family + suffix
-            register_model(name, dataclass=with_defaults(name, defaults))(type(cls.__name__ + suffix, (cls,), {}))
-            # fairseq calls an architecture's function with the parsed command line
-            ARCH_CONFIG_REGISTRY[name] = settle_options
-
-
-_register()

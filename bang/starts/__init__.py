@@ -6,5 +6,6 @@ model's layers, lengths and vocabulary. What has no counterpart in a start is sa
 
 from .adapt import weights_for
 from .files import OPTION, Start, read
+from .load import load_into
 
-__all__ = ["OPTION", "Start", "read", "weights_for"]
+__all__ = ["OPTION", "Start", "load_into", "read", "weights_for"]

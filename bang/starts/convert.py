@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from ..dictionary import BertDictionary
 from ..inference.trained_model import TrainedModel
 from .files import OPTION, Start
+from .load import load_into
 
 ARCHITECTURE = "bang_ar_nar_mixed"
 
@@ -56,7 +57,7 @@ def to_model(start: Start, dictionary: BertDictionary, **options) -> TrainedMode
     cfg = MODEL_DATACLASS_REGISTRY[ARCHITECTURE](**sizes)
     cfg._name = ARCHITECTURE
     network = model.task().build_model(OmegaConf.structured(cfg), from_checkpoint=True)
-    network.load_start(start)
+    load_into(network, start)
     chosen = ("pretrained_encoder_layers", "pretrained_decoder_layers")  # of no use once they have been taken
     sizes = {name: value for name, value in sizes.items() if name not in chosen}
     return TrainedModel(ARCHITECTURE, sizes, network.state_dict(), dictionary, criterion={}, updates=0)

@@ -1,0 +1,29 @@
+"""Puts a start's weights into a model."""
+
+import logging
+
+from .. import checkpoints
+from ..network.model import BangModel
+from .adapt import weights_for
+from .files import OPTION, Start, read
+
+logger = logging.getLogger(__name__)
+
+
+def load_into(model: BangModel, start: Start | str, load_sep: bool = False) -> None:
+    """Starts a model from pretrained weights: BANG's, BERT's or ProphetNet's.
+
+    Args:
+        start: what `read` gave, or a path for it.
+        load_sep: `[X_SEP]` takes the embedding of `[SEP]`.
+
+    Raises:
+        ValueError: the file cannot be read or does not fit; one line.
+    """
+    start = read(start) if isinstance(start, str) else start
+    pieces = {side: getattr(model, side).dictionary.symbols for side in ("encoder", "decoder")}
+    weights = weights_for(start, model.cfg, model.state_dict(), pieces, load_sep)
+    model.upgrade_state_dict(weights)
+    checkpoints.check_fits(weights, model.state_dict(), f"{OPTION} {start.path}")
+    model.load_state_dict(weights, strict=True)
+    logger.info("started from the pretrained model %s (%s)", start.path, start.family)
