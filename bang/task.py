@@ -188,6 +188,11 @@ class BangTranslationTask(BangTask, TranslationTask):
         --eval-bleu-args can.
         """
         mode, options = self._mode(args)
+        beam = getattr(args, "beam", 1)
+        if mode.verified and not mode.beam_search and beam not in (1, GenerationConfig().beam):
+            raise ValueError(
+                f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of a beam search"
+            )
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
@@ -281,7 +286,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         )
 
     def _warn_no_effect(self, mode: Mode, options: Options, args) -> None:
-        """Says which options the mode passes over, and refuses a beam where the words would be a greedy search's."""
+        """Says which options have no effect in the mode."""
         defaults, ours = GenerationConfig(), BangTranslationConfig()
         given = [name for name in OF_MODES if getattr(options, name) != DESCRIBED[name].default]
         given += [name for name in ("rescore", "max_nar_length") if getattr(self.cfg, name) != getattr(ours, name)]
@@ -291,11 +296,6 @@ class BangTranslationTask(BangTask, TranslationTask):
             if option.name not in OF_MODES and getattr(args, option.name, None) not in (None, getattr(defaults, option.name))
         ]
         given = [name for name in given if name != "beam" or args.beam != 1]
-        if "beam" in given and mode.verified and not mode.beam_search:
-            raise ValueError(
-                f"--beam {args.beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of a "
-                "beam search"
-            )
         idle = set(options_without_effect(mode, given))
         if mode.beam_search:
             idle |= {"max_nar_length"}

@@ -231,8 +231,8 @@ def test_untrained_modes_are_told_once(texts, caplog):
 @pytest.mark.parametrize("options, warning", [
     (dict(mode="semi-nar"), None),
     (dict(mode="semi-nar", block_size=5), "--block-size 5: this checkpoint was trained with blocks of 4 tokens, expect little of a block of 5"),
-    (dict(mode="semi-nar", commit_threshold=0.5), "--commit-threshold 0.5: this checkpoint's blocks were not trained to hang on any token"),
-    (dict(mode="speculative"), "speculative decoding: this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="semi-nar", commit_threshold=0.5), "mode semi-nar drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="speculative"), "mode speculative drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
     (dict(mode="nar", block_size=5), None),
 ])  # fmt: skip
 def test_blocks_that_were_not_trained_are_told_once(options, warning, texts, caplog):

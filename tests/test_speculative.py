@@ -246,9 +246,9 @@ def test_the_dial_goes_from_semi_nar_to_greedy_ar(threshold, golden_model, make_
     "task_options,generation,message",
     [
         (dict(decoding="speculative"), dict(beam=4), "--beam 4 with --decoding speculative"),
-        (dict(decoding="speculative", draft_length=0), {}, "--draft-length 0"),
-        (dict(decoding="speculative", draft_from_source=-1), {}, "--draft-from-source -1"),
-        (dict(decoding="semi-nar", commit_threshold=1.2), {}, "--commit-threshold 1.2"),
+        (dict(decoding="speculative", draft_length=0), {}, "draft_length=0"),
+        (dict(decoding="speculative", draft_from_source=-1), {}, "draft_from_source=-1"),
+        (dict(decoding="semi-nar", commit_threshold=1.2), {}, "commit_threshold=1.2"),
         (dict(decoding="speculative"), dict(temperature=0.0), "--temperature 0.0"),
     ],
 )

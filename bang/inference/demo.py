@@ -26,7 +26,7 @@ def page(model: Bang, example: str = "") -> gr.Blocks:
         example: text to begin with.
     """
     trained = [mode for mode in model.modes if mode in (model.engine.shares or model.modes)]
-    choices = [(MODES[mode].title, mode) for mode in model.modes]
+    choices = [(_title(mode), mode) for mode in model.modes]
 
     def show(text: str, modes: list[str], block_size: int, beam: int) -> str:
         options = dict(block_size=int(block_size), draft_length=int(block_size), beam=int(beam))
@@ -55,7 +55,7 @@ def compare(model: Bang, text: str, modes: list[str], **options) -> list[tuple[s
     for mode in modes:
         start = time.perf_counter()
         try:
-            of_mode = {name: value for name, value in options.items() if name in MODES[mode].options}
+            of_mode = {name: value for name, value in options.items() if mode in MODES and name in MODES[mode].options}
             generation = model.generate(text, mode, details=True, truncate=True, **of_mode)
         except ValueError as error:
             raise gr.Error(str(error)) from None
@@ -70,12 +70,16 @@ def render(found: list[tuple[str, Generation, float]]) -> str:
         passes = generation.passes[-1] + 1 if generation.passes else 0
         cut = " (source cut)" if generation.truncated else ""
         rows.append(
-            f'<tr data-mode="{html.escape(mode)}"><th>{html.escape(MODES[mode].title)}{cut}</th>'
+            f'<tr data-mode="{html.escape(mode)}"><th>{html.escape(_title(mode))}{cut}</th>'
             f'<td><div class="words">{_words(generation)}</div><div class="text">{html.escape(generation.text)}</div></td>'
             f'<td class="number">{passes}</td><td class="number">{milliseconds:.0f}</td></tr>'
         )
     head = "<tr><th>mode</th><th>word pieces by the pass that wrote them; the text</th><th>passes</th><th>ms</th></tr>"
     return f'{_STYLE}<div class="bang"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _title(mode: str) -> str:
+    return MODES[mode].title if mode in MODES else mode
 
 
 def _words(generation: Generation) -> str:
