@@ -112,11 +112,6 @@ def non_autoregressive(length: int) -> Layout:
     return Layout(1, length, -1, 0, 0)
 
 
-def next_block(main_length: int, block_size: int) -> Layout:
-    """One block that hangs on the last of `main_length` main tokens, (1, K)."""
-    return Layout(1, block_size, main_length - 1, 0, main_length)
-
-
 def places(block_sizes: Tuple[int, ...]) -> Tuple[np.ndarray, np.ndarray]:
     """Blocks laid end to end: the block of each slot, and the slot's index within it, both (slots)."""
     block = np.repeat(np.arange(len(block_sizes)), block_sizes)

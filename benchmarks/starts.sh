@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Which start is right for the parts that BERT lacks? Short runs of equal updates on examples/debian, AR and NAR in
-# every update, that differ in the attention on the source and in the layers that start the decoder.
+# Which layers of a BERT start the decoder? Short runs of equal updates on examples/debian, AR and NAR in
+# every update, that differ in the layers of START that start the decoder.
 # usage: benchmarks/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
 # UPDATES (400), MAX_TOKENS (640), DECODER_LAYERS (3), SEEDS (1): the size of a run
-# VARIANTS: "name:cross-attention:layers" each; layers of START with commas between them, or nothing: evenly spread
+# VARIANTS: "name:layers" each; layers of START with commas between them, or nothing: evenly spread; "noise": no start
 set -euo pipefail
 if (($# != 2)); then sed -n 2,7p "$0" >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,7 +14,7 @@ depth=${DECODER_LAYERS:-3}
 layers=$(python -m bang starts "$start" 2>/dev/null | grep -oP '(?<=--decoder-layers )\d+')
 first=$(seq -s, 0 $((depth - 1))) last=$(seq -s, $((layers - depth)) $((layers - 1)))
 ends=$({ echo 0; seq $((layers - depth + 1)) $((layers - 1)); } | paste -sd,)
-variants=${VARIANTS:-"copy:copy: xavier:xavier: zero:zero: first:copy:$first last:copy:$last ends:copy:$ends noise::"}
+variants=${VARIANTS:-"spread: first:$first last:$last ends:$ends noise:"}
 precision=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
 [ -n "$precision" ] || precision="--cpu $(python -m bang.precision)"
 mkdir -p "$out"
@@ -27,12 +27,12 @@ fi
 read -ra sizes < <(python -m bang starts "$start" 2>/dev/null)
 for seed in ${SEEDS:-1}; do
     for variant in $variants; do
-        IFS=: read -r name attention chosen <<<"$variant"
+        IFS=: read -r name chosen <<<"$variant"
         log=$out/$name.$seed.log
         [ ! -s "$log.done" ] || continue
         options=("${sizes[@]::${#sizes[@]}-2}" --decoder-layers "$depth") # without its --load-from-pretrained-model START
-        if [ -n "$attention" ]; then
-            python -m bang starts "$start" --save "$out/start.pt" --decoder-layers "$depth" --cross-attention "$attention" \
+        if [ "$name" != noise ]; then
+            python -m bang starts "$start" --save "$out/start.pt" --decoder-layers "$depth" \
                 ${chosen:+--pretrained-decoder-layers "$chosen"} 2>/dev/null
             options+=(--load-from-pretrained-model "$out/start.pt")
         fi

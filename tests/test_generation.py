@@ -126,7 +126,8 @@ def test_semi_nar_commits_blocks(block, golden_model, make_task, pairs, dictiona
         text = []
         while len(text) < 20 and eos not in text:
             with torch.no_grad():
-                logits, _ = model(source, lengths, tokens, layout=visibility.next_block(tokens.size(1), block))
+                next_block = visibility.Layout(1, block, tokens.size(1) - 1, 0, tokens.size(1))
+                logits, _ = model(source, lengths, tokens, layout=next_block)
             logits[:, :, dictionary.pad()] = -math.inf
             if not text:
                 logits[:, 0, eos] = -math.inf

@@ -40,13 +40,12 @@ def test_the_printed_options_make_a_model_that_takes_the_start(fixture, request,
 
 def test_a_saved_start_is_a_checkpoint_that_fairseq_loads(bert_folder, tmp_path, capsys):
     call(bert_folder, "--save", tmp_path / "start.pt", "--decoder-layers", 2, "--pretrained-decoder-layers", "0,1",
-         "--vocab", VOCAB_SMALL, "--cross-attention", "zero")  # fmt: skip
+         "--vocab", VOCAB_SMALL)  # fmt: skip
     assert "start.pt: bert, 3 + 2 layers of 48" in capsys.readouterr().err
     (model,), cfg = checkpoint_utils.load_model_ensemble([str(tmp_path / "start.pt")], task=read_checkpoint(tmp_path / "start.pt", VOCAB_SMALL).task())
     whole = starts.read(str(bert_folder)).weights
     own = model.state_dict()
     assert torch.equal(own["decoder.layers.1.fc1.weight"], whole["decoder.layers.1.fc1.weight"])
-    assert not own["decoder.layers.1.encoder_attn.out_proj.weight"].any()
     assert not cfg.model.get("load_from_pretrained_model")
 
     call(tmp_path / "start.pt")  # and a start itself
@@ -94,7 +93,6 @@ def test_a_packed_model_is_a_start(bert_folder, tmp_path, make_task):
         (["{bert}", "--decoder-layers", 2], "--decoder-layers goes with --save FILE"),
         (["{bert}", "--save", "{out}", "--vocab", VOCAB_SMALL, "--encoder-layers", 5], "set --encoder-layers 3 or fewer"),
         (["{bert}", "--save", "{out}"], "word pieces of the encoder's dictionary, as '[unused99]'; binarize"),
-        ([GOLDEN / "mixed" / "checkpoint.pt", "--save", "{out}", "--cross-attention", "zero"], "--cross-attention is for a start from BERT"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line_and_leave_no_file(arguments, message, bert_folder, tmp_path):

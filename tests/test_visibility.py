@@ -71,7 +71,7 @@ def test_autoregressive_is_both_ends_of_the_others():
 def test_decoding_steps_continue_the_training_layout():
     whole = visibility.semi_autoregressive(12, 4)
     for group in range(3):
-        step = visibility.next_block(4 * group + 1, 4)
+        step = visibility.Layout(1, 4, 4 * group, 0, 4 * group + 1)
         assert (step.target[0] == whole.target[group]).all() and step.anchor[0] == whole.anchor[group]
 
 
@@ -79,7 +79,7 @@ def test_decoding_steps_continue_the_training_layout():
     "layout",
     [
         visibility.streams(7, 3), visibility.semi_autoregressive(7, 3), visibility.autoregressive(1),
-        visibility.non_autoregressive(5), visibility.next_block(4, 3),
+        visibility.non_autoregressive(5), visibility.Layout(1, 3, 3, 0, 4),
     ],
 )  # fmt: skip
 def test_last_target_is_the_highest(layout):

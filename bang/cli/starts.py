@@ -30,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             "numbers from 0 with commas between them (default: evenly spread)")
     saving.add_argument("--max-source-positions", type=int, metavar="N", help="length of the encoder's positions (default 512)")
     saving.add_argument("--max-target-positions", type=int, metavar="N", help="length of the decoder's (default 512)")
-    saving.add_argument("--cross-attention", choices=["copy", "xavier", "zero"], help="BERT has no attention on the source: a "
-                        "copy of the layer's self-attention (default), drawn Xavier uniform, or a copy that puts out zero")
-    saving.add_argument("--seed", type=int, default=1, metavar="N", help="of what is drawn (default 1)")
     saving.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
                         "(default: the published vocab.txt)")
 
@@ -40,18 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     convert = import_heavy("bang.starts.convert")
     import_heavy("bang.plugin")  # registers the architectures
-    import torch
-
     from .. import starts
     from ..dictionary import BertDictionary
     from ..deploy.pack import write_checkpoint
 
     options = {name: getattr(args, name) for name in _MODEL}
-    given = [name for name, value in {**options, "cross_attention": args.cross_attention}.items() if value is not None]
+    given = [name for name, value in options.items() if value is not None]
     if given and args.save is None:
         raise ValueError(f"--{given[0].replace('_', '-')} goes with --save FILE; without it give it to fairseq-train")
-    torch.manual_seed(args.seed)
-    start = starts.read(args.start, args.cross_attention)
+    start = starts.read(args.start)
     if args.save is None:
         print(convert.train_options(start))
         return

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import names
 
@@ -49,7 +49,7 @@ def settings(config: dict, path: str) -> dict:
     return found | ({} if heads is None else {"encoder_attention_heads": heads, "decoder_attention_heads": heads})
 
 
-def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy") -> dict[str, Tensor]:
+def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     """Gives BERT's weights our names, its layers to the encoder and to the decoder.
 
     Row p of the encoder's positions is BERT's position p, as our source has no [CLS]; row p of the decoder's is its
@@ -58,8 +58,6 @@ def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy"
     Args:
         saved: BERT's weights, with or without the prefix `bert.`, (out, in) matrices as everywhere.
         path: for messages.
-        cross_attention: the attention on the source: "copy" of the layer's self-attention; "xavier", projections
-            drawn Xavier uniform; "zero", a copy whose output projection is zero. Its layer norm is always a copy.
     Raises:
         ValueError: a weight lacks, is unknown or of another shape; one line.
     """
@@ -77,7 +75,8 @@ def translate(saved: dict[str, Tensor], path: str, cross_attention: str = "copy"
             weights[f"{side}.emb_layer_norm.{kind}"] = embeddings[f"embeddings.LayerNorm.{kind}"]
     for number, layer in enumerate(layers):
         weights |= {f"encoder.layers.{number}.{name}": value for name, value in layer.items()}
-        layer |= _cross_attention(layer, cross_attention)
+        # BERT has no attention on the source: a copy of the layer's self-attention starts it
+        layer |= {name.replace("self_attn", "encoder_attn", 1): value.clone() for name, value in layer.items() if name.startswith("self_attn")}
         weights |= {f"decoder.layers.{number}.{name}": value for name, value in names.stack_self_attention(layer, path).items()}
     return weights
 
@@ -131,17 +130,3 @@ def _check_shapes(embeddings: dict[str, Tensor], layers: dict[int, dict[str, Ten
             size = sizes.get(module, (width, width))
             for kind, shape in (("weight", size[:1] if "LayerNorm" in module else size), ("bias", size[:1])):
                 names.check_shape(f"encoder.layer.{number}.{module}.{kind}", layer[f"{module}.{kind}"], shape, path)
-
-
-def _cross_attention(layer: dict[str, Tensor], choice: str) -> dict[str, Tensor]:
-    made = {}
-    for name, value in layer.items():
-        if not name.startswith("self_attn"):
-            continue
-        value = value.clone()
-        if choice == "xavier" and "_proj" in name:
-            value = nn.init.xavier_uniform_(value) if value.dim() == 2 else value.zero_()
-        elif choice == "zero" and "out_proj" in name:
-            value.zero_()
-        made[name.replace("self_attn", "encoder_attn", 1)] = value
-    return made

@@ -32,14 +32,13 @@ class Start(NamedTuple):
     pieces: list[str] | None  # the vocabulary, where the files have it
 
 
-def read(path: str, cross_attention: str | None = None) -> Start:
+def read(path: str) -> Start:
     """Reads a start, weights only.
 
     Args:
         path: a fairseq checkpoint, a bare state dict, a `.safetensors` file, a folder of `bang pack`, or one with
             `config.json` and `model.safetensors` or a `pytorch_model.bin`. A `config.json` beside a file of weights
             counts too.
-        cross_attention: how a start from BERT attends to the source, see `bert.translate`; None: the default.
     Raises:
         ValueError: missing, truncated, of another kind, or more than data. One line.
     """
@@ -61,11 +60,8 @@ def read(path: str, cross_attention: str | None = None) -> Start:
         settings = {name: settings[name] for name in _CHECKED if settings.get(name) is not None}
     else:
         family = _family(path, saved, config)
-        choices = {} if cross_attention is None or family != "bert" else {"cross_attention": cross_attention}
-        weights = FAMILIES[family].translate(saved, path, **choices)
+        weights = FAMILIES[family].translate(saved, path)
         settings = FAMILIES[family].settings(config, path) if config else {}
-    if cross_attention is not None and family != "bert":
-        raise ValueError(f"{path}: --cross-attention is for a start from BERT; this one has an attention on the source")
     sizes = {**_sizes(weights), **settings}
     _check_tables(weights, path)
     _check_heads(sizes, path)
