@@ -60,7 +60,13 @@ length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK
 [[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || { echo "evidence.sh: error: JOBS $jobs: give a number from 1" >&2; exit 2; }
 source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
-precision=$(python -m bang.precision)
+mkdir -p "$out"
+if [[ ! -f $out/precision ]]; then # one for all runs to be compared, measured once
+    # shellcheck disable=SC2086
+    python -m bang.precision ${TRAIN:-} > "$out/precision.new"
+    mv "$out/precision.new" "$out/precision"
+fi
+precision=$(< "$out/precision")
 rate=${LR:-0.001} pretraining_rate=${PRETRAIN_LR:-${LR:-0.001}}
 if [[ -n $bert ]]; then
     rate=${LR:-0.0004} pretraining_rate=${PRETRAIN_LR:-0.0001}

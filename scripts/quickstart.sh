@@ -50,9 +50,17 @@ fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --t
 mkdir -p "$run/checkpoints"
 cp "$run/data/dict.src.txt" "$run/checkpoints/" # a checkpoint is loaded with the vocabulary beside it
 
+# kept NAME COMMAND...: what COMMAND prints; for a run that goes on from a checkpoint what it printed then, as another model
+# or schedule does not fit it
+kept() {
+    [ -f "$run/checkpoints/checkpoint_last.pt" ] && [ -f "$run/$1" ] || "${@:2}" >"$run/$1"
+    cat "$run/$1"
+}
+
 gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
-precision=${gpu:-$(python -m bang.precision)}
-start=${QUICKSTART_START-$(minilm)}
+precision=$(python -m bang.precision --save-dir "$run/checkpoints")
+start=${QUICKSTART_START-$(kept start minilm)}
+printf '%s\n' "$start" >"$run/start"
 if [ -n "$start" ] && [ "$start" != none ]; then
     say "training AR and NAR at once, from the weights in $start${gpu:+ (on the GPU)}"
     words=$(python -m bang starts "$start")
@@ -71,9 +79,10 @@ else
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
 # the learning rate falls to zero over the updates: as many are planned as there may be time for
-planned=1000
-if [ -n "$gpu" ] || [ "$(python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())')" = AVX512 ]; then planned=2000; fi
-updates=${QUICKSTART_UPDATES:-$planned}
+planned() {
+    python -c 'import sys, torch; print(2000 if sys.argv[1] or torch.backends.cpu.get_cpu_capability() == "AVX512" else 1000)' "$gpu"
+}
+updates=${QUICKSTART_UPDATES:-$(kept planned planned)}
 # in so few a pair comes once or twice, and there is nothing to learn by heart
 if ((updates > 1000)); then dropout=0.1; else dropout=0; fi
 # fairseq's limit counts the time of the runs before too
