@@ -6,5 +6,6 @@ from .pretraining import task as pretraining_task  # noqa: F401
 from .safety import hooks
 
 hooks.install()
+command_line.quiet_hydra()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()
