@@ -71,6 +71,12 @@ def quiet_hydra() -> None:
     logging.getLogger("hydra").setLevel(logging.WARNING)
 
 
+def set_log_level() -> None:
+    """In a command line of fairseq's own: LOGLEVEL counts, whatever one of fairseq's models set as it was imported."""
+    if program().startswith("fairseq-"):
+        logging.getLogger().setLevel(os.environ.get("LOGLEVEL", "INFO").upper())
+
+
 def program() -> str:
     """The command that runs: "fairseq-train" also as `python -m fairseq_cli.train`."""
     script = Path(sys.argv[0])

@@ -7,5 +7,6 @@ from .safety import hooks
 
 hooks.install()
 command_line.quiet_hydra()
+command_line.set_log_level()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()

@@ -44,9 +44,9 @@ python -m bang tokenize --vocab "$run/vocab.txt" --out-dir "$run/tokenized" "$da
 
 say "binarizing"
 rm -rf "$run/data"
-fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
+logged "$run/preprocess.log" fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
     --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
-    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2 2>"$run/preprocess.log"
+    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2
 mkdir -p "$run/checkpoints"
 cp "$run/data/dict.src.txt" "$run/checkpoints/" # a checkpoint is loaded with the vocabulary beside it
 
@@ -96,7 +96,10 @@ fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" 
     --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
     --stop-time-hours "$(python -c "print($trained / 3600 + ${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
-    tee -a "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
+    tee -i -a "$run/train.log" | { # Ctrl-C is for the training, which saves and says so
+        trap '' INT
+        grep --line-buffered -E 'train_inner|valid on|bang\.progress|WARNING|done training' || true
+    } || { status=$?; ((status == 130 || status == 143)) || echo "quickstart.sh: error: $(error_line "$run/train.log") (all of it: $run/train.log)" >&2; exit "$status"; }
 
 say "results on the test part"
 python scripts/quickstart_report.py "$run/checkpoints/checkpoint_best.pt" "$data/test.src" "$data/test.tgt"

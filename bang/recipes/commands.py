@@ -7,16 +7,15 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from ..text.files import StrPath
 
-TAIL = 40
-"""Last lines of a failed program in which its error is looked for."""
+TAIL, TAIL_BYTES = 40, 10_000
+"""How much of a failed program's last words its error is looked for in, lines and bytes."""
 
 _ERROR = re.compile(r"error\b", flags=re.I)
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -115,33 +114,31 @@ class Runner:
                 self._running.discard(process)
 
 
-def error_line(lines: Iterable[str]) -> str:
+def error_line(said: str) -> str:
     """The line that tells why a program failed: the last that speaks of an error, or the last."""
     last = error = ""
-    for line in filter(None, map(str.strip, lines)):
+    for line in filter(None, map(str.strip, re.split(r"[\r\n]", said)[-TAIL:])):
         last, error = line, line if _ERROR.search(line) else error
     return error or last
 
 
 def _show(process: subprocess.Popen, log: BinaryIO | None, shown: Callable[[str], str | None]) -> str:
     """Passes on what a process says until it ends: to the terminal, by lines to the log; returns the line of its error."""
-    tail: deque[str] = deque(maxlen=TAIL)
+    tail = b""
     if log is None:  # at once: progress bars do not end their lines
-        for part in iter(lambda: process.stderr.read1(), b""):
-            text = part.decode("utf-8", "replace")
-            sys.stderr.write(text)
+        for part in iter(process.stderr.read1, b""):
+            tail = (tail + part)[-TAIL_BYTES:]
+            sys.stderr.write(part.decode("utf-8", "replace"))
             sys.stderr.flush()
-            *ended, rest = re.split(r"[\r\n]", (tail.pop() if tail else "") + text)
-            tail.extend([*ended, rest])
-        return error_line(tail)
-    for line in process.stdout:
-        log.write(line)
-        log.flush()
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
-        tail.append(text)
-        if (text := shown(text)) is not None:
-            print(text, file=sys.stderr, flush=True)
-    return error_line(tail)
+    else:
+        for line in process.stdout:
+            tail = (tail + line)[-TAIL_BYTES:]
+            log.write(line)
+            log.flush()
+            text = shown(line.decode("utf-8", "replace").removesuffix("\n"))
+            if text is not None:
+                print(text, file=sys.stderr, flush=True)
+    return error_line(tail.decode("utf-8", "replace"))
 
 
 def _before(variable: str, folder: Path) -> str:
