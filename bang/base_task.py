@@ -11,8 +11,9 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 
 from . import checkpoints, starts, training_run
-from .command_line import add_min_lr
+from .command_line import add_min_lr, program
 from .dictionary import BertDictionary
+from .progress import Progress, Stop
 from .safety import settings
 from .text.vocabulary import fingerprint
 from .trained_modes import trained_blocks, trained_modes
@@ -42,6 +43,8 @@ class BangTask(FairseqTask):
     """What BANG's tasks share: its dictionary, pretrained starts, checkpoints checked before use."""
 
     _saves: Optional[training_run.EpochSaves] = None
+    _progress: Optional[Progress] = None
+    _stop: Optional[Stop] = None
 
     @classmethod
     def add_args(cls, parser) -> None:
@@ -130,7 +133,26 @@ class BangTask(FairseqTask):
         if self._saves is None:  # the first epoch of this process
             self._saves = training_run.EpochSaves(run)
             training_run.warn_of_long_warmup(run, self._train_batches)
+            updates = training_run.updates_by_epoch(run, [self._train_batches])
+            if program() == "fairseq-train" and Stop.fits(run):
+                self._stop = Stop(run)
+                self._stop.install()
+            self._progress = Progress(updates and sum(updates), may_stop=self._stop is not None)
         self._saves.begin_epoch(epoch)
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """As fairseq's, which counts the updates before this one."""
+        found = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        if self._progress is not None:
+            self._progress.tell(update_num)
+        if self._stop is not None:
+            self._stop.end_update()
+        return found
+
+    def post_save(self, path: str, updates: int) -> None:
+        """fairseq's hook after a checkpoint."""
+        if self._stop is not None:
+            self._stop.end_save(path, updates)
 
     def _restore_file(self) -> Optional[str]:
         """The checkpoint that fairseq's trainer will go on from, if there is one."""

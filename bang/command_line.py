@@ -3,9 +3,11 @@
 import argparse
 import dis
 import importlib.util
+import logging
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
@@ -62,13 +64,31 @@ def users_mistake(error: BaseException, traceback: Optional[TracebackType]) -> O
     return None
 
 
+def quiet_hydra() -> None:
+    """Leaves out what today's Hydra says of the way in which fairseq calls it: it is nothing that a user can mend."""
+    warnings.filterwarnings("ignore", module=r"hydra\b")
+    warnings.filterwarnings("ignore", message=r"\s*'config' is validated against ConfigStore schema")
+    logging.getLogger("hydra").setLevel(logging.WARNING)
+
+
+def set_log_level() -> None:
+    """In a command line of fairseq's own: LOGLEVEL counts, whatever one of fairseq's models set as it was imported."""
+    if program().startswith("fairseq-"):
+        logging.getLogger().setLevel(os.environ.get("LOGLEVEL", "INFO").upper())
+
+
+def program() -> str:
+    """The command that runs: "fairseq-train" also as `python -m fairseq_cli.train`."""
+    script = Path(sys.argv[0])
+    return f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
+
+
 def tell_mistakes_in_one_line() -> None:
     """In a command line of fairseq's own: a user's mistake ends in one line, not below a traceback.
 
     With LOGLEVEL=DEBUG, the environment variable that fairseq reads, the traceback is shown all the same.
     """
-    script = Path(sys.argv[0])
-    name = f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
+    name = program()
     if not name.startswith("fairseq-") or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
         return
     if "hydra" in name:

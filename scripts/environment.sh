@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extra=${1:-}
 has() { "$1" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "${@:2}"; }
 # ve-fairseq asks for torchaudio, which is built for CUDA: beside a CPU's torch it cannot be imported, and then none of
-# transformers' models can. Nothing here uses it.
+# transformers' models can. Nothing here uses it. An empty one takes its place, or the next pip install would bring it back.
 has_broken_torchaudio() { has python torchaudio && ! python -c 'import torchaudio' 2>/dev/null; }
 if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensorboardX "${@:2}" &&
     ! has_broken_torchaudio; }; then
@@ -22,10 +22,12 @@ if ! { [ -n "${VIRTUAL_ENV:-}" ] && has python torch fairseq transformers tensor
                 --index-url https://download.pytorch.org/whl/cpu 2>/dev/null; } ||
                 python -m pip install --quiet -c "$constraints" torch
         fi
-        python -m pip install --quiet -c "$constraints" -e "$root${extra:+[$extra]}"
+        python -m pip install --quiet -c "$constraints" "$root/scripts/no_torchaudio" -e "$root${extra:+[$extra]}"
     fi
     if has_broken_torchaudio; then
-        python -m pip uninstall --quiet --yes torchaudio
+        # --no-deps and no index: it is there, and this may run offline
+        python -m pip install --quiet --no-deps --no-index --no-build-isolation "$root/scripts/no_torchaudio" 2>/dev/null ||
+            python -m pip install --quiet --no-deps "$root/scripts/no_torchaudio"
     fi
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # `python -m bang` from any folder
@@ -36,3 +38,21 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 export THP_MEM_ALLOC_ENABLE=${THP_MEM_ALLOC_ENABLE:-1}
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
+
+# error_line LOG: the line that tells why a program failed: the last that speaks of an error, or the last
+error_line() {
+    local last
+    last=$(tail -n 40 "$1")
+    { grep -iE 'error\b' <<<"$last" || grep . <<<"$last" || true; } | tail -n 1
+}
+
+# logged LOG COMMAND...: runs a command with all that it says added to LOG; where it fails, shows its line and ends the script
+logged() {
+    local log=$1 status=0
+    shift
+    "$@" >>"$log" 2>&1 || status=$?
+    if ((status)); then
+        echo "${0##*/}: error: $(error_line "$log") (all of it: $log)" >&2
+        exit "$status"
+    fi
+}

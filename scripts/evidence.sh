@@ -60,7 +60,13 @@ length=${LENGTH:-128} width=${WIDTH:-128} layers=${LAYERS:-2} block_size=${BLOCK
 [[ -n $bert || -z $gpu ]] || { echo "evidence.sh: error: --gpu: give BERT=FOLDER" >&2; exit 2; }
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || { echo "evidence.sh: error: JOBS $jobs: give a number from 1" >&2; exit 2; }
 source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
-precision=$(python -m bang.precision)
+mkdir -p "$out"
+if [[ ! -f $out/precision ]]; then # one for all runs to be compared, measured once
+    # shellcheck disable=SC2086
+    python -m bang.precision ${TRAIN:-} > "$out/precision.new"
+    mv "$out/precision.new" "$out/precision"
+fi
+precision=$(< "$out/precision")
 rate=${LR:-0.001} pretraining_rate=${PRETRAIN_LR:-${LR:-0.001}}
 if [[ -n $bert ]]; then
     rate=${LR:-0.0004} pretraining_rate=${PRETRAIN_LR:-0.0001}
@@ -96,7 +102,7 @@ done
 say() { echo "$(date +%T) $*"; }
 
 fail() { # FOLDER LOG
-    echo "evidence.sh: error: $1: $(tail -n 1 "$2")" >&2
+    echo "evidence.sh: error: $1: $(error_line "$2")" >&2
     exit 1
 }
 
@@ -118,13 +124,12 @@ prepare() {
     python -m bang tokenize --vocab "$out/vocab.txt" --out-dir "$out/tokenized" \
         "$out"/raw/text.{train,valid} "$data"/{train,valid,test}.{src,tgt}
     say "binarizing"
-    python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
+    logged "$out/preprocess.log" python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task bang_pretraining --only-source \
         --trainpref "$out/tokenized/text.train" --validpref "$out/tokenized/text.valid" \
-        --srcdict "$out/vocab.txt" --destdir "$out/text" > "$out/preprocess.log" 2>&1
-    python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
+        --srcdict "$out/vocab.txt" --destdir "$out/text"
+    logged "$out/preprocess.log" python -m fairseq_cli.preprocess --user-dir "$repository/bang" --task translation_bang --source-lang src --target-lang tgt \
         --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --testpref "$out/tokenized/test" \
-        --srcdict "$out/vocab.txt" --tgtdict "$out/vocab.txt" --destdir "$out/pairs" \
-        >> "$out/preprocess.log" 2>&1
+        --srcdict "$out/vocab.txt" --tgtdict "$out/vocab.txt" --destdir "$out/pairs"
 }
 
 # train FOLDER UPDATES RATE DATA OPTION...: trains once; the log, of a stopped run's beginning too, stands in FOLDER/train.log

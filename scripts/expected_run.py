@@ -62,6 +62,18 @@ def count(cfg, task, world: int) -> tuple[list[int], list[int]]:
     return examples, batches
 
 
+def begun_warmup(checkpoint) -> int:
+    """Warm-up of the run that these options go on with: with another its learning rate would jump. 0: a new run."""
+    from bang.safety import files
+
+    path = Path(checkpoint.restore_file)
+    path = Path(checkpoint.save_dir) / path if str(path) == "checkpoint_last.pt" else path
+    if checkpoint.reset_lr_scheduler or not path.is_file():
+        return 0
+    state = files.read(str(path), mmap=True)
+    return int(((state.get("cfg") or {}).get("lr_scheduler") or {}).get("warmup_updates") or 0)
+
+
 def describe(cfg, world: int, warmup: int) -> str:
     """Updates and warm-up of the run with the options `cfg` in `world` processes; of pretraining blocks and cost too."""
     from bang.training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
@@ -71,7 +83,7 @@ def describe(cfg, world: int, warmup: int) -> str:
     updates = updates_by_epoch(cfg, batches)
     if updates is None:
         raise ValueError("neither --max-epoch nor --max-update says where the run ends")
-    shards, fits = len(examples), f"warm-up: {fitting_warmup(sum(updates), warmup)}"
+    shards, fits = len(examples), f"warm-up: {begun_warmup(cfg.checkpoint) or fitting_warmup(sum(updates), warmup)}"
     if cfg.task._name != "bang_pretraining":
         return f"expected: {sum(updates):,} updates, {len(updates)} epochs of {sum(examples):,} pairs\n{fits}"
     frequency = cfg.optimization.update_freq[0]

@@ -4,7 +4,8 @@ launch_help() {
     cat <<'END'
 Runs on the CPU where there is no GPU, else on all visible GPUs of this node; more than one GPU or node
 run under torchrun. Precision: --fp16 on GPUs, on a CPU --bf16 where that is faster than float32. A run
-that was stopped goes on from SAVE_DIR/checkpoint_last.pt when the command is given again.
+that was stopped goes on from SAVE_DIR/checkpoint_last.pt when the command is given again, in the
+precision that it began with.
 TensorBoard's log goes to SAVE_DIR/tensorboard: tensorboard --logdir SAVE_DIR/tensorboard shows it.
 
 environment (defaults)
@@ -42,13 +43,10 @@ expect() {
 launch() {
     # without the number of processes fairseq goes by this node's GPUs, and on one GPU past torchrun
     local options=(--user-dir "$repository/bang" "$@" --distributed-world-size "$world")
-    local precision
-    if [[ ! " $* " =~ " --"(fp16|bf16|memory-efficient-fp16|memory-efficient-bf16|amp|cpu)" " ]]; then
-        precision=--fp16 # unless another one is asked for
-        if ((gpus == 0)); then precision=$(python -m bang.precision); fi
-        options=(${precision:+"$precision"} "${options[@]}")
-    fi
     if ((gpus == 0)); then options=(--cpu "${options[@]}"); fi
+    local precision
+    precision=$(python -m bang.precision --gpus "$gpus" "${options[@]}") # none where the options name one
+    options=(${precision:+"$precision"} "${options[@]}")
     if ((world == 1)); then exec fairseq-train "${options[@]}"; fi
     exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --node_rank "${NODE_RANK:-0}" \
         --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \

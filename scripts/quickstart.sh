@@ -44,15 +44,23 @@ python -m bang tokenize --vocab "$run/vocab.txt" --out-dir "$run/tokenized" "$da
 
 say "binarizing"
 rm -rf "$run/data"
-fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
+logged "$run/preprocess.log" fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
     --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
-    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2 2>"$run/preprocess.log"
+    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2
 mkdir -p "$run/checkpoints"
 cp "$run/data/dict.src.txt" "$run/checkpoints/" # a checkpoint is loaded with the vocabulary beside it
 
+# kept NAME COMMAND...: what COMMAND prints; for a run that goes on from a checkpoint what it printed then, as another model
+# or schedule does not fit it
+kept() {
+    [ -f "$run/checkpoints/checkpoint_last.pt" ] && [ -f "$run/$1" ] || "${@:2}" >"$run/$1"
+    cat "$run/$1"
+}
+
 gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
-precision=${gpu:-$(python -m bang.precision)}
-start=${QUICKSTART_START-$(minilm)}
+precision=$(python -m bang.precision --save-dir "$run/checkpoints")
+start=${QUICKSTART_START-$(kept start minilm)}
+printf '%s\n' "$start" >"$run/start"
 if [ -n "$start" ] && [ "$start" != none ]; then
     say "training AR and NAR at once, from the weights in $start${gpu:+ (on the GPU)}"
     words=$(python -m bang starts "$start")
@@ -71,9 +79,10 @@ else
         --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --lr 0.001)
 fi
 # the learning rate falls to zero over the updates: as many are planned as there may be time for
-planned=1000
-if [ -n "$gpu" ] || [ "$(python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())')" = AVX512 ]; then planned=2000; fi
-updates=${QUICKSTART_UPDATES:-$planned}
+planned() {
+    python -c 'import sys, torch; print(2000 if sys.argv[1] or torch.backends.cpu.get_cpu_capability() == "AVX512" else 1000)' "$gpu"
+}
+updates=${QUICKSTART_UPDATES:-$(kept planned planned)}
 # in so few a pair comes once or twice, and there is nothing to learn by heart
 if ((updates > 1000)); then dropout=0.1; else dropout=0; fi
 # fairseq's limit counts the time of the runs before too
@@ -87,7 +96,10 @@ fairseq-train "$run/data" --user-dir bang --task translation_bang "${model[@]}" 
     --length-bucket 4 --max-tokens-valid 4096 --num-workers 1 \
     --stop-time-hours "$(python -c "print($trained / 3600 + ${QUICKSTART_MINUTES:-8} / 60)")" --save-dir "$run/checkpoints" \
     --tensorboard-logdir "$run/tensorboard" --no-epoch-checkpoints --log-format simple --log-interval 25 --seed 1 $precision 2>&1 |
-    tee -a "$run/train.log" | grep --line-buffered -E 'train_inner|valid on|Error|done training'
+    tee -i -a "$run/train.log" | { # Ctrl-C is for the training, which saves and says so
+        trap '' INT
+        grep --line-buffered -E 'train_inner|valid on|bang\.progress|WARNING|done training' || true
+    } || { status=$?; ((status == 130 || status == 143)) || echo "quickstart.sh: error: $(error_line "$run/train.log") (all of it: $run/train.log)" >&2; exit "$status"; }
 
 say "results on the test part"
 python scripts/quickstart_report.py "$run/checkpoints/checkpoint_best.pt" "$data/test.src" "$data/test.tgt"

@@ -11,7 +11,7 @@ import time
 
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
-from bang.text.evaluate import evaluate, read_texts
+from bang.text.evaluate import evaluate, read_texts, warn_of_equal_texts
 from bang.text.files import told
 
 WAYS = {  # name in the table: arguments of Bang.generate
@@ -47,6 +47,9 @@ def main() -> None:
         ]
         logging.getLogger("bang").setLevel(logging.ERROR)  # of a cut source each call would tell again
         texts = report(model, ways, sources, references, args.timed)
+        for name, lines in texts.items():
+            if warning := warn_of_equal_texts(lines):
+                print(f"{name}: {warning}")
         show(texts, sources, references)
         if args.ask:
             ask(model, ways)

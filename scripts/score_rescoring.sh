@@ -11,14 +11,15 @@ vocab=$root/vocab.txt TIMEFORMAT=%U
 mkdir -p "$out"
 python -m bang tokenize --out-dir "$out/tokenized" "$data/test.src" "$data/test.tgt"
 rm -rf "$out/data"
-fairseq-preprocess --user-dir "$root/bang" --task translation_bang --source-lang src --target-lang tgt \
-    --testpref "$out/tokenized/test" --destdir "$out/data" --srcdict "$vocab" --tgtdict "$vocab" > "$out/preprocess.log" 2>&1
+logged "$out/preprocess.log" fairseq-preprocess --user-dir "$root/bang" --task translation_bang --source-lang src --target-lang tgt \
+    --testpref "$out/tokenized/test" --destdir "$out/data" --srcdict "$vocab" --tgtdict "$vocab"
 texts=()
 for decoding in nar semi-nar; do
     for candidates in 0 2 4; do
         name=$out/$decoding-$candidates
         { time fairseq-generate "$out/data" --user-dir "$root/bang" --task translation_bang --path "$checkpoint" --batch-size 36 \
-            --truncate-source --max-len-b 40 --beam 1 --decoding "$decoding" --rescore "$candidates" > "$name.log" 2> "$name.err"; } 2> "$name.seconds"
+            --truncate-source --max-len-b 40 --beam 1 --decoding "$decoding" --rescore "$candidates" > "$name.log" 2> "$name.err"; } 2> "$name.seconds" ||
+            { echo "score_rescoring.sh: error: $name: $(error_line "$name.err")" >&2; exit 1; }
         python -m bang collect "$name.log" "$name.hypo" --source "$out/tokenized/test.src"
         python "$root/post_processed_nar.py" --detokenize "$name.hypo" "$name.txt"
         texts+=("$name.txt")

@@ -82,8 +82,8 @@ words=$(python -m bang starts "$start")
 eval "sizes=($words)" # they are quoted for a shell
 # shellcheck disable=SC2046
 trained "$teacher" $((updates + taught)) ||
-    bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
-    $(ending "$taught") --log-format json --log-interval 50 >> "$teacher.log" 2>&1
+    logged "$teacher.log" bash "$root/scripts/finetune.sh" --mode all "$out/data" "$teacher" "${sizes[@]}" "${options[@]}" "${layers[@]}" \
+    $(ending "$taught") --log-format json --log-interval 50
 
 # its targets, the run's end on both, and its scores
 begin "$student/checkpoints"
@@ -117,10 +117,9 @@ for number in $own; do
     words=$(python -m bang starts "$model")
     eval "sizes=($words)"
     trained "$run" "$number" ||
-        bash "$root/scripts/finetune.sh" --mode all "$out/data" "$run" "${sizes[@]}" "${options[@]}" --max-tokens 1536 --seed "$seed" \
+        logged "$run.log" bash "$root/scripts/finetune.sh" --mode all "$out/data" "$run" "${sizes[@]}" "${options[@]}" --max-tokens 1536 --seed "$seed" \
         --own-texts 4 --nar-ratio 0.27 --semi-nar-ratio 0.33 --lr-scheduler polynomial_decay --lr 0.0002 --end-learning-rate 0 \
-        --warmup-updates $((number / 24 + 1)) --total-num-update "$number" --max-update "$number" --log-format json --log-interval 10 \
-        >> "$run.log" 2>&1
+        --warmup-updates $((number / 24 + 1)) --total-num-update "$number" --max-update "$number" --log-format json --log-interval 10
     ship "$run/checkpoint_last.pt" --average-with "$model"
     model=$shipped/checkpoint.pt
 done

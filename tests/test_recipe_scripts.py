@@ -24,7 +24,7 @@ def arguments(tmp_path):
     )
     # what is faster on this CPU is measured for seconds
     (folder / "python").write_text(
-        f'#!/bin/sh\ncase "$*" in "-m bang.precision") exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
+        f'#!/bin/sh\ncase "$*" in "-m bang.precision"*) exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
         f'exec "{sys.executable}" "$@"\n'
     )
     for program in folder.iterdir():

@@ -86,7 +86,7 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
 )
 def test_what_decides_the_modes_stays_for_a_whole_training(options, settings, data, tmp_path):
     (training,) = (step for step in task_plan(data, tmp_path, Options(**options)).steps if step.name == "fine-tune")
-    assert training.resumable and training.settings == settings
+    assert training.resumes == tmp_path / "checkpoints" / "checkpoint_last.pt" and training.settings == settings
 
 
 def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
@@ -127,8 +127,11 @@ def test_sizes_come_from_the_start(data, tmp_path):
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
+    """And what was generated without one stays done."""
     monkeypatch.setattr(tasks, "gpu_count", lambda: gpus)
-    assert ("--fp16" in words(task_plan(data, tmp_path, Options()), "generate-nar")) == bool(gpus)
+    plan = task_plan(data, tmp_path, Options())
+    (step,) = (step for step in plan.steps if step.name == "generate-nar")
+    assert "--fp16" not in words(plan, "generate-nar") and (step.commands[0].neutral == ["--fp16"]) == bool(gpus)
 
 
 @pytest.mark.parametrize(

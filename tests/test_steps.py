@@ -56,7 +56,7 @@ def test_runs_once_and_again_where_inputs_changed(plan, tmp_path, capsys):
     (tmp_path / "c").unlink()
     plan("2").run()
     assert ran(tmp_path) == ["c"]
-    assert set(json.loads((tmp_path / "out" / "steps" / "c.json").read_text())) == {"fingerprint", "seconds"}
+    assert set(json.loads((tmp_path / "out" / "steps" / "c.json").read_text())) == {"fingerprint", "seconds", "files"}
 
 
 def test_dry_run_touches_nothing(plan, tmp_path, capsys):
@@ -99,7 +99,7 @@ def test_dry_run_knows_what_stands_below_a_folder_that_is_undone(tmp_path, capsy
     def make(option):
         plan, save = Plan(tmp_path / "out"), tmp_path / "save"
         train = shell(f"mkdir -p {save}; {'exit 1;' if option == 'stop' else ''} echo {option} > {save}/best")
-        plan.add(Step("train", [train], [], [save], resumable=True))
+        plan.add(Step("train", [train], [], [save], resumes=save))
         plan.add(Step("generate", [shell(f"cp {save}/best {tmp_path}/text")], [save / "best"], [tmp_path / "text"]))
         return plan
 
@@ -112,6 +112,38 @@ def test_dry_run_knows_what_stands_below_a_folder_that_is_undone(tmp_path, capsy
         assert "# [1/2] train\n" in shown.out and "# [2/2] generate\n" in shown.out and not shown.err
         make(option).run()
     assert (tmp_path / "text").read_text() == "second\n"
+
+
+def test_a_file_that_is_gone_from_an_output_folder_is_made_again(tmp_path, capsys):
+    """Whichever it is, also in a folder below; a file beside those that were made is nobody's loss."""
+
+    def plan():
+        plan, made = Plan(tmp_path / "out"), tmp_path / "made"
+        plan.add(Step("make", [shell(f"mkdir -p {made}/sub; echo 1 > {made}/a; echo 2 > {made}/sub/b; echo >> {tmp_path}/ran")], [], [made]))
+        return plan
+
+    for gone in (None, "a", "sub/b"):
+        if gone is not None:
+            (tmp_path / "made" / gone).unlink()
+        capsys.readouterr()
+        plan().run()
+        assert "up to date" not in capsys.readouterr().err and (tmp_path / "made" / "sub" / "b").read_text() == "2\n"
+        (tmp_path / "made" / "more").write_text("")
+        plan().run()
+        assert "make: up to date" in capsys.readouterr().err
+    assert (tmp_path / "ran").read_text() == "\n" * 3
+
+
+def test_another_device_makes_nothing_anew(tmp_path, capsys):
+    def make(device, precision):
+        plan = Plan(tmp_path / "out")
+        command = shell("echo text", neutral=precision, stdout=tmp_path / "text", environment={"CUDA_VISIBLE_DEVICES": device})
+        plan.add(Step("work", [command], [], [tmp_path / "text"]))
+        return plan
+
+    make("1", ["--fp16"]).run()
+    make("0", []).run()
+    assert "work: up to date" in capsys.readouterr().err
 
 
 def test_neutral_words_do_not_decide_whether_a_step_is_done(tmp_path, capsys):
@@ -137,6 +169,28 @@ def test_failed_step_is_not_done(plan, tmp_path):
     assert ran(tmp_path) == ["c"]
 
 
+@pytest.mark.parametrize("kind", ["stdout", "log", None])
+def test_the_line_of_what_failed_is_told_again_at_the_end(kind, tmp_path, capfd):
+    """Not what a worker says after it; the terminal shows all of it as it comes, lines that are not ended too."""
+    script = "printf '10 %%\\r' >&2; echo 'data.py: error: no such file' >&2; echo 'a worker ends' >&2; exit 3"
+    plan = Plan(tmp_path / "steps")
+    plan.add(Step("load", [shell(script, **({kind: tmp_path / "file"} if kind else {}))], [], []))
+    where = {"stdout": f"; what it printed stands in {tmp_path}/file.unfinished", "log": f"; its log: {tmp_path}/file"}.get(kind, "")
+    with pytest.raises(ValueError) as error:
+        plan.run()
+    assert str(error.value) == f"load: bash ended with status 3: data.py: error: no such file{where}"
+    said = capfd.readouterr().err
+    assert "10 %" in said and "data.py: error: no such file\na worker ends\n" in said
+
+
+def test_the_terminal_shows_what_is_chosen_of_a_log(tmp_path, capfd):
+    command = shell("echo one; echo two", log=tmp_path / "log", shown=lambda line: "2" if line == "two" else None)
+    plan = Plan(tmp_path)
+    plan.add(Step("say", [command], [], [tmp_path / "log"]))
+    plan.run()
+    assert capfd.readouterr().err == "[1/1] say\n2\n" and (tmp_path / "log").read_text() == "one\ntwo\n"
+
+
 def test_half_an_output_takes_no_place(tmp_path):
     plan = Plan(tmp_path)
     plan.add(Step("half", [shell("echo half; exit 1", stdout=tmp_path / "out")], [], [tmp_path / "out"]))
@@ -157,7 +211,8 @@ def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
         plan = Plan(tmp_path / "steps")
         script = f"mkdir -p {tmp_path}/save; echo {option} >> {tmp_path}/save/ran; echo said; [ {option} != stop ]"
         command = shell(script, log=tmp_path / "log")
-        plan.add(Step("train", [command], [tmp_path / "data"], [tmp_path / "save"], resumable=True))
+        save = tmp_path / "save"
+        plan.add(Step("train", [command], [tmp_path / "data"], [save / "ran"], resumes=save / "ran"))
         return plan
 
     (tmp_path / "data").write_text("1")
@@ -166,9 +221,12 @@ def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
     make("longer").run()  # another option: it goes on
     assert (tmp_path / "save" / "ran").read_text() == "stop\nlonger\n" and (tmp_path / "log").read_text() == "said\n" * 2
     (tmp_path / "data").write_text("2")
-    with pytest.raises(ValueError, match="save was made from other data or another start: give another folder, or remove it"):
+    with pytest.raises(ValueError, match="save/ran was made from other data or another start: give another folder, or remove it to begin anew$"):
         make("longer").run()
     assert (tmp_path / "save" / "ran").exists()
+    (tmp_path / "save" / "ran").unlink()  # without a checkpoint there is nothing to protect
+    make("other").run()
+    assert (tmp_path / "save" / "ran").read_text() == "other\n"
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -178,13 +236,13 @@ def test_resumable_step_refuses_other_settings(dry, tmp_path):
     def make(settings, option, stop=""):
         plan = Plan(tmp_path / "steps")
         script = f"mkdir -p {tmp_path}/save; echo {option} >> {tmp_path}/save/ran; {stop}"
-        plan.add(Step("train", [shell(script)], [], [tmp_path / "save"], resumable=True, settings=settings))
+        plan.add(Step("train", [shell(script)], [], [tmp_path / "save"], resumes=tmp_path / "save" / "ran", settings=settings))
         return plan
 
     with pytest.raises(ValueError, match="status 1"):
         make("--mode ar", 1, stop="exit 1").run()
     for _ in range(2):
-        with pytest.raises(ValueError, match="save was made with --mode ar, not --mode nar: give another folder, or remove it$"):
+        with pytest.raises(ValueError, match="save/ran was made with --mode ar, not --mode nar: give another folder, or remove it to begin anew$"):
             make("--mode nar", 1).run(dry)
         make("--mode ar", 2).run()
     assert (tmp_path / "save" / "ran").read_text() == "1\n2\n"  # the second time it was done

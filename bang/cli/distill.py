@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    options = recipe_options(args, mode=args.mode, preset=args.preset)
+    options, choice = recipe_options(args, mode=args.mode, preset=args.preset)
     plan = distillation_plan(
         args.data, args.teacher, args.out, options, args.shards, args.at_once, args.keep_references, args.closest,
         args.more_sources,
     )  # fmt: skip
-    run_plan(plan, args)
+    run_plan(plan, choice, args)

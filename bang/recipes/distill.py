@@ -20,6 +20,8 @@ from .tasks import (
     generate_words,
     gpu_devices,
     has_separator,
+    precision_words,
+    quiet,
 )
 
 
@@ -77,8 +79,9 @@ def distillation_plan(
     words += ["--nbest", options.beam] if closest else []
     for shard in range(shards):
         log = out / "teacher" / f"{shard}.log"
-        environment = {"CUDA_VISIBLE_DEVICES": gpus[shard % len(gpus)]} if gpus else {}
-        command = Command([*words, "--num-shards", shards, "--shard-id", shard], stdout=log, environment=environment)
+        environment = quiet() | ({"CUDA_VISIBLE_DEVICES": gpus[shard % len(gpus)]} if gpus else {})
+        shard_words = [*words, "--num-shards", shards, "--shard-id", shard]
+        command = Command(shard_words, neutral=precision_words(), stdout=log, environment=environment)
         plan.add(Step(f"teacher-{shard}", [command], [*data_files(binarized, "train"), Path(teacher)], [log], group="teacher", at_once=at_once))
         logs.append(log)
 

@@ -16,7 +16,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,10 +33,11 @@ class Step:
         name: unique in its plan, a file name.
         commands: run in turn.
         inputs: files and folders whose content counts.
-        outputs: files and folders that exist when the step is done.
-        resumable: the commands go on from what an interrupted run left in the outputs, a training run does. What
-            they left from other inputs or with other settings is then neither gone on with nor removed, but refused.
-        settings: what of a resumable step's commands has to stay as it was when it goes on, in words to tell.
+        outputs: files and folders that exist when the step is done. A step is done anew where one of them is missing,
+            or a file in them that was there.
+        resumes: file that the commands go on from where an interrupted run left it, as a training run does. One that
+            was left from other inputs or with other settings is neither gone on with nor removed, but refused.
+        settings: what of the commands of a step that resumes has to stay as it was, in words to tell.
         group, at_once: neighbours of the same group need nothing of each other; so many of them run at once.
     """
 
@@ -44,7 +45,7 @@ class Step:
     commands: Sequence[Command]
     inputs: Sequence[StrPath] = field(default=())
     outputs: Sequence[StrPath] = field(default=())
-    resumable: bool = False
+    resumes: StrPath | None = None
     settings: str = ""
     group: str | None = None
     at_once: int = 1
@@ -61,16 +62,20 @@ class Plan:
         assert all(step.name != other.name for other in self.steps), step.name
         self.steps.append(step)
 
-    def run(self, dry: bool = False) -> None:
+    def run(self, dry: bool = False, before: Callable[[], None] = lambda: None) -> None:
         """Runs the steps that are not done, or with `dry` prints their commands and touches nothing.
 
+        Args:
+            before: called before the first step that runs.
+
         Raises:
-            ValueError: a command failed, an input is missing, a resumable step began from other inputs or settings, or
+            ValueError: a command failed, an input is missing, a step would go on from other inputs or settings, or
                 an output stands where the recipe is given an input.
         """
         self._check_outputs()
         stale: list[set[Path]] = []  # outputs of steps that a dry run leaves undone: who reads of them is undone too
         digests: dict[tuple, str] = {}
+        begun = False
         numbered = enumerate(self.steps, start=1)
         for _, group in itertools.groupby(numbered, key=lambda item: item[1].group or item[1].name):
             undone = []
@@ -88,6 +93,9 @@ class Plan:
                     print("\n".join([f"# {title}", *map(str, step.commands)]))
                 else:
                     undone.append((step, inputs, title))
+            if undone and not begun:
+                begun = True
+                before()
             self._run_steps(undone)
 
     def _check_outputs(self) -> None:
@@ -127,6 +135,8 @@ class Plan:
             except BaseException:  # Ctrl-C, a signal: they reach this thread alone
                 failed.set()
                 runner.stop()
+                if any(step.resumes is not None for step, _, _ in undone):
+                    print("stopping: the training saves first", file=sys.stderr, flush=True)
                 raise
         for done in runs:
             done.result()
@@ -138,12 +148,13 @@ class Plan:
         record = self._record(step, "json")
         if not record.exists() or not all(map(os.path.exists, step.outputs)):
             return False
-        return json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == _whole(step, inputs)
+        done = json.loads(record.read_text(encoding="utf-8"))
+        return done["fingerprint"] == _whole(step, inputs) and set(done.get("files", ())) <= set(_made(step))
 
     def _check_begun(self, step: Step, inputs: str) -> None:
-        """Refuses to go on from what a resumable step left of other inputs or settings."""
-        begun, left = self._record(step, "begun"), [str(path) for path in step.outputs if os.path.exists(path)]
-        if not step.resumable or not left or not begun.exists():
+        """Refuses to go on from what a step left of other inputs or settings."""
+        begun = self._record(step, "begun")
+        if step.resumes is None or not os.path.exists(step.resumes) or not begun.exists():
             return
         theirs, _, settings = begun.read_text(encoding="utf-8").partition("\n")
         if theirs != inputs:
@@ -152,14 +163,14 @@ class Plan:
             made = f"with {settings}, not {step.settings}"
         else:
             return
-        raise ValueError(f"{' '.join(left)} was made {made}: give another folder, or remove it")
+        raise ValueError(f"{step.resumes} was made {made}: give another folder, or remove it to begin anew")
 
     def _run_step(self, runner: Runner, step: Step, inputs: str, title: str) -> None:
         print(title, file=sys.stderr, flush=True)
         begun, done = self._record(step, "begun"), self._record(step, "json")
         begun.parent.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
-        if not step.resumable:
+        if step.resumes is None:
             for path in filter(os.path.exists, step.outputs):
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
         begun.write_text(f"{inputs}\n{step.settings}", encoding="utf-8")
@@ -168,9 +179,10 @@ class Plan:
             runner.run(command, step.name)
         for path in step.outputs:
             if not os.path.exists(path):
-                raise ValueError(f"{step.name} ended without an error, but did not write {path}")
+                anew = f": remove {step.resumes} to begin anew" if step.resumes else ""
+                raise ValueError(f"{step.name} ended without an error, but did not write {path}{anew}")
         with replacing(done) as file:
-            record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1)}
+            record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1), "files": _made(step)}
             file.write(f"{json.dumps(record)}\n".encode())
 
 
@@ -197,6 +209,11 @@ def fingerprint(paths: Sequence[StrPath], digests: dict[tuple, str] | None = Non
     return whole.hexdigest()
 
 
+def _made(step: Step) -> list[str]:
+    """The files of a step's outputs."""
+    return [str(file) for path in map(Path, step.outputs) for file in _files(path)]
+
+
 def _places(path: StrPath) -> set[Path]:
     """Where a path leads by its name, and with links followed."""
     return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
@@ -215,6 +232,6 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _whole(step: Step, inputs: str) -> str:
-    """What a step is done by: the content of its inputs and its commands, less the words that change nothing."""
-    commands = (str(replace(command, neutral=())) for command in step.commands)
+    """What a step is done by: the content of its inputs and its commands, less what changes nothing of what is made."""
+    commands = (str(replace(command, neutral=(), environment={})) for command in step.commands)
     return hashlib.sha256("\n".join([inputs, *commands]).encode()).hexdigest()

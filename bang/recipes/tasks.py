@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..text.files import StrPath, read_lines
+from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_vocabulary
 from .steps import Command, Plan, Step
 
@@ -147,7 +148,7 @@ def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: 
     for split in SPLITS:
         words += [f"--{split}pref", tokenized[f"{split}.src"].with_suffix("")]
     log = folder.with_name(f"{folder.name}.log")
-    command = Command(words, neutral=["--workers", options.workers], stdout=log)
+    command = Command(words, neutral=["--workers", options.workers], stdout=log, environment=quiet())
     plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
     return folder
 
@@ -170,12 +171,12 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
         words += start_options(options.start)
         words += ["--load-sep"] if has_separator else []
     words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
-    command, settings = Command(words, log=out / "train.log"), deciding_options(words)
-    plan.add(Step("fine-tune", [command], inputs, [out / "checkpoints"], resumable=True, settings=settings))
-    log, picture = out / "train.log", out / "curves.png"
-    curves = Command(["python", "-m", "bang", "curves", log, picture])
-    plan.add(Step("curves", [curves], [out / "checkpoints"], [picture]))
-    return out / "checkpoints" / "checkpoint_best.pt"
+    log, picture, folder = out / "train.log", out / "curves.png", out / "checkpoints"
+    best, last = folder / "checkpoint_best.pt", folder / "checkpoint_last.pt"
+    command, settings = Command(words, log=log, shown=for_terminal), deciding_options(words)
+    plan.add(Step("fine-tune", [command], inputs, [best, log], resumes=last, settings=settings))
+    plan.add(Step("curves", [Command(["python", "-m", "bang", "curves", log, picture])], [log], [picture]))
+    return best
 
 
 def deciding_options(words: Sequence) -> str:
@@ -201,7 +202,7 @@ def add_results(
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
         cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
         commands = [
-            Command(generate_words(data, "test", checkpoint, decoding, options), stdout=log),
+            Command(generate_words(data, "test", checkpoint, decoding, options), neutral=precision_words(), stdout=log, environment=quiet()),
             Command(collected),
             Command(cleaned),
         ]
@@ -224,7 +225,17 @@ def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, o
     words += ["--gen-subset", split, "--batch-size", options.batch_size, "--truncate-source", "--decoding", decoding]
     words += ["--beam", options.beam, "--lenpen", options.lenpen] if decoding == "ar" else ["--beam", "1"]
     words += ["--block-size", options.block_size] if decoding == "semi-nar" else []
-    return [*words, *(["--fp16"] if gpu_count() else []), *options.generate]
+    return [*words, *options.generate]
+
+
+def precision_words() -> list[str]:
+    """What fairseq-generate takes on this machine: float16 on a GPU. What is done stays done on another one."""
+    return ["--fp16"] if gpu_count() else []
+
+
+def quiet() -> dict[str, str]:
+    """Has fairseq tell warnings alone; a LOGLEVEL of the user's stays."""
+    return {"LOGLEVEL": os.environ.get("LOGLEVEL", "WARNING")}
 
 
 def has_separator(source: StrPath) -> bool:

@@ -60,6 +60,14 @@ def read_texts(path: StrPath) -> list[str]:
     return lines
 
 
+def warn_of_equal_texts(texts: Sequence[str]) -> str | None:
+    """What to tell of a system that writes the same texts for most sources; None: it does not."""
+    different = len(set(texts))
+    if len(texts) < 10 or different > len(texts) // 10:
+        return None
+    return f"{different} different texts of {len(texts)}: the model does not read its sources yet"
+
+
 def evaluate(
     systems: Mapping[str, Sequence[str]],
     references: Sequence[str],

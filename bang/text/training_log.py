@@ -36,6 +36,15 @@ def read_curves(log: StrPath) -> Curves:
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 
+_SHOWN = re.compile(r"\| bang\.progress \| (.*)|\| ((?:WARNING|ERROR|CRITICAL) \| .*)|^(expected: .*)")
+
+
+def for_terminal(line: str) -> str | None:
+    """What somebody who watches a training is shown of a line of its log: how far it is, and warnings."""
+    match = _SHOWN.search(line)
+    return match[match.lastindex] if match else None
+
+
 def _records(log: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
     for line in read_lines(log):
         line = line.rstrip("\r")
