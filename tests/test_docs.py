@@ -109,7 +109,7 @@ def test_command(command, folder, capfd):
     if words[0] == "bang":
         if words[1] in ("run-task", "distill"):
             main([*words[1:], *([] if "--dry-run" in words else ["--dry-run"])])
-            assert "finetune.sh" in capfd.readouterr().out
+            assert "bang finetune" in capfd.readouterr().out
         else:
             before = set(folder.rglob("*"))
             main(words[1:])

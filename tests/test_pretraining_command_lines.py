@@ -178,4 +178,4 @@ def test_bad_input_gets_one_line(run, shards, tmp_path):
 
 def test_an_unknown_mode_gets_one_line(run):
     output = run(ROOT / "scripts" / "finetune.sh", "--mode", "art", "data", "save", env=CPU, fails=True)
-    assert output == "finetune.sh: error: --mode art: choose ar, nar, semi-nar, mixed, n-stream or all\n"
+    assert output == "bang finetune: error: --mode art: choose ar, nar, semi-nar, mixed, n-stream, all\n"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..text.files import StrPath, replacing
-from .tasks import gpu_count
+from .gpus import gpu_count
 
 NEW = "none"
 """--start of new weights of the published base size."""

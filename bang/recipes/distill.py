@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..text.files import StrPath, read_lines
 from ..text.vocabulary import fingerprint, read_vocabulary
+from .gpus import gpu_devices
 from .steps import Command, Plan, Step
 from .tasks import (
     Options,
@@ -18,7 +19,6 @@ from .tasks import (
     data_files,
     find_pairs,
     generate_words,
-    gpu_devices,
     has_separator,
     precision_words,
     quiet,

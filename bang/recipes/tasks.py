@@ -1,9 +1,7 @@
 """From a folder of text to results: tokenize, binarize, fine-tune, generate, evaluate."""
 
-import itertools
 import os
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,11 +10,10 @@ from pathlib import Path
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_vocabulary
+from .gpus import gpu_count
 from .steps import Command, Plan, Step
 
 PACKAGE = Path(__file__).resolve().parents[1]
-FINETUNE = PACKAGE.parent / "scripts" / "finetune.sh"
-CLEANUP = PACKAGE.parent / "post_processed_nar.py"
 
 PACKAGES = ("rouge_score", "sacrebleu", "nltk", "matplotlib")
 """What evaluation and learning curves import, the last steps of a recipe."""
@@ -24,22 +21,23 @@ PACKAGES = ("rouge_score", "sacrebleu", "nltk", "matplotlib")
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
 
-MODES = {  # --mode: the mode of finetune.sh, and the decodings that its checkpoint is for
-    "ar": ("ar", ("ar",)),
-    "nar": ("nar", ("nar",)),
-    "semi-nar": ("semi-nar", ("semi-nar",)),
-    "n-stream": ("n-stream", ("ar", "semi-nar")),
-    "all": ("all", ("ar", "semi-nar", "nar")),
+MODES = {
+    "ar": ("ar",),
+    "nar": ("nar",),
+    "semi-nar": ("semi-nar",),
+    "n-stream": ("ar", "semi-nar"),
+    "all": ("ar", "semi-nar", "nar"),
 }
+"""--mode, as `bang finetune` takes it, and the modes that its checkpoint is evaluated in."""
 
 DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset", "--ngram",
             "--disable-ngram-loss"}  # fmt: skip
-"""Options of finetune.sh that say which modes a checkpoint is trained for; no run goes on with others."""
+"""Options of `bang finetune` that say which modes a checkpoint is trained for; no run goes on with others."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a task of the paper asks for. Training is the same for all: finetune.sh has the published options."""
+    """What a task of the paper asks for. Training is the same for all: `training` has the published options."""
 
     metrics: Sequence[str] = ()  # none: all groups
     tokenizer: str = "13a"
@@ -162,7 +160,7 @@ def data_files(folder: Path, *splits: str) -> list[Path]:
 def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separator: bool = False) -> Path:
     """Adds the fine-tuning; returns its best checkpoint."""
     inputs = data_files(data, "train", "valid")
-    words = ["bash", FINETUNE, "--mode", MODES[options.mode][0], data, out / "checkpoints"]
+    words = ["python", "-m", "bang", "finetune", "--mode", options.mode, data, out / "checkpoints"]
     words += ["--tensorboard-logdir", out / "tensorboard", "--log-format", "json", "--log-interval", "50"]
     if options.mode == "semi-nar":  # "all" is trained for blocks of many sizes
         words += ["--block-size", options.block_size]
@@ -170,7 +168,7 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
         inputs.append(Path(options.start))
         words += start_options(options.start)
         words += ["--load-sep"] if has_separator else []
-    words += options.train  # half precision, on a GPU or a CPU, is finetune.sh's choice
+    words += options.train  # half precision, on a GPU or a CPU, is the choice of `bang finetune`
     log, picture, folder = out / "train.log", out / "curves.png", out / "checkpoints"
     best, last = folder / "checkpoint_best.pt", folder / "checkpoint_last.pt"
     command, settings = Command(words, log=log, shown=for_terminal), deciding_options(words)
@@ -196,8 +194,8 @@ def add_results(
 ) -> None:
     """Adds generation by each of the mode's decodings, and the evaluation of them all."""
     preset, texts = PRESETS[options.preset], []
-    clean = ["python", CLEANUP, *([] if preset.as_words else ["--detokenize"])]
-    for decoding in MODES[options.mode][1]:
+    clean = ["python", "-m", "bang", "clean-up", *([] if preset.as_words else ["--detokenize"])]
+    for decoding in MODES[options.mode]:
         log, hypotheses, text = (out / f"{decoding}.{suffix}" for suffix in ("log", "hypo", "txt"))
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
         cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
@@ -251,40 +249,12 @@ def start_options(start: str) -> list[str]:
     return shlex.split(convert.train_options(starts.read(start)))
 
 
-def gpu_count() -> int:
-    """GPUs that a command may use."""
-    return len(gpu_devices())
-
-
-def gpu_devices() -> list[str]:
-    """The GPUs that a command may use, each by a name that CUDA_VISIBLE_DEVICES takes.
-
-    Where that variable is set they are those that it names, up to the first that is not there, as CUDA reads it. Found
-    without the seconds that importing torch takes.
-    """
-    try:
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return []
-    # a GPU's parts (MIG) follow it, indented
-    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
-    there = [str(number) for number in range(count)]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or not there:
-        return there
-    names = (name.strip() for name in visible.split(","))
-    return list(itertools.takewhile(lambda name: name in there or name.startswith(("GPU-", "MIG-")), names))
-
-
 def check_installation() -> None:
-    """Checks, before hours of training, that all is there that a recipe ends with.
+    """Checks, before hours of training, that the packages are there that a recipe ends with.
 
     Raises:
-        ValueError: it does not run from a checkout, or packages are missing; one line.
+        ValueError: some are missing; one line.
     """
-    for path in (FINETUNE, CLEANUP):
-        if not path.exists():
-            raise ValueError(f"{path} is not there: recipes run from a checkout of the repository, installed with pip -e")
     missing = [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"recipes need the packages {', '.join(missing)}: pip install -e '.[recipes]' in {PACKAGE.parent}")
+        raise ValueError(f"recipes need {', '.join(missing)} too: pip install {' '.join(missing)}")

@@ -1,6 +1,6 @@
 """How long a run will be, stated before it starts, what pretraining will cost, and a warm-up that fits.
 
-    python scripts/expected_run.py --world 8 --warmup 1000 DATA --task translation_bang …
+    python -m bang.recipes.expected_run --world 8 --warmup 1000 DATA --task translation_bang …
 
 takes the options of fairseq-train, and counts the batches that fairseq will make of every shard. The cost
 is the arithmetic of the matrix products: 6 operations a weight and token, forward and backward; attention
@@ -16,7 +16,7 @@ from pathlib import Path
 from fairseq import options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-USER_DIR = Path(__file__).resolve().parents[1] / "bang"
+USER_DIR = Path(__file__).resolve().parents[1]
 GPU = 40e12
 """Floating-point operations a second that a GPU may be expected to do: about a third of a V100's best in half precision."""
 
@@ -64,7 +64,7 @@ def count(cfg, task, world: int) -> tuple[list[int], list[int]]:
 
 def begun_warmup(checkpoint) -> int:
     """Warm-up of the run that these options go on with: with another its learning rate would jump. 0: a new run."""
-    from bang.safety import files
+    from ..safety import files
 
     path = Path(checkpoint.restore_file)
     path = Path(checkpoint.save_dir) / path if str(path) == "checkpoint_last.pt" else path
@@ -76,7 +76,7 @@ def begun_warmup(checkpoint) -> int:
 
 def describe(cfg, world: int, warmup: int) -> str:
     """Updates and warm-up of the run with the options `cfg` in `world` processes; of pretraining blocks and cost too."""
-    from bang.training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
+    from ..training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
 
     task = tasks.setup_task(cfg.task)
     examples, batches = count(cfg, task, world)
