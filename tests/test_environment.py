@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_what_the_tests_need_is_asked_for(option, slow, tmp_path):
     done = bash(f"PATH={tmp_path}/bin:$PATH bash {tmp_path}/scripts/test.sh {option} -k 'a b'")
     asked, pytest_call = done.stdout.splitlines()
     extras, *modules = asked.split()
-    assert set(extras.split(",")) <= set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), flags=re.M))
+    assert set(extras.split(",")) <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     assert f" -n {len(os.sched_getaffinity(0))} " in pytest_call
     assert pytest_call.endswith(" -k a b") and ("not slow" in pytest_call) != slow and "--all" not in pytest_call
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -19,7 +20,7 @@ PROVIDED = {"fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "sklearn": "sc
 def wheel(tmp_path_factory):
     """The wheel that pip makes of a clean checkout."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("bang", "setup.py", "README.md", "LICENSE"):
+    for name in ("bang", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, folder]
@@ -70,7 +71,7 @@ def test_extras_are_those_of_this_checkout():
     files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bang").rglob("*.py"), *(ROOT / "scripts").iterdir()]
     told = [match for file in files if file.is_file()
             for match in re.findall(r"pip install [^`\n]*?'([^'\n]*)\[(\w+)\]'", file.read_text(encoding="utf-8"))]  # fmt: skip
-    extras = re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), flags=re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {extra for _, extra in told} >= {"demo", "export", "recipes", "eval"} and {extra for _, extra in told} <= set(extras)
     assert {project for project, _ in told} == {"."}
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from bang.__main__ import main
-from bang.recipes import tasks
+from bang.recipes import gpus, tasks
 from bang.recipes.steps import fingerprint
 from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
 from conftest import GOLDEN, ROOT, TINY
