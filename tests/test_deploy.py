@@ -181,7 +181,7 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
     for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}), ("num_buckets", 0),
                        ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0), ("files", 3),
-                       ("blocks", [4]), ("blocks", [0, 4]), ("reduce_range", "no")):  # fmt: skip
+                       ("blocks", [4]), ("blocks", [-1, 4]), ("reduce_range", "no")):  # fmt: skip
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     shutil.copy(exported / "decoder.weights", folder)

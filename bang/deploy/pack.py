@@ -143,6 +143,7 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
 
 def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
     sizes, shares = model.sizes, model.shares
+    widths = dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])  # one number where they are equal
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
@@ -155,7 +156,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 
 | | |
 | --- | --- |
-| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {sizes["encoder_embed_dim"]} |
+| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {" + ".join(map(str, widths))} |
 | parameters | {parameters / 1e6:.1f} million, {dtype} |
 | longest source, target | {sizes["max_source_positions"]}, {sizes["max_target_positions"]} word pieces |
 | vocabulary | {len(model.dictionary):,} lower-cased word pieces |
