@@ -48,18 +48,20 @@ class BangModel(FairseqEncoderDecoderModel):
         decoder = BangDecoder(cfg, task.target_dictionary, target, cls.default_layout)
         return cls(cfg, encoder, decoder)
 
-    def load_pretrained(self, path: str, load_sep: bool = False) -> None:
+    def load_pretrained(self, path: str, load_sep: bool = False, data: str = "the model") -> None:
         """Starts from pretrained weights: BANG's, BERT's or ProphetNet's (see `starts`).
 
+        Args:
+            data: whose dictionary the model has, for messages.
         Raises:
             ValueError: the file cannot be read or does not fit; one line.
         """
-        self.load_start(starts.read(path), load_sep)
+        self.load_start(starts.read(path), load_sep, data)
 
-    def load_start(self, start: starts.Start, load_sep: bool = False) -> None:
+    def load_start(self, start: starts.Start, load_sep: bool = False, data: str = "the model") -> None:
         """As `load_pretrained`, of a start that has been read."""
         pieces = {side: getattr(self, side).dictionary.symbols for side in ("encoder", "decoder")}
-        weights = starts.weights_for(start, self.cfg, self.state_dict(), pieces, load_sep)
+        weights = starts.weights_for(start, self.cfg, self.state_dict(), pieces, load_sep, data)
         self.upgrade_state_dict(weights)
         checkpoints.check_fits(weights, self.state_dict(), f"{starts.OPTION} {start.path}")
         self.load_state_dict(weights, strict=True)
