@@ -24,7 +24,7 @@ from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_
 from ..safety.settings import FRESH
 from ..task import BangTranslationConfig
 from ..text.files import StrPath, new_folder, replacing
-from ..trained_modes import best_trained
+from ..trained_modes import best_trained, update_shares
 
 
 logger = logging.getLogger(__name__)
@@ -169,6 +169,10 @@ def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath],
     widths = dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])  # one number where they are equal
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
+    weights = update_shares(model._run)
+    if model.criterion.get("joint_modes") and len(weights) > 1:
+        weighed = ", ".join(f"{mode} {weight:.0%}" for mode, weight in weights.items())
+        trained = f"{', '.join(shares)}: all in every update, the losses weighed {weighed}"
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
     if len(source) > 1:
         origin = f"the mean of {origin}"
