@@ -152,7 +152,8 @@ class BangTask(FairseqTask):
 
     def load_state_dict(self, state_dict: dict) -> None:
         state_dict = dict(state_dict)
-        self._check_dictionary(state_dict, f"checkpoint {state_dict.pop(FILE, '')}".rstrip())
+        file = state_dict.pop(FILE, None)
+        self._check_dictionary(state_dict, f"checkpoint {file}" if file else "the checkpoint")
         state_dict.pop("dictionaries", None)
         super().load_state_dict(state_dict)
 

@@ -155,7 +155,8 @@ def test_a_split_in_parts_is_read_whole(options, times, parts_task):
 def test_training_on_parts(parts, train_here, caplog):
     """As fairseq 0.9: train and train1 by themselves, valid and valid1 by --combine-valid-subsets."""
     caplog.set_level(logging.INFO)
-    state = torch.load(train_here("--max-epoch", "1", "--combine-valid-subsets", validate=True, data=parts) / "checkpoint_last.pt")
+    folder = train_here("--max-epoch", "1", "--combine-valid-subsets", validate=True, data=parts)
+    state = torch.load(folder / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == 5  # of 72 pairs, 16 each
     assert "valid1 src-tgt 24 examples" in caplog.text and "valid on 'valid' subset" in caplog.text
 

@@ -168,14 +168,15 @@ TRAININGS = {
     **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in FINETUNING_MODES},
     "bang_ar": ("bang_ar", "ngram_language_loss", "n-stream"),
     "bang_nar": ("bang_nar", PLAIN_LOSS, None),
+    "pretraining": ("bang_ar_nar_mixed", "ngram_language_loss", "n-stream", "--task", "bang_pretraining"),
 }
 
 
 @pytest.fixture(params=TRAININGS.values(), ids=TRAININGS)
 def any_checkpoint(request, golden_states, tmp_path):
     """A checkpoint of a training of each mode and family of architectures: fairseq's options for it, the golden weights."""
-    architecture, criterion, mode = request.param
-    words = ["data-bin", *TRAINING, *TINY, "--arch", architecture, "--criterion", criterion, "--activation-fn", "gelu"]
+    architecture, criterion, mode, *more = request.param
+    words = ["data-bin", *TRAINING, *TINY, "--arch", architecture, "--criterion", criterion, "--activation-fn", "gelu", *more]
     of_mode = finetuning(mode) if mode else []
     if criterion != MIXED_LOSS and "--nar-ratio" in of_mode:
         del of_mode[(at := of_mode.index("--nar-ratio")) : at + 2]

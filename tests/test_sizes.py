@@ -60,7 +60,7 @@ def test_an_update_trains_every_weight(unequal, make_task, pairs):
 
 
 def test_every_decoding_follows_the_full_pass(model, sources):
-    """Greedy AR and NAR are the likeliest tokens of the pass that training runs; the others follow from them, or are decoded at all."""
+    """Greedy AR and NAR have the scores of the pass that training runs; blocks of one and drafts give greedy's tokens."""
     engine, network = TorchEngine(model, device="cpu"), model.build()
     batch = sources[:6]
     found = {name: engine.generate(batch, Options(max_len=9, min_len=9, **options)) for name, options in DECODINGS.items()}
@@ -90,7 +90,8 @@ def test_a_packed_folder_writes_the_same_texts(model, tmp_path):
         assert packed.generate(TEXTS[:4], max_len=8, **options) == original.generate(TEXTS[:4], max_len=8, **options)
     widths = model.sizes["encoder_embed_dim"], model.sizes["decoder_embed_dim"]
     width = f"width {widths[0]}" if widths[0] == widths[1] else f"width {widths[0]} + {widths[1]}"
-    assert f"{model.sizes['encoder_layers']} + {model.sizes['decoder_layers']} layers, {width} |" in (tmp_path / "folder" / "README.md").read_text()
+    layers = f"{model.sizes['encoder_layers']} + {model.sizes['decoder_layers']} layers"
+    assert f"{layers}, {width} |" in (tmp_path / "folder" / "README.md").read_text()
     assert read_folder(tmp_path / "folder").sizes == model.sizes
 
 
@@ -101,8 +102,9 @@ def test_the_graphs_of_an_export(model, sources):
     number = np.arange(slots)
     position = visibility.slot_position(number)
     sees, bucket = visibility.of_pass(
-        np, position[None], number[None], position, number, np.full(slots, -1), np.full(slots, -1), slots, visibility.bucket_table()
-    )
+        np, position[None], number[None], position, number, np.full(slots, -1), np.full(slots, -1), slots,
+        visibility.bucket_table(),
+    )  # fmt: skip
     with torch.no_grad():
         expected = network(source, torch.tensor([source.size(1)]), torch.zeros(1, slots, dtype=torch.long), layout=layout)[0]
         keys_values = EncoderGraph(network)(source)

@@ -26,7 +26,6 @@ from ..task import BangTranslationConfig
 from ..text.files import StrPath, new_folder, replacing
 from ..trained_modes import best_trained, update_shares
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -57,8 +56,8 @@ def _check_mean(model: TrainedModel, last: TrainedModel, path: StrPath, last_pat
     """Refuses two models whose weights have no common meaning."""
     differing = [name for name, size in model.sizes.items() if size != last.sizes[name] and name not in _OF_TRAINING]
     if differing:
-        options = ", ".join(f"--{name.replace('_', '-')} {model.sizes[name]} (here {last.sizes[name]})" for name in differing)
-        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it has {options}; average checkpoints of one run")
+        found = ", ".join(f"--{name.replace('_', '-')} {model.sizes[name]} (here {last.sizes[name]})" for name in differing)
+        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run")
     if model.dictionary != last.dictionary:
         raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it was trained with another dictionary")
 
@@ -166,12 +165,12 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
 
 def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
     sizes, shares = model.sizes, model.shares
-    widths = dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])  # one number where they are equal
+    widths = " + ".join(map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])))  # one if they are equal
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
     weights = update_shares(model._run)
     if model.criterion.get("joint_modes") and len(weights) > 1:
-        weighed = ", ".join(f"{mode} {weight:.0%}" for mode, weight in weights.items())
+        weighed = ", ".join(f"{mode} {weights[mode]:.0%}" for mode in shares if mode in weights)
         trained = f"{', '.join(shares)}: all in every update, the losses weighed {weighed}"
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
     if len(source) > 1:
@@ -183,7 +182,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 
 | | |
 | --- | --- |
-| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {" + ".join(map(str, widths))} |
+| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {widths} |
 | parameters | {parameters / 1e6:.1f} million, {dtype} |
 | longest source, target | {sizes["max_source_positions"]}, {sizes["max_target_positions"]} word pieces |
 | vocabulary | {len(model.dictionary):,} lower-cased word pieces |
