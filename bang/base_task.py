@@ -3,7 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
@@ -15,6 +15,7 @@ from .command_line import add_min_lr, program
 from .dictionary import BertDictionary
 from .progress import Progress, Stop
 from .safety import settings
+from .safety.hooks import FILE
 from .text.vocabulary import fingerprint
 from .trained_modes import trained_blocks, trained_modes
 
@@ -88,17 +89,21 @@ class BangTask(FairseqTask):
             training_run.check_modes(run, model.decodes)
         if from_checkpoint:
             self._keep_to(model.max_positions())
-        restore = None if from_checkpoint else self._restore_file()
+        restore = None if from_checkpoint else self._checkpoint_to_load()
         if getattr(cfg, "load_from_pretrained_model", None):
             if not from_checkpoint and restore is None:
-                starts.load_into(model, cfg.load_from_pretrained_model, cfg.load_sep)
+                starts.load_into(model, cfg.load_from_pretrained_model, cfg.load_sep, data=self.cfg.data)
             cfg.load_from_pretrained_model = None
         elif getattr(cfg, "load_sep", False) and not from_checkpoint:
             logger.warning("--load-sep has no effect without --load-from-pretrained-model")
         if restore is not None:  # say now, in one line, if it cannot be resumed
-            weights = dict(checkpoints.check(restore)["model"])
+            state = checkpoints.check(restore)
+            self._check_dictionary(state.get("task_state"), f"checkpoint {restore}")
+            weights = dict(state["model"])
             model.upgrade_state_dict(weights)
             checkpoints.check_fits(weights, model.state_dict(), f"checkpoint {restore}")
+            if "last_optimizer_state" not in state:
+                logger.info("checkpoint %s: has no optimizer state; a new one begins with its weights, at update 0", restore)
         return model
 
     def build_criterion(self, cfg, from_checkpoint: bool = False):
@@ -154,12 +159,14 @@ class BangTask(FairseqTask):
         if self._stop is not None:
             self._stop.end_save(path, updates)
 
-    def _restore_file(self) -> Optional[str]:
-        """The checkpoint that fairseq's trainer will go on from, if there is one."""
-        path = self.cfg.restore_file or ""
+    def _checkpoint_to_load(self) -> Optional[str]:
+        """The checkpoint that fairseq's trainer will begin from, if there is one; fairseq passes over a folder without a word."""
+        path, run = self.cfg.restore_file or "", training_run.whole(self.cfg)
         if path == "checkpoint_last.pt":
             path = os.path.join(self.cfg.save_dir or "", path)
-        return path if os.path.isfile(path) else None
+            if run is not None and not os.path.exists(path):
+                path = run.checkpoint.continue_once or run.checkpoint.finetune_from_model or path
+        return path if os.path.exists(path) else None
 
     def state_dict(self) -> dict:
         """Kept in checkpoints: a fingerprint of the dictionaries that the data was binarized with."""
@@ -167,13 +174,19 @@ class BangTask(FairseqTask):
 
     def load_state_dict(self, state_dict: dict) -> None:
         state_dict = dict(state_dict)
-        saved = state_dict.pop("dictionaries", None)
+        file = state_dict.pop(FILE, None)
+        self._check_dictionary(state_dict, f"checkpoint {file}" if file else "the checkpoint")
+        state_dict.pop("dictionaries", None)
+        super().load_state_dict(state_dict)
+
+    def _check_dictionary(self, task_state: Any, source: str) -> None:
+        """Refuses a checkpoint whose `task_state` names other dictionaries; fairseq 0.9 names none."""
+        saved = task_state.get("dictionaries") if isinstance(task_state, dict) else None
         if saved is not None and saved != self._fingerprint():
             raise ValueError(
-                f"{self.cfg.data}: binarized with another dictionary than the checkpoint was trained with; "
+                f"{self.cfg.data}: binarized with another dictionary than {source} was trained with; "
                 "run fairseq-preprocess again with its dictionary as --srcdict and --tgtdict"
             )
-        super().load_state_dict(state_dict)
 
     def _fingerprint(self) -> str:
         return fingerprint(self.source_dictionary.symbols, self.target_dictionary.symbols)

@@ -1,5 +1,7 @@
 """The tasks translation_bang and translation_bang_nar: data in, generator out."""
 
+import filecmp
+import itertools
 import logging
 import os
 import weakref
@@ -56,6 +58,9 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
             "one pass and picks the best (0: the one text)"
         },
     )
+    upsample_primary: int = field(
+        default=1, metadata={"help": "how often an epoch holds the sentences of `train` where `train1` and others lie beside it"}
+    )
     length_bucket: int = field(
         default=1,
         metadata={
@@ -86,15 +91,19 @@ class BangTranslationTask(BangTask, TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         if cfg.left_pad_target:
             raise ValueError("--left-pad-target True is not supported: slots count from the first target")
+        if cfg.upsample_primary < 0:  # fairseq 0.12's default, also in checkpoints: no dataset is so long
+            cfg.upsample_primary = 1
         if cfg.length_bucket < 1:
             raise ValueError(f"--length-bucket {cfg.length_bucket}: a bucket holds at least 1 length")
 
     @classmethod
     def setup_task(cls, cfg: BangTranslationConfig, **kwargs):
-        """Loads the dictionaries of --data, which must agree on the special pieces."""
+        """Loads the dictionaries of --data, which must agree on the special pieces, and be the same in every folder."""
         cls.check_checkpoints(cfg, **kwargs)
         try:
-            return super().setup_task(cfg)
+            task = super().setup_task(cfg)
+            _check_dictionaries(cfg)
+            return task
         except AssertionError:
             raise ValueError(
                 f"{cfg.data}: the source and target dictionaries disagree on the ids of [PAD], [UNK] or [SEP]; "
@@ -106,7 +115,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         try:
             super().load_dataset(split, epoch, combine, **kwargs)
         except AssertionError as error:
-            raise ValueError(f"{self.cfg.data}, split {split}: {self._count_pairs(split, epoch)} ({error})") from None
+            raise ValueError(f"{self.cfg.data}, split {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
         self.datasets[split].length_bucket = self.cfg.length_bucket
         for side, texts, dictionary in (
@@ -118,14 +127,18 @@ class BangTranslationTask(BangTask, TranslationTask):
                 raw_text.warn_of_unknown(*_unknown(first, dictionary), f"{self.cfg.data}, split {split}.{side}")
 
     def _count_pairs(self, split: str, epoch: int) -> str:
+        """The first part of a split whose sides differ, `train` or `train1` …, and how many lines they have."""
         paths = utils.split_paths(self.cfg.data)
         src, tgt = self.cfg.source_lang, self.cfg.target_lang
-        prefix = os.path.join(paths[(epoch - 1) % len(paths)], f"{split}.{src}-{tgt}.")
-        sizes = [
-            len(data_utils.load_indexed_dataset(prefix + side, None, self.cfg.dataset_impl) or ())
-            for side in (src, tgt)
-        ]
-        return f"{sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
+        for number in itertools.count():
+            part = f"{split}{number or ''}"
+            prefix = os.path.join(paths[(epoch - 1) % len(paths)], f"{part}.{src}-{tgt}.")
+            sizes = [
+                len(data_utils.load_indexed_dataset(prefix + side, None, self.cfg.dataset_impl) or ())
+                for side in (src, tgt)
+            ]
+            if sizes[0] != sizes[1] or not any(sizes):
+                return f"{part}: {sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         """As fairseq's; --bpe bang gives --eval-bleu text for people too."""
@@ -326,6 +339,16 @@ class ReferenceScorer(SequenceScorer):
         length = sample["target"].size(1)
         net_input = dict(sample["net_input"], layout=self.layout(length))
         return super().generate(models, dict(sample, net_input=net_input), **kwargs)
+
+
+def _check_dictionaries(cfg: BangTranslationConfig) -> None:
+    """Refuses folders of --data that were binarized with different dictionaries; fairseq reads the first folder's alone."""
+    first, *others = utils.split_paths(cfg.data)
+    for folder in others:
+        for side in (cfg.source_lang, cfg.target_lang):
+            paths = [os.path.join(path, f"dict.{side}.txt") for path in (first, folder)]
+            if os.path.exists(paths[1]) and not filecmp.cmp(*paths, shallow=False):
+                raise ValueError(f"{paths[1]} differs from {paths[0]}: binarize all folders with one --srcdict and --tgtdict")
 
 
 def _unknown(texts, dictionary) -> Tuple[int, int]:

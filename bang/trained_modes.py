@@ -70,10 +70,10 @@ def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
 
 
 class Blocks(NamedTuple):
-    """Slots of the longest blocks that a checkpoint was trained with; AR's are of 1.
+    """Slots of the longest blocks that a checkpoint was trained with; AR's are of 1, NAR has none.
 
     Attributes:
-        longest: wherever they hang. anywhere: of those that hang on any token, as drafts do.
+        longest: wherever they hang. anywhere: of those that hang on any token, as drafts do. 0: no such blocks.
     """
 
     longest: int

@@ -179,10 +179,10 @@ TRAINING = (
 def train_here(data_bin, tmp_path):
     """fairseq-train in this process on the golden pairs, 3 updates an epoch; the folder of its checkpoints by default."""
 
-    def call(*arguments, validate=False):
+    def call(*arguments, validate=False, data=data_bin):
         for function in (checkpoint_utils.save_checkpoint, should_stop_early):  # what an earlier run left
             vars(function).clear()
-        command = [data_bin, *TRAINING, *TINY, "--save-dir", tmp_path / "checkpoints", *arguments]
+        command = [data, *TRAINING, *TINY, "--save-dir", tmp_path / "checkpoints", *arguments]
         command += [] if validate else ["--disable-validation"]
         arguments = options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
         fairseq_train(convert_namespace_to_omegaconf(arguments))

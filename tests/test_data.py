@@ -1,9 +1,13 @@
 """Every sentence is visited once; bad data is refused."""
 
+import logging
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from bang.data import PairDataset
+from bang.task import BangTranslationConfig, BangTranslationTask
 from fairseq.data import data_utils
 
 
@@ -109,3 +113,72 @@ def test_interactive_sentences_are_truncated_like_files(make_task):
     data = task.build_dataset_for_inference(tokens, [8, 2])
     assert data[0]["source"].tolist() == [200, 201, 202, 203, 204, 102] and data[1]["source"].tolist() == [200, 102]
     assert data.sizes.tolist() == [6, 2]
+
+
+@pytest.fixture(scope="module")
+def parts(data_bin, tmp_path_factory):
+    """The golden pairs, with the test pairs as a second part of `train` (48 + 24) and `valid` (12 + 24)."""
+    folder = shutil.copytree(data_bin, tmp_path_factory.mktemp("parts") / "bin")
+    for path in data_bin.glob("test.*"):
+        for split in ("train1", "valid1"):
+            shutil.copy(path, folder / path.name.replace("test", split))
+    return folder
+
+
+@pytest.fixture
+def parts_task(parts, make_task):
+    def make(**options):
+        task = make_task(data=str(parts), source_lang="src", target_lang="tgt", **options)
+        task.cfg.dataset_impl, task.cfg.train_subset, task.cfg.required_seq_len_multiple = None, "train", 1
+        return task
+
+    return make
+
+
+@pytest.mark.parametrize("options, times", [({}, 1), (dict(upsample_primary=-1), 1), (dict(upsample_primary=3), 3)])
+def test_a_split_in_parts_is_read_whole(options, times, parts_task):
+    """One part after the other, the first as often as asked; -1 is what checkpoints of fairseq 0.12 hold."""
+    task = parts_task(truncate_source=True, **options)
+    found = {}
+    for split in ("train", "train1"):
+        task.load_dataset(split)
+        data = task.dataset(split)
+        found[split] = [(data[index], tuple(data.size(index))) for index in range(len(data))]
+    task.load_dataset("train", combine=True)
+    whole, expected = task.dataset("train"), found["train"] * times + found["train1"]
+    assert len(whole) == len(expected) == 48 * times + 24 and len(whole.ordered_indices()) == len(expected)
+    for index, (pair, size) in enumerate(expected):
+        assert all(torch.equal(whole[index][side], pair[side]) for side in ("source", "target"))
+        assert tuple(whole.size(index)) == size
+
+
+def test_training_on_parts(parts, train_here, caplog):
+    """As fairseq 0.9: train and train1 by themselves, valid and valid1 by --combine-valid-subsets."""
+    caplog.set_level(logging.INFO)
+    folder = train_here("--max-epoch", "1", "--combine-valid-subsets", validate=True, data=parts)
+    state = torch.load(folder / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 5  # of 72 pairs, 16 each
+    assert "valid1 src-tgt 24 examples" in caplog.text and "valid on 'valid' subset" in caplog.text
+
+
+def test_parts_whose_sides_differ_are_named(parts, parts_task, tmp_path):
+    folder = shutil.copytree(parts, tmp_path / "bin")
+    for end in ("bin", "idx"):
+        shutil.copy(folder / f"valid.src-tgt.src.{end}", folder / f"train1.src-tgt.src.{end}")
+    task = parts_task()
+    task.cfg.data = str(folder)
+    with pytest.raises(ValueError, match="split train1: 12 source and 24 target lines; binarize"):
+        task.load_dataset("train", combine=True)
+
+
+def test_folders_with_different_dictionaries(data_bin, tmp_path):
+    """fairseq reads the first folder's dictionaries, and every folder's ids."""
+    other = shutil.copytree(data_bin, tmp_path / "other")
+    cfg = BangTranslationConfig(data=f"{data_bin}:{other}", source_lang="src", target_lang="tgt")
+    cfg.checkpoint_paths = None
+    assert BangTranslationTask.setup_task(cfg).source_dictionary.symbols
+    lines = (other / "dict.tgt.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (other / "dict.tgt.txt").write_text("".join([*lines[:300], lines[301], lines[300], *lines[302:]]), encoding="utf-8")
+    with pytest.raises(ValueError, match="other/dict.tgt.txt differs from .*bin/dict.tgt.txt: binarize all folders") as refusal:
+        BangTranslationTask.setup_task(cfg)
+    assert "\n" not in str(refusal.value)

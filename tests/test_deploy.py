@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import onnx
@@ -17,7 +18,11 @@ from bang.deploy.graph import DecoderGraph, EncoderGraph
 from bang.inference import cpu, trained_model
 from bang.inference.api import Bang
 from bang.options import Options
-from conftest import TEXTS
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
+
+from conftest import ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
 
 
 LAYOUTS = {
@@ -150,6 +155,61 @@ def test_a_float32_export_that_writes_other_texts(options, fails, trained, expor
     assert "ar: 0 of 8 texts as the model's" in capsys.readouterr().err and (folder / "config.json").exists()
 
 
+def finetuning(mode):
+    """The options that `scripts/finetune.sh --mode` trains with, as the script itself has them."""
+    lines = (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8").splitlines()
+    start, end = (next(i for i, line in enumerate(lines) if line.startswith(word)) for word in ("few_epochs=", "esac"))
+    script = "\n".join([f"mode={mode}", *lines[start : end + 1], 'printf "%s\\n" "${mode_options[@]}"'])
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+
+MIXED_LOSS, PLAIN_LOSS = "ngram_language_loss_NAR_mixed", "label_smoothed_cross_entropy"
+FINETUNING_MODES = re.search(r"--mode \{([\w,-]+)\}", (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8"))[1].split(",")
+TRAININGS = {
+    **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in FINETUNING_MODES},
+    "bang_ar": ("bang_ar", "ngram_language_loss", "n-stream"),
+    "bang_nar": ("bang_nar", PLAIN_LOSS, None),
+    "pretraining": ("bang_ar_nar_mixed", "ngram_language_loss", "n-stream", "--task", "bang_pretraining"),
+}
+
+
+@pytest.fixture(params=TRAININGS.values(), ids=TRAININGS)
+def any_checkpoint(request, golden_states, tmp_path):
+    """A checkpoint of a training of each mode and family of architectures: fairseq's options for it, the golden weights."""
+    architecture, criterion, mode, *more = request.param
+    words = ["data-bin", *TRAINING, *TINY, "--arch", architecture, "--criterion", criterion, "--activation-fn", "gelu", *more]
+    of_mode = finetuning(mode) if mode else []
+    if criterion != MIXED_LOSS and "--nar-ratio" in of_mode:
+        del of_mode[(at := of_mode.index("--nar-ratio")) : at + 2]
+    arguments = options.parse_args_and_arch(options.get_training_parser(), [*words, *of_mode])
+    cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(arguments), resolve=True, enum_to_str=True)
+    kept = {name: golden_states["mixed"][name] for name in ("model", "optimizer_history", "extra_state")}
+    torch.save({"args": None, "cfg": cfg, "task_state": {}, **kept}, tmp_path / "checkpoint.pt")
+    return tmp_path / "checkpoint.pt"
+
+
+def test_every_training_can_be_shipped(any_checkpoint, exported, tmp_path, monkeypatch):
+    """Checkpoint, folder, export, and back to a checkpoint: what one step writes the next one reads, and the texts stay.
+
+    The golden graphs stand in for the export's own, which hold the same weights.
+    """
+    monkeypatch.setattr(export, "write_graphs", lambda _, new: [shutil.copy(path, new) for path in exported.glob("*coder.*")])
+    main(["pack", str(any_checkpoint), str(tmp_path / "folder"), "--vocab", str(VOCAB_SMALL)])
+    main(["unpack", str(tmp_path / "folder"), str(tmp_path / "back.pt")])
+    export.export(trained_model.read_model(tmp_path / "folder"), tmp_path / "export")
+    original, *others = (
+        Bang.load(path, vocab=vocab, threads=1)
+        for path, vocab in ((any_checkpoint, VOCAB_SMALL), (tmp_path / "folder", None), (tmp_path / "back.pt", VOCAB_SMALL),
+                            (tmp_path / "export", None))
+    )  # fmt: skip
+    for mode in original.modes:
+        expected = original.generate(TEXTS[:3], mode, beam=1, max_len=9)
+        assert all(expected) and all(model.generate(TEXTS[:3], mode, beam=1, max_len=9) == expected for model in others)
+    for model in others:
+        assert model.defaults == original.defaults and model.modes == original.modes
+        assert (model.engine.shares, model.engine.blocks) == (original.engine.shares, original.engine.blocks)
+
+
 def test_an_export_cannot_be_exported(exported, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["export", str(exported), str(tmp_path / "new")])
@@ -182,7 +242,7 @@ def test_bad_folders_get_one_line(exported, tmp_path):
     assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
     for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}), ("num_buckets", 0),
                        ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0), ("files", 3),
-                       ("blocks", [4]), ("blocks", [0, 4]), ("reduce_range", "no")):  # fmt: skip
+                       ("blocks", [4]), ("blocks", [-1, 4]), ("reduce_range", "no")):  # fmt: skip
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     shutil.copy(exported / "decoder.weights", folder)

@@ -233,6 +233,80 @@ def test_average_with_what_a_run_started_from(save_dir, tmp_path):
         torch.testing.assert_close(value, sum(state["model"][name] for state in states) / 2)
 
 
+def changed(path, **changes):
+    """A copy of the checkpoint beside `path` with other options; those of fairseq 0.9's, flat."""
+    state = torch.load(CHECKPOINT, weights_only=False)
+    for name, value in changes.items():
+        assert hasattr(state["args"], name)
+        setattr(state["args"], name, value)
+    torch.save(state, path)
+    return path
+
+
+def test_a_mean_of_models_that_were_trained_otherwise(tmp_path):
+    """Rates, streams and the name of the architecture are no sizes; the last one's stay."""
+    rates = dict(dropout=0.3, attention_dropout=0.2, activation_dropout=0.1, ngram=3)
+    other = changed(tmp_path / "other.pt", arch="bang_ar_nar_mixed_base", **rates)
+    for paths in ([CHECKPOINT, other], [other, CHECKPOINT]):
+        mean, last = pack.read_average(paths, VOCAB_SMALL), trained_model.read_checkpoint(paths[-1], VOCAB_SMALL)
+        assert (mean.architecture, mean.sizes) == (last.architecture, last.sizes)
+        for name, value in last.weights.items():
+            torch.testing.assert_close(mean.weights[name], value)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(decoder_attention_heads=2), r"it has --decoder-attention-heads 2 \(here 4\); average checkpoints of one run"),
+    (dict(activation_fn="relu", dropout=0.3), r"it has --activation-fn relu \(here gelu\);"),
+])  # fmt: skip
+def test_a_mean_of_models_that_compute_otherwise(changes, message, tmp_path):
+    other = changed(tmp_path / "other.pt", **changes)
+    with pytest.raises(ValueError, match=f"^checkpoint {other}: cannot be averaged with {CHECKPOINT}, {message}") as refusal:
+        pack.read_average([other, CHECKPOINT], VOCAB_SMALL)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_mean_of_models_of_different_dictionaries(tmp_path):
+    """Each found beside its checkpoint, with as many pieces."""
+    lines = VOCAB_SMALL.read_text(encoding="utf-8").splitlines(keepends=True)
+    paths = []
+    for name, first in (("a", lines[300:302]), ("b", lines[301:299:-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dict.src.txt").write_text("".join([*lines[:300], *first, *lines[302:]]), encoding="utf-8")
+        paths.append(shutil.copy(CHECKPOINT, tmp_path / name))
+    assert pack.read_average([paths[0], paths[0]])
+    with pytest.raises(ValueError, match="a/checkpoint.pt: cannot be averaged with .*b/checkpoint.pt, .* another dictionary$"):
+        pack.read_average(paths)
+
+
+def test_the_last_checkpoints_beside_a_stripped_one(save_dir, tmp_path, caplog):
+    """Weights and options alone do not say when they were: left out, and said."""
+    state = torch.load(save_dir / "checkpoint8.pt", weights_only=False)
+    torch.save({name: state[name] for name in ("args", "model")}, save_dir / "checkpoint_stripped.pt")
+    found = pack.last_checkpoints(save_dir, 3)
+    assert [path.name for path in found] == ["checkpoint8.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
+    assert caplog.messages == [f"{save_dir / 'checkpoint_stripped.pt'}: does not say how many updates it has seen; left out"]
+    main(["pack", str(save_dir / "checkpoint_stripped.pt"), str(tmp_path / "model")])
+    assert trained_model.read_folder(tmp_path / "model").updates == 0
+
+
+def test_the_card_says_when_every_update_trains_all_modes(tmp_path):
+    shares = {"_name": "ngram_language_loss_NAR_mixed", "nar_ratio": 0.27, "semi_nar_ratio": 0.33}
+    model = trained_model.read_checkpoint(CHECKPOINT, VOCAB_SMALL)
+    said = {}
+    joint = {**shares, "joint_modes": True}
+    criterions = {"joint": joint, "drawn": shares, "one": {**joint, "nar_ratio": 0.0, "semi_nar_ratio": 1.0}, "nobody knows": {}}
+    for name, criterion in criterions.items():
+        pack.write_folder(dataclasses.replace(model, criterion=criterion), tmp_path / name)
+        lines = (tmp_path / name / "README.md").read_text().splitlines()
+        (said[name],) = [line for line in lines if line.startswith("| trained modes")]
+    assert said == {
+        "joint": "| trained modes | ar, semi-nar, nar: all in every update, the losses weighed ar 40%, semi-nar 33%, nar 27% |",
+        "drawn": "| trained modes | ar (40% of the updates), semi-nar (33% of the updates), nar (27% of the updates) |",
+        "one": "| trained modes | semi-nar (100% of the updates) |",
+        "nobody knows": "| trained modes | not recorded |",
+    }
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["no-such.pt", "{new}"], "no-such.pt: no such file"),
     ([str(CHECKPOINT), "{new}"], "give the vocabulary that its data was binarized with"),

@@ -5,6 +5,7 @@ A model folder holds config.json (architecture, sizes, trained modes, generation
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +21,12 @@ from .. import checkpoints
 from ..options import Options
 from ..inference.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
+from ..safety.settings import FRESH
 from ..task import BangTranslationConfig
 from ..text.files import StrPath, new_folder, replacing
-from ..trained_modes import best_trained
+from ..trained_modes import best_trained, update_shares
+
+logger = logging.getLogger(__name__)
 
 
 def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> TrainedModel:
@@ -31,18 +35,31 @@ def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> Trai
     What is no weight is the last one's.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_checkpoint`; also where they do not agree in sizes.
+        FileNotFoundError, ValueError: see `read_checkpoint`; also where they do not agree in sizes or vocabulary.
     """
     last = read_checkpoint(paths[-1], vocab)
     sums = {name: value.double() for name, value in last.weights.items()}
     for path in paths[:-1]:
         model = read_checkpoint(path, vocab)
-        if (model.architecture, model.sizes) != (last.architecture, last.sizes):
-            raise ValueError(f"checkpoint {path}: of another size than {paths[-1]}; average checkpoints of one run, or of those that it started from")
+        _check_mean(model, last, path, paths[-1])
         for name, value in model.weights.items():
             sums[name] += value.double()
     weights = {name: (value / len(paths)).to(last.weights[name].dtype) for name, value in sums.items()}
     return replace(last, weights=weights)
+
+
+_OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "ngram")
+"""Among the network's options those that leave the meaning of its weights as it is."""
+
+
+def _check_mean(model: TrainedModel, last: TrainedModel, path: StrPath, last_path: StrPath) -> None:
+    """Refuses two models whose weights have no common meaning."""
+    differing = [name for name, size in model.sizes.items() if size != last.sizes[name] and name not in _OF_TRAINING]
+    if differing:
+        found = ", ".join(f"--{name.replace('_', '-')} {model.sizes[name]} (here {last.sizes[name]})" for name in differing)
+        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run")
+    if model.dictionary != last.dictionary:
+        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it was trained with another dictionary")
 
 
 def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
@@ -56,7 +73,11 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
         raise ValueError(f"{folder}: {is_there}; --last {count} averages checkpoints of a run, give the folder that holds them")
     by_updates = {}
     for path in sorted(Path(folder).glob("checkpoint*.pt")):
-        by_updates[checkpoints.check(os.fspath(path))["optimizer_history"][-1]["num_updates"]] = path
+        updates = checkpoints.check(os.fspath(path))["optimizer_history"][-1].get("num_updates")
+        if updates:
+            by_updates[updates] = path
+        else:
+            logger.warning("%s: does not say how many updates it has seen; left out", path)
     if len(by_updates) < count:
         raise ValueError(f"{folder}: checkpoints of {len(by_updates)} different updates, {count} are to be averaged")
     return [path for _, path in sorted(by_updates.items())[-count:]]
@@ -118,7 +139,8 @@ def _shared(sizes: Mapping[str, Any]) -> list[str]:
 def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     """Writes a checkpoint that fairseq-generate --path, --restore-file and the like take; without optimizer state.
 
-    Weights keep their precision, and embeddings that are shared are stored once.
+    Weights keep their precision, and embeddings that are shared are stored once. They stand in the network's order:
+    fairseq's script that averages checkpoints compares it.
     """
     cfg = OmegaConf.structured(FairseqConfig)
     limits = {name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")}
@@ -128,14 +150,14 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     cfg.model = {"_name": model.architecture, **model.sizes}
     cfg.criterion = model.criterion
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # as fairseq saves it
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": model.updates}
+    history = {**FRESH["optimizer_history"][0], "num_updates": model.updates}
     state = {
         "args": None,
         "cfg": cfg,
-        "model": dict(model.weights),
+        "model": {name: model.weights[name] for name in model.build().state_dict()},
         "optimizer_history": [history],
         "task_state": {"dictionaries": model.task()._fingerprint()},
-        "extra_state": {"metrics": [], "previous_training_time": 0},
+        "extra_state": FRESH["extra_state"],
     }
     with replacing(path) as file:
         torch.save(state, file)
@@ -143,8 +165,13 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
 
 def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
     sizes, shares = model.sizes, model.shares
+    widths = " + ".join(map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])))  # one if they are equal
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
+    weights = update_shares(model._run)
+    if model.criterion.get("joint_modes") and len(weights) > 1:
+        weighed = ", ".join(f"{mode} {weights[mode]:.0%}" for mode in shares if mode in weights)
+        trained = f"{', '.join(shares)}: all in every update, the losses weighed {weighed}"
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
     if len(source) > 1:
         origin = f"the mean of {origin}"
@@ -155,7 +182,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 
 | | |
 | --- | --- |
-| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {sizes["encoder_embed_dim"]} |
+| architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {widths} |
 | parameters | {parameters / 1e6:.1f} million, {dtype} |
 | longest source, target | {sizes["max_source_positions"]}, {sizes["max_target_positions"]} word pieces |
 | vocabulary | {len(model.dictionary):,} lower-cased word pieces |

@@ -50,7 +50,7 @@ _KEYS = {
     ),
 }  # fmt: skip
 """What config.json must hold, and what of it serves."""
-_MAY = dict(files=_list_of(_is(str), 0), blocks=_list_of(_from(1), 2, 2), reduce_range=_is(bool))
+_MAY = dict(files=_list_of(_is(str), 0), blocks=_list_of(_from(0), 2, 2), reduce_range=_is(bool))
 """What it may hold besides, if not null."""
 
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}

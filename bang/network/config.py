@@ -24,7 +24,7 @@ class BangConfig(FairseqDataclass):
     encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "inner width of the encoder's feed-forward"})
     encoder_layers: int = field(default=6, metadata={"help": "encoder layers"})
     encoder_attention_heads: int = field(default=8, metadata={"help": "encoder attention heads"})
-    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the decoder, the encoder's"})
+    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the decoder; the encoder's where embeddings are shared"})
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "inner width of the decoder's feed-forward"})
     decoder_layers: int = field(default=6, metadata={"help": "decoder layers"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "decoder attention heads"})

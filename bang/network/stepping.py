@@ -116,7 +116,7 @@ class Cache:
     """
 
     def __init__(self, decoder, encoder_out: dict, rows: int):
-        source = encoder_out["encoder_out"][0].transpose(0, 1)  # (A, S, D)
+        source = encoder_out["encoder_out"][0].transpose(0, 1)  # (A, S, width of the encoder)
         padding = encoder_out["encoder_padding_mask"]
         self.padding = padding[0][:, None, None] if padding else None  # (A, 1, 1, S), True at pads
         if self.padding is not None:
@@ -127,7 +127,7 @@ class Cache:
         heads = decoder.layers[0].ngram_self_attn.num_heads
         self.source = [tuple(_heads(project(source), heads) for project in pair) for pair in projections]
         self.rows, self.length = rows, 0
-        width = source.size(2) // heads
+        width = self.source[0][0].size(3)  # the encoder may be wider than the decoder
         self.kept = source.new_zeros(len(decoder.layers), 2, rows, heads, 0, width)  # (L, 2, B, H, C, d)
 
     def reserve(self, columns: int) -> None:

@@ -18,6 +18,10 @@ from omegaconf import OmegaConf
 from . import files, settings
 
 
+FILE = "checkpoint"
+"""Where a task finds, in its `task_state`, which file it came from."""
+
+
 def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load_on_all_ranks: bool = False) -> dict:
     """fairseq's function of this name, for files of strangers too.
 
@@ -25,6 +29,8 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load
         ValueError: the file cannot be read, holds more than data, or names what may not be built; one line.
     """
     state = settings.check(files.read(PathManager.get_local_path(path)), path)
+    if isinstance(state.get("task_state"), dict) and "dictionaries" in state["task_state"]:  # a task of ours, which names it
+        state["task_state"] = {**state["task_state"], FILE: path}
     overrides = arg_overrides or {}  # the user's, who may name files
     try:
         for name, value in overrides.items() if state.get("args") else ():

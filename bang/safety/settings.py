@@ -7,6 +7,7 @@ says so, what the user names; its other settings are kept as data.
 
 import argparse
 import ast
+import copy
 import re
 from typing import Any, Iterable, Mapping, MutableMapping
 
@@ -65,11 +66,22 @@ def may_build(kind: str, name: Any) -> bool:
     return kind == "criterion" and name in _FAIRSEQ_CRITERIONS
 
 
+FRESH = {
+    "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
+    "extra_state": {
+        "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}, "metrics": {},
+        "previous_training_time": 0,
+    },
+}  # fmt: skip
+"""What fairseq keeps of a training's course, before its first update."""
+
+
 def check(state: dict, path: str) -> dict:
     """A checkpoint as `files.read` gives it, with settings that fairseq may act on.
 
     Returns:
-        The same, with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals.
+        The same, with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals. A file
+        that tells nothing of its training, as weights and options alone, is one whose training begins.
     Raises:
         ValueError: no fairseq checkpoint, or one that names what may not be built. One line.
     """
@@ -86,6 +98,16 @@ def check(state: dict, path: str) -> dict:
             state["cfg"] = _sections(_mapping(state["cfg"]))
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: refused, {error}") from None
+    return _with_course(state)
+
+
+def _with_course(state: dict) -> dict:
+    """Fills in what fairseq looks for when it resumes; a course of its own, also of fairseq's first versions, stays."""
+    if not state.get("optimizer_history") and "optimizer" not in state:
+        state["optimizer_history"] = copy.deepcopy(FRESH["optimizer_history"])
+    course = state.get("extra_state") or {}
+    if "epoch" not in state and isinstance(course, dict) and not course.keys() & {"epoch", "train_iterator"}:
+        state["extra_state"] = {**course, **copy.deepcopy(FRESH["extra_state"])}
     return state
 
 

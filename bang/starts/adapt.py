@@ -6,18 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..text.vocabulary import PASSAGE_SEPARATOR
+from ..text.vocabulary import PASSAGE_SEPARATOR, fingerprint
 from .files import OPTION, SLOT, Start
 
 logger = logging.getLogger(__name__)
 
+REMEDY = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
 SIDES = ("encoder", "decoder")
 UNSHAPED = ("encoder_attention_heads", "decoder_attention_heads", "activation_fn")
 """Options that no weight's shape tells: wrong ones compute something else without a word."""
 
 
 def weights_for(
-    start: Start, cfg, own: dict[str, Tensor], pieces: dict[str, list[str]], load_sep: bool = False
+    start: Start, cfg, own: dict[str, Tensor], pieces: dict[str, list[str]], load_sep: bool = False, data: str = "the model"
 ) -> dict[str, Tensor]:
     """The start's weights as the model's own: load them strictly, after `upgrade_state_dict` for old names.
 
@@ -27,11 +28,14 @@ def weights_for(
         own: the model's own weights, whose position tables give the lengths.
         pieces: word pieces of the encoder's and the decoder's dictionary.
         load_sep: copy the embedding of [SEP] over that of [X_SEP].
+        data: what to call that whose dictionary it is.
     Raises:
         ValueError: a size, the vocabulary or an option does not agree; one line that names the option to set.
     """
     _check_sizes(start, cfg)
-    weights = {**start.weights, **_choose_pieces(start, pieces)}
+    chosen = _choose_pieces(start, pieces)
+    _check_dictionary(start, pieces, data)
+    weights = {**start.weights, **chosen}
     for side in SIDES:
         weights = _choose_layers(weights, side, _layers_to_take(start, cfg, side))
         name = f"{side}.embed_positions.weight"
@@ -138,6 +142,14 @@ def _check_count(start: Start, rows: int, wanted: int) -> None:
         )
 
 
+def _check_dictionary(start: Start, pieces: dict[str, list[str]], data: str) -> None:
+    """Refuses a checkpoint of ours that was trained with as many other pieces; [X_SEP] may be BERT's [unused1] there."""
+    sides = [pieces[side] for side in SIDES]
+    as_bert = [["[unused1]" if piece == PASSAGE_SEPARATOR else piece for piece in side] for side in sides]
+    if start.fingerprint not in (None, fingerprint(*sides), fingerprint(*as_bert)):
+        raise ValueError(f"{OPTION} {start.path}: trained with another dictionary than that of {data}; {REMEDY}")
+
+
 def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tensor]:
     """The rows of the start's tables that a smaller vocabulary takes; nothing where the vocabularies are one.
 
@@ -145,7 +157,6 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
         ValueError: the dictionary has a piece that the start lacks, or numbers pieces otherwise where the start
             does not tell its own.
     """
-    remedy = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
     chosen = {}
     for side in SIDES:
         tables = [f"{side}.embed_tokens.weight"] + (["decoder.embed_out"] if side == "decoder" else [])
@@ -158,11 +169,11 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
                 if theirs != ours and ours != PASSAGE_SEPARATOR:
                     raise ValueError(
                         f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
-                        f"dictionary; {remedy}"
+                        f"dictionary; {REMEDY}"
                     )
         elif start.pieces is None:
             raise ValueError(
-                f"{OPTION} {start.path}: has {max(sizes)} word pieces, the {side}'s dictionary {len(pieces[side])}; {remedy}"
+                f"{OPTION} {start.path}: has {max(sizes)} word pieces, the {side}'s dictionary {len(pieces[side])}; {REMEDY}"
             )
         else:
             number = {piece: row for row, piece in enumerate(start.pieces)}
@@ -172,7 +183,7 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
             if missing:
                 raise ValueError(
                     f"{OPTION} {start.path}: lacks {len(missing)} word pieces of the {side}'s dictionary, as "
-                    f"{missing[0]!r}; {remedy}"
+                    f"{missing[0]!r}; {REMEDY}"
                 )
             rows = torch.tensor([number[piece] for piece in pieces[side]])
             chosen.update({name: table[rows] for name, table in tables.items()})

@@ -30,6 +30,7 @@ class Start(NamedTuple):
     sizes: dict[str, Any]  # by the option that has to agree, as far as the files tell: {"encoder_embed_dim": 384, …}
     layers: dict[str, int]  # how many there are to choose from: {"encoder": 6, "decoder": 6}
     pieces: list[str] | None  # the vocabulary, where the files have it
+    fingerprint: str | None = None  # of the dictionaries that a checkpoint of ours was trained with
 
 
 def read(path: str) -> Start:
@@ -44,12 +45,14 @@ def read(path: str) -> Start:
     """
     folder, file = _locate(path)
     config = _read_config(folder)
+    fingerprint = None
     if file.endswith(".safetensors"):
         saved, settings = _read_safetensors(file), {}
     else:
         state = checkpoints.read(file, mmap=True)
         check_start(state, f"{OPTION} {path}")
-        saved, settings = state.get("model", state), _settings(state)
+        saved, settings, task_state = state.get("model", state), _settings(state), state.get("task_state")
+        fingerprint = task_state.get("dictionaries") if isinstance(task_state, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise ValueError(f"{OPTION} {path}: no weights by name in it")
     if SLOT in saved:
@@ -65,7 +68,7 @@ def read(path: str) -> Start:
     sizes = {**_sizes(weights), **settings}
     _check_tables(weights, path)
     _check_heads(sizes, path)
-    return Start(path, family, weights, sizes, _layers(weights), _read_pieces(folder, config))
+    return Start(path, family, weights, sizes, _layers(weights), _read_pieces(folder, config), fingerprint)
 
 
 _CHECKED = (
