@@ -16,6 +16,7 @@ from .files import StrPath, read_lines
 
 TOKENIZERS = ("13a", "none", "ptb")
 SEED = 12345  # sacrebleu's own, for the bootstrap
+FEW_TEXTS = 0.1  # of the number of texts that a system which reads its sources writes
 
 # No English text ends with one of these; hypotheses do that were cut, or that a model left unfinished. Penn Treebank tokens last.
 _NEVER_LAST = frozenset(
@@ -58,6 +59,23 @@ def read_texts(path: StrPath) -> list[str]:
     if not lines:
         raise ValueError(f"{path}: empty: give a file with one text a line")
     return lines
+
+
+def warn_of_equal_texts(texts: Sequence[str], references: Sequence[str] = ()) -> str | None:
+    """Says in one line that a system writes much the same text for every source, or returns None.
+
+    Such a system may score better than one that reads its sources, so that no score tells.
+
+    Args:
+        texts: what the system wrote, each for a source of its own.
+        references: their references. Data may ask for few different texts, `yes` and `no` for instance: a tenth of the
+            references' different texts is enough. Without them every text is expected to be another one, and fewer than
+            ten texts say nothing.
+    """
+    found, expected = len(set(texts)), len(set(references)) if references else len(texts)
+    if not found or found > FEW_TEXTS * expected:
+        return None
+    return f"{found} different text{'s' * (found > 1)} of {len(texts)}: the model does not read its sources yet"
 
 
 def evaluate(
