@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["bang", "bang.*"]),
-    package_data={"bang.text": ["vocab.txt", "dashes.txt"]},
+    package_data={"bang.text": ["vocab.txt", "blanks.txt"]},
     entry_points={"console_scripts": ["bang = bang.__main__:main"]},
     install_requires=[
         "torch>=2.6",  # loads checkpoints as plain weights
