@@ -18,7 +18,8 @@ def rouge(hypothesis: str, reference: str) -> dict[str, float]:
     Raises:
         ValueError: the files differ in their number of lines, or have none.
     """
-    return evaluate({hypothesis: read_texts(hypothesis)}, read_texts(reference), ["rouge"])["systems"][hypothesis]
+    scores = evaluate({hypothesis: read_texts(hypothesis)}, read_texts(reference), ["rouge"])["systems"][hypothesis]
+    return {name: scores[name] for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L")}
 
 
 def main() -> None:

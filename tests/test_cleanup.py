@@ -69,6 +69,8 @@ def test_kept_repeats():
         ("c + + + + + tools", "c++ tools", None),  # no mark without an end
         ("[CLS] [SEP] [SEP]", "", ""),
         ("", "", ""),
+        ("a [X_SEP] b [MASK] [PAD] c [UNK]", "a b c [UNK]", "a b c [UNK]"),
+        ("[X_SEP] [X_SEP]", "", ""),
     ],
 )  # fmt: skip
 def test_text_for_people(line, text, text_with_repeats):

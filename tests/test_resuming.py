@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from bang import checkpoints
+from bang import checkpoints, starts
 from bang.__main__ import main
 from bang.deploy import pack
 from bang.inference.trained_model import read_checkpoint
@@ -146,7 +146,7 @@ def test_berts_name_of_the_passage_separator_is_no_other_dictionary(stripped, ma
     for pieces, serves in ((as_bert, True), (as_bert[::-1], False)):
         torch.save({**state, "task_state": {"dictionaries": fingerprint(pieces, pieces)}}, tmp_path / "start.pt")
         if serves:
-            model.load_pretrained(str(tmp_path / "start.pt"), load_sep=True)
+            starts.load_into(model, str(tmp_path / "start.pt"), load_sep=True)
         else:
             with pytest.raises(ValueError, match="start.pt: trained with another dictionary than that of the model; binarize"):
-                model.load_pretrained(str(tmp_path / "start.pt"))
+                starts.load_into(model, str(tmp_path / "start.pt"))

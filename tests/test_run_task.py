@@ -186,7 +186,7 @@ def test_presets_train_as_published(mode, more, preset, data, tmp_path):
 
 def test_presets(data, tmp_path):
     evaluation = words(task_plan(data, tmp_path, Options(preset="squad")), "evaluate")
-    assert after(evaluation, "--tokenize") == "ptb" and "meteor" in evaluation
+    assert after(evaluation, "--tokenize") == "ptb" and "meteor" in evaluation and "questions" in evaluation
     evaluation = words(task_plan(data, tmp_path, Options(preset="persona-chat")), "evaluate")
     assert after(evaluation, "--tokenize") == "none" and "dialogue" in evaluation
 

@@ -7,7 +7,8 @@ from bang import visibility
 from bang.criterion import NgramLanguageLossNarMixed
 from bang.deploy import export, pack
 from bang.deploy.graph import DecoderGraph, EncoderGraph
-from bang.inference.api import Bang, Options
+from bang.inference.api import Bang
+from bang.options import Options
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import TrainedModel, read_folder, size_options
 from omegaconf import OmegaConf

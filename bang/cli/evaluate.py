@@ -5,15 +5,17 @@
 
 Texts are words as people write them (post_processed_nar.py --detokenize), not word pieces. Groups of metrics:
 
-    rouge     ROUGE-1, -2, -L by rouge_score: F1 with stemmer, lower-cased
+    rouge     ROUGE-1, -2, -L, -Lsum by rouge_score: F1 with stemmer, lower-cased
     bleu      BLEU by sacrebleu, and lower-cased (-lc)
     chrf      chrF by sacrebleu, and lower-cased
+    questions BLEU-4 and ROUGE-L (F with beta 1.2) of question generation's scripts, lower-cased
     dialogue  BLEU-1 and -2, lower-cased: of the corpus (sacrebleu, no smoothing), and the mean over
               sentences (nltk, smoothing method 7), which papers report under the same name
     meteor    METEOR by nltk, where nltk's data is there
     distinct  different 1-grams and 2-grams of all that the system wrote
     faults    words said twice, texts that end unfinished, empty ones, and length against the references
 
+Every table has the share of distinct texts, and a line for a system that writes much the same text for every source.
 All scores are x 100. The column "reference" says what the references themselves get.
 """
 
@@ -57,8 +59,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"{path} holds word pieces: make text of them first, by post_processed_nar.py --detokenize")
     report = evaluate.evaluate(systems, references, args.metrics, args.tokenize, args.bootstrap)
     own = [group for group in args.metrics or evaluate.METRICS if group in _OF_REFERENCES]
-    if own:
-        report["reference"] = evaluate.evaluate({"": references}, references, own, args.tokenize)["systems"][""]
+    report["reference"] = evaluate.evaluate({"": references}, references, own or ["distinct"], args.tokenize)["systems"][""]
     if args.json is not None:
         with replacing(args.json) as file:
             file.write(f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
@@ -84,6 +85,7 @@ def table(report: dict) -> str:
     lines.append(f"{report['sentences']} sentences")
     if against:
         lines[-1] += f"; p: that the difference to {_short(report['baseline'], systems)} is chance ({report['resamples']} resamples)"
+    lines += [f"{_short(path, systems)}: {warning}" for path, warning in report["warnings"].items()]
     lines += [f"{group} not measured: {why}" for group, why in report["not_measured"].items()]
     by_signature: dict[str, list[str]] = {}
     for metric, signature in report["signatures"].items():

@@ -45,7 +45,7 @@ class Preset:
 
 
 PRESETS = {
-    "squad": Preset(["rouge", "bleu", "meteor", "faults"], "ptb"),
+    "squad": Preset(["questions", "meteor", "faults"], "ptb"),
     "xsum": Preset(["rouge", "faults"]),
     "persona-chat": Preset(["dialogue", "distinct", "faults"], "none", as_words=True),
     "none": Preset(),

@@ -9,6 +9,8 @@ from .detokenize import detokenize
 
 _SEP = re.compile(r" ?\[SEP\] ?")
 
+_MARKERS = ("[X_SEP]", "[MASK]", "[PAD]")  # no words; [UNK] stays, which says that one is missing
+
 # How often a mark may follow itself before it is the model that repeats: "c++", "test::deep", "wait ..."
 _LONGEST_RUN = {mark: 2 for mark in "+:-/_=&|<>()[]{}'`\"\\#!?*"} | {".": 3}
 
@@ -36,6 +38,8 @@ def clean_up(line: str, keep_repeats: bool = False) -> str:
 def to_text(line: str, keep_repeats: bool = False) -> str:
     """Turns one hypothesis, word pieces joined by blanks, into text for people, with blanks where they write them.
 
+    Special pieces are left out, but for `[UNK]`.
+
     Args:
         line: the hypothesis; it ends as for `clean_up`.
         keep_repeats: keep what an autoregressive model wrote twice. Else repeats are taken for the habit of
@@ -44,7 +48,7 @@ def to_text(line: str, keep_repeats: bool = False) -> str:
     >>> to_text("the the c + + bin ##ding ##ding [SEP] on")
     'the c++ binding'
     """
-    pieces = _kept_pieces(line)
+    pieces = [piece for piece in _kept_pieces(line) if piece not in _MARKERS]
     if not keep_repeats:
         pieces = _without_repeats(_join(_without_repeats(pieces, _LONGEST_RUN)).split(" "), _LONGEST_RUN)
     return detokenize(" ".join(pieces))

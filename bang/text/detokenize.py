@@ -1,51 +1,53 @@
 """Word pieces back to text for people: the inverse of tokenization, as far as there is one.
 
 Word pieces say which of them make a word, but not where blanks stood around punctuation: `node . js`,
-`c + +` and `don ' t` were `node.js`, `c++` and `don't`. Conventions of written English and of program
-names decide here. What is ambiguous in itself stays a guess, `-` most of all (`high-level`, `library -
-documentation`); `dashes.txt` holds what the words beside it say. Case is not restored.
+`c + +` and `don ' t` were `node.js`, `c++` and `don't`. A linear classifier decides, blank by blank from left
+to right; scripts/make_blanks.py learned its weights, blanks.txt, from package descriptions, docstrings and manual
+pages. A few rules of written English come first, where that text says too little: e-mail addresses, arithmetic,
+abbreviations. What is ambiguous in itself stays a guess, `-` most of all (`high-level`, `library - documentation`).
+Case is not restored.
 
 Standard library only.
 """
 
+import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
-DASHES = Path(__file__).with_name("dashes.txt")
+from .vocabulary import VOCAB, read_vocabulary
 
-Joins = tuple[bool, bool]
-"""Whether a mark is written next to what stands before it, and next to what stands after it."""
+BLANKS = Path(__file__).with_name("blanks.txt")
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Marks whose sides do not depend on their context.
-_JOINS_BEFORE = _words(", ; ! ? : . ) ] } > % ” » …")
-_JOINS_AFTER = _words("( [ { < $ ~ @ # “ « ‘ ¿ ¡")
-_JOINS_BOTH = _words("/ _ \\ ^ = ' ’ . +")
+_RUNS = re.compile(r"(?<!\S)([`*\-=.:+<>&|_/#~!?])(?: \1)+(?!\S)")  # marks that are written together: c++, ..., ``
+_QUOTES = _words("\" ' ` `` * ** __")
+_CLOSING = {")": "(", "]": "[", "}": "{", ">": "<"}
+_OPENING = frozenset(_CLOSING.values())
 
 _CONTRACTIONS = _words("s t re ve ll d m")  # after an apostrophe: "it's"
 _ELISIONS = _words("o d l ol")  # before an apostrophe: "o'reilly"
-_PREFIXES = _words("a be co de e h il im in iso la meta mis multi non out over pre re s se sub super t un wx x")
-_SUFFIXES = _words("s es d ed r n m tm c nd rd st th yp")  # in parentheses: "file(s)"
-_COMPOUNDS = _words("like based compatible style")  # after "foo()-"
-_SUSPENDING = _words("and or to nor versus")  # after a hyphen: "two- and three-dimensional"
-_FOLDERS = _words("bin boot dev etc home lib mnt opt proc run sbin srv sys tmp usr var")  # below "/"
-_UNIXES = _words("bsd nix ml")  # after "*"
-_BEFORE_EXTENSION = _words(  # "read .zip files", not "read.zip files"
-    "a an and any as based by convert creates for from generate handle in into is like load loading loads manage "
-    "managing manipulate manipulating of on one or parse parses parsing read reading register simple single some "
-    "the their these to via with write writing your , / ( - * "
+_FUNCTION_WORDS = _words("a an and as at by each for from if in into is of on or that the this to use using via when with")
+_BEFORE_A_SIGN = _words("am are be by from is of than to was were")  # "it was -5"
+_ABBREVIATIONS = _words(  # a blank follows their dot
+    "apr approx aug cf ch dec dr eq etc feb fig figs gen jan jr jul jun mr mrs ms nov oct pp prof resp sec sect sep sept st vol vs"
 )
-_ENDINGS = _words(  # after a dot, in whatever text: "node.js", "example.org"
-    "ai app au c cc cfg cgi ch cn com conf cpp cs css csv de dev dll edu eu exe fr gov gz h hpp htm html ini io ip ir "
-    "java jp jpeg jpg js json jsp log lua lv2 md net nl nz org pdf php pl pm png po ps py pyc rb rpm rs ru se sh sql "
-    "src svg tar tex tgz ts tv txt tz uk wav xml yaml yml zip"
+_BEFORE_AN_OPTION = _words("flag flags option options switch")  # "the option -v"
+_ENDINGS = _words(  # of file names and hosts
+    "ai app au c cc cfg cgi ch cn com conf cpp cs css csv dat de dev dll edu eu exe fr gov gz h hpp htm html ini io ip java jp "
+    "jpeg jpg js json jsp log lua md net nl nz org pdf php pl pm png po ps py pyc rb rpm rs ru sh so sql src svg tar tex tgz ts "
+    "tv txt tz uk us wav xml yaml yml zip"
 )
-_ABBREVIATIONS = _words("approx corp dr etc ex impl inc jr mr mrs ms prof resp st vs")
-_BEGINNINGS = _words("an he i if in it she so that the there these they this we you")  # of sentences
+_BEFORE_AN_ENDING = _FUNCTION_WORDS | _words("convert create handle load open parse read save some write")  # "read .zip files"
+_INITIALS = {tuple(name) for name in _words("ad aka am bc eg ie pm uk us")}  # "a.m.", "i.e."
+_BEGINNINGS = _words("an he i if it in she so that the then there these they this we when you")  # of sentences
+_NO_NAMES = _words("a an and as at by contact email for from in is it mail me of on or the to us via with write you")
+_AFTER_A_YEAR = _words("based compatible compliant era like present safe style")  # "2020-era"
 
 
 def detokenize(pieces: str) -> str:
@@ -57,165 +59,250 @@ def detokenize(pieces: str) -> str:
     >>> detokenize("node . js bin ##ding ( http ) for c + + ; don ' t use test : : deep")
     "node.js binding (http) for c++; don't use test::deep"
     """
-    line = _Line(pieces.replace(" ##", "").split())
-    text, joins_next = "", True
-    for index, word in enumerate(line.words):
-        joins_before, joins_after = line.joins(index)
-        text += word if joins_before or joins_next else f" {word}"
-        joins_next = joins_after
-    return text
+    words, weights = split_words(pieces), _weights()
+    rules, line = _rules(words), Line(words)
+    for index in range(1, len(words)):
+        blank = rules.get(index)
+        if blank is None:
+            blank = line.is_open(index) or sum(weights.get(feature, 0.0) for feature in line.features(index)) > 0
+        line.add(blank)
+    return "".join(f" {word}" if blank else word for word, blank in zip(words, line.blanks))
 
 
-class _Line:
-    """The words and marks of a line, and how they are written next to each other."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self._is_sentence = bool(words) and words[-1] in (".", "!", "?")
-        self._opening, self._closing = self._pair_quotes()
-
-    def joins(self, index: int) -> Joins:
-        """Returns the sides on which word `index` joins its neighbours."""
-        word = self.words[index]
-        if not _is_mark(word):
-            return _is_ideograph(word) and _is_ideograph(self._at(index - 1)), False
-        if index in self._opening:
-            return False, True
-        if index in self._closing:
-            return True, False
-        rule = self._RULES.get(word)
-        if rule is not None:
-            return rule(self, index, self._at(index - 1), self._at(index + 1))
-        return word in _JOINS_BEFORE or word in _JOINS_BOTH, word in _JOINS_AFTER or word in _JOINS_BOTH
-
-    def _at(self, index: int) -> str:
-        return self.words[index] if 0 <= index < len(self.words) else ""
-
-    def _pair_quotes(self) -> tuple[set[int], set[int]]:
-        opening, closing = set(), set()
-        for mark in ('"', "'", "`"):
-            places = [index for index, word in enumerate(self.words) if word == mark and not self._is_apostrophe(index)]
-            paired = len(places) // 2 * 2
-            opening.update(places[0:paired:2])
-            closing.update(places[1:paired:2])
-        return opening, closing
-
-    def _is_apostrophe(self, index: int) -> bool:
-        before, after = self._at(index - 1), self._at(index + 1)
-        if self.words[index] != "'" or not before.isalnum():
-            return False
-        return after in _CONTRACTIONS or (before in _ELISIONS and after.isalnum()) or after == "em"
-
-    # Each rule is handed the mark's index and the words before and after it, "" at the ends of the line.
-
-    def _apostrophe(self, index: int, before: str, after: str) -> Joins:
-        if after == "em":  # shoot 'em up
-            return False, True
-        return True, not before.endswith("s") or after in _CONTRACTIONS  # the users' files
-
-    def _dot(self, index: int, before: str, after: str) -> Joins:
-        if "." in (before, after):  # an ellipsis, a range: "wait... what", "(a, ...)", "$a..$b"
-            return before not in (",", ""), after == "." or not after.isalnum() or after.isdigit()
-        if len(before) == len(after) == 1 and before.isalpha() and after.isalpha():  # "e.g."
-            return True, True
-        is_letter = len(before) == 1 and before.isalpha() and self._at(index - 2) == "."  # the last of "a.k.a."
-        if (before in _BEFORE_EXTENSION and not is_letter) or index == 0 or index - 1 in self._opening:
-            return False, True
-        if not after or not (after[0].isalnum() or after[0] in "_*$"):
-            return True, after == "/"
-        if before[-1].isdigit() and after[0].isdigit() or after in _ENDINGS or before == "www":
-            return True, True
-        if len(before) == 1 and before.isalpha():  # "e.g. this", "a.k.a. that", but "m.set"
-            return True, self._at(index - 2) != "." and after not in _BEGINNINGS
-        ends_sentence = self._is_sentence or after in _BEGINNINGS or before in _ABBREVIATIONS
-        return True, not ends_sentence
-
-    def _comma(self, index: int, before: str, after: str) -> Joins:
-        in_braces = "{" in self.words[:index] and "}" in self.words[index:]
-        is_thousands = before.isdigit() and len(before) <= 3 and after.isdigit() and len(after) == 3
-        return True, in_braces or is_thousands
-
-    def _colon(self, index: int, before: str, after: str) -> Joins:
-        return True, ":" in (before, after) or after == "/" or (before[-1:].isdigit() and after[:1].isdigit())
-
-    def _slash(self, index: int, before: str, after: str) -> Joins:
-        return not (before.isalnum() and after in _FOLDERS), True
-
-    def _plus(self, index: int, before: str, after: str) -> Joins:
-        if "+" in (before, after):  # c++, c++/foo, c++11
-            return True, after in ("+", "/") or (after.isdigit() and len(after) == 2)
-        return True, not before.isdigit() and before != "gtk" or after.startswith("deb") or after == "/"
-
-    def _open_parenthesis(self, index: int, before: str, after: str) -> Joins:
-        is_alone = self._at(index + 2) == ")"
-        is_call = after == ")" or (is_alone and (after in _SUFFIXES or (after.isdigit() and len(after) == 1)))
-        return before == "!" or (is_call and (before[-1:].isalnum() or before == "_")), True
-
-    def _close_parenthesis(self, index: int, before: str, after: str) -> Joins:
-        return True, self._at(index - 2) == "(" and before in _PREFIXES and after.isalnum()
-
-    def _open_bracket(self, index: int, before: str, after: str) -> Joins:
-        return before in ("#", "!", "&") or after == "]", True
-
-    def _number_sign(self, index: int, before: str, after: str) -> Joins:
-        is_language = before in ("c", "f", "j")
-        return is_language or before == "pkcs", not is_language
-
-    def _ampersand(self, index: int, before: str, after: str) -> Joins:
-        is_name = len(before) <= 2 and len(after) == 1 and before.isalpha() and after.isalpha()  # at&t
-        return is_name, is_name or after == "["
-
-    def _at_sign(self, index: int, before: str, after: str) -> Joins:
-        return before.isalnum() and self._at(index + 2) == ".", True
-
-    def _percent(self, index: int, before: str, after: str) -> Joins:
-        return before[-1:].isdigit(), not before[-1:].isdigit() and after.isalnum()
-
-    def _star(self, index: int, before: str, after: str) -> Joins:
-        return before == "_" or len(before) == len(after) == 1, after == "." or after in _UNIXES or len(after) == 1
-
-    def _underscore(self, index: int, before: str, after: str) -> Joins:
-        doubles = sum(self.words[place : place + 2] == ["_", "_"] for place in range(index))
-        if after == "_":  # __init__
-            return doubles % 2 == 1 or not before.isalnum(), True
-        return True, before != "_" or doubles % 2 == 1
-
-    def _less(self, index: int, before: str, after: str) -> Joins:
-        return False, ">" in self.words[index:] or after in ("=", "-")
-
-    def _greater(self, index: int, before: str, after: str) -> Joins:
-        return "<" in self.words[:index] or before == "-", after == "="
-
-    def _equals(self, index: int, before: str, after: str) -> Joins:
-        return True, before not in ("<", ">", "!") or after == "="
-
-    def _hyphen(self, index: int, before: str, after: str) -> Joins:
-        if after == ">" or before == "<":  # arrows
-            return before == "<", after == ">"
-        if "-" in (before, after):  # a dash of two
-            return before == "-", after == "-"
-        if not after or (after in _SUSPENDING and self._at(index + 2) != "-"):
-            return True, False
-        if not before:
-            return False, True
-        if not after[0].isalnum():
-            spaced = after in ('"', "(", "`", "[")
-        elif not before[-1].isalnum():
-            spaced = after not in _COMPOUNDS
-        else:
-            spaced = _is_dash(before, after, is_chain="-" in (self._at(index - 2), self._at(index + 2)))
-        return not spaced, not spaced
-
-    _RULES = {
-        "'": _apostrophe, "’": _apostrophe, ".": _dot, ",": _comma, ":": _colon, "/": _slash, "+": _plus,
-        "(": _open_parenthesis, ")": _close_parenthesis, "[": _open_bracket, "#": _number_sign, "&": _ampersand,
-        "@": _at_sign, "%": _percent, "*": _star, "_": _underscore, "-": _hyphen, "<": _less, ">": _greater,
-        "=": _equals,
-    }  # fmt: skip
+def split_words(pieces: str) -> list[str]:
+    """The words and marks of word pieces; a run of one mark that is written together is one: `++`."""
+    joined = " ".join(pieces.replace(" ##", "").split())
+    return _RUNS.sub(lambda run: run[0].replace(" ", ""), joined).split()
 
 
-def _is_mark(word: str) -> bool:
-    return len(word) == 1 and not word.isalnum()
+class Line:
+    """The words and marks of a line, and what is known where the next blank is decided.
+
+    Attributes:
+        words: the words and marks.
+        blanks: for each word so far whether a blank stands before it.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words, self.blanks = words, [False]
+        self._kinds = ["^", "^", *map(_kind, words), "$", "$", "$"]
+        self._padded = ["^", "^", *words, "$", "$", "$"]
+        self._sides = _quote_sides(words)
+        self._brackets: list[str] = []  # those that are open, with whether they are a call's
+        self._is_head = True  # one word so far, or several with commas between
+        self._in_code = False
+        self._dashes = 0  # with blanks
+
+    def is_open(self, index: int) -> bool:
+        """Whether two words meet before word `index`: a blank, and nothing to decide."""
+        return not (is_mark(self.words[index]) or is_mark(self.words[index - 1]))
+
+    def add(self, blank: bool) -> None:
+        """Says whether a blank stands before the next word."""
+        index = len(self.blanks)
+        before = self.words[index - 1]
+        self.blanks.append(blank)
+        if before in _OPENING:
+            self._brackets.append(before + ("" if index < 2 or self.blanks[index - 1] else "c"))
+        elif self._brackets and _CLOSING.get(before) == self._brackets[-1][0]:
+            self._brackets.pop()
+        if before in ("`", "``"):
+            self._in_code = self._sides.get(index - 1) == "o"
+        self._dashes += blank and before == "-"
+        if blank and before != ",":
+            self._is_head = False
+
+    def features(self, index: int) -> Iterator[str]:
+        """What is known of the blank before word `index`, a name for each fact."""
+        at = index + 2  # in the padded lists
+        w, k = self._padded, self._kinds
+        left, right = self._name(at - 1), self._name(at)
+        pair = f"{left} {right}"
+        before, after = k[at - 2], k[at + 1]
+        state = f"{self._brackets[-1] if self._brackets else '-'}{'k' if self._in_code else ''}"
+        was = "b" if self.blanks[-1] else "j"
+        yield f"p {pair}"
+        yield f"w {w[at - 1]} {w[at]}"
+        yield f"l {before} {pair}"
+        yield f"r {pair} {after}"
+        yield f"lr {before} {pair} {after}"
+        yield f"L {k[at - 3]} {before} {pair}"
+        yield f"R {pair} {after} {k[at + 2]}"
+        yield f"b {was} {pair}"
+        yield f"bl {was} {before} {pair}"
+        yield f"br {was} {pair} {after}"
+        yield f"s {state} {pair}"
+        yield f"sr {state} {pair} {after}"
+        if self._is_head:
+            yield f"h {pair}"
+            yield f"hk {before} {pair} {after}"
+            yield f"hw {w[at - 1]} {right} {after}"
+            yield f"hr {pair} {w[at + 1]}"
+        if right == "-":
+            yield f"d {'h' if self._is_head else 'n'} {min(w[at + 1 :].count('-'), 2)} {k[at - 1]} {after}"
+            yield f"c {was} {before} {left} {after} {k[at + 2]}"
+            yield f"s {self._dashes} {'h' if self._is_head else 'n'}"
+            yield f"w2 {w[at - 2]} {w[at - 1]} -"
+            yield f"dn {'h' if self._is_head else 'n'} {min((len(w) - at) // 3, 4)} {k[at - 1]} {after}"
+        if is_mark(w[at - 1]):
+            yield f"wl {w[at - 2]} {pair}"
+            yield f"bw {was} {left} {w[at]}"
+            yield f"wb {was} {w[at - 2]} {left}"
+        if is_mark(w[at]):
+            yield f"wr {pair} {w[at + 1]}"
+            yield f"ww {right} {w[at + 1]}"
+            yield f"w3 {right} {w[at + 1]} {w[at + 2]}"
+            yield f"lwr {w[at - 1]} {right} {after}"
+            yield f"R3 {right} {after} {k[at + 2]} {k[at + 3]}"
+        if w[len(w) - 4] in (".", "!", "?"):
+            yield f"e {pair}"
+
+    def _name(self, at: int) -> str:
+        return self._kinds[at] + self._sides.get(at - 2, "")
+
+
+def is_mark(word: str) -> bool:
+    """Whether a word is punctuation."""
+    return not word[0].isalnum() and not word.startswith("##") and not (len(word) > 2 and word[0] == "[")
+
+
+def _kind(word: str) -> str:
+    """A mark itself, else the sort of word: what stands for all words alike."""
+    if is_mark(word):
+        return word
+    if word.isdigit():
+        return "D" if len(word) < 3 else "DDD" if len(word) == 3 else "DDDD"
+    if len(word) == 1:
+        return "A"
+    if any(letter.isdigit() for letter in word):
+        return "AD"
+    return ("W" if word in _common_words() else "U") + ("s" if word.endswith("s") else "")
+
+
+def _quote_sides(words: Sequence[str]) -> dict[int, str]:
+    """For each quote that has a partner whether it opens (o) or closes (c)."""
+    sides = {}
+    for mark in _QUOTES:
+        places = [index for index, word in enumerate(words) if word == mark and not _is_apostrophe(words, index)]
+        for number, (place, end) in enumerate(zip(places, [*places[1:], None])):
+            if number % 2 == 0 and end is not None and not (mark == "__" and "," in words[place:end]):
+                sides |= {place: "o", end: "c"}
+    return sides
+
+
+def _is_apostrophe(words: Sequence[str], index: int) -> bool:
+    before, after = (words[place] if 0 <= place < len(words) else "" for place in (index - 1, index + 1))
+    if words[index] != "'" or not before.isalnum():
+        return False
+    return after in _CONTRACTIONS or (before in _ELISIONS and after.isalnum()) or after == "em"
+
+
+def _rules(words: Sequence[str]) -> dict[int, bool]:
+    """What is sure, whatever the weights say: {index of a word: whether a blank stands before it}."""
+    found, sides = _sums(words), _quote_sides(words)
+    for index, (before, word) in enumerate(pairwise(words), start=1):
+        if word in (",", ";") or (before == "," and "{" in words[:index] and "}" in words[index:] and ":" not in words) or (_is_ideograph(before) and _is_ideograph(word)):
+            found[index] = False
+    for index, word in enumerate(words):
+        before, after = _at(words, index - 1), _at(words, index + 1)
+        if word == "_" and before.isalnum() and after.isalnum() and before not in _FUNCTION_WORDS:  # an identifier, and its call
+            found[index] = found[index + 1] = False
+            if _at(words, index + 2) == "(":
+                found[index + 2] = False
+        elif word == "__" and index in sides:  # __init__
+            found[index + (sides[index] == "o")] = False
+            if sides[index] == "o" and before.isalnum():
+                found[index] = True
+            elif sides[index] == "c" and after.isalnum():
+                found[index + 1] = True
+        elif word == "]" and after.isalpha() or word == "}" and after == "[":
+            found[index + 1] = True
+        elif word in ("?", "!") and before.isalnum() and after.isalnum() and _at(words, index + 2) != "=":
+            found |= {index: False, index + 1: True}
+        elif word == "..." and before.isalnum() and after.isalnum():
+            found |= {index: False, index + 1: True}
+        elif word == "[" and len(before) == 1 and before.isalpha() and after.isdigit() and _at(words, index + 2) == "]":
+            found[index] = False  # a[0]
+        elif word == "@":
+            found |= _address(words, index)
+        elif word == ".":
+            found |= _dot(words, index, before, after)
+        elif word == "-" and after:
+            is_year = len(before) == 4 and before.isdigit() and before[:2] in ("19", "20")
+            if before in (_BEFORE_A_SIGN if after[0].isdigit() else _BEFORE_AN_OPTION):
+                found |= {index: True, index + 1: False}
+            elif is_year and after in _common_words() and after.isalpha() and after not in _AFTER_A_YEAR:
+                found |= {index: True, index + 1: True}
+    if len(words) > 1 and words[-1] in (".", "!", "?") and not (words[-2] in _QUOTES or words[-2] in _SIGNS):
+        found[len(words) - 1] = False
+    return found
+
+
+def _at(words: Sequence[str], index: int) -> str:
+    return words[index] if 0 <= index < len(words) else ""
+
+
+def _dot(words: Sequence[str], index: int, before: str, after: str) -> dict[int, bool]:
+    letters = []  # of "e.g." and its like, back from this dot
+    while len(letter := _at(words, index - 2 * len(letters) - 1)) == 1 and letter.isalpha():
+        if letters and _at(words, index - 2 * len(letters)) != ".":
+            break
+        letters.insert(0, letter)
+    for count in range(2, len(letters) + 1):
+        if tuple(letters[-count:]) in _INITIALS:
+            inside = range(index - 2 * count + 2, index + 1)
+            return dict.fromkeys(inside, False) | ({index + 1: True} if after[:1].isalnum() else {})
+    if not (after[:1].isalnum() and before[-1:].isalnum()):
+        return {}
+    if before in _ABBREVIATIONS and _at(words, index - 2) != "/" or before == "no" and after.isdigit():
+        return {index: False, index + 1: True}
+    if before in _BEFORE_AN_ENDING and after in _ENDINGS:
+        return {index: True, index + 1: False}
+    if before not in _common_words() or len(before) == 1 or _at(words, index + 2) in ("(", "/", "_"):
+        return {}
+    is_prose = words[-1] in (".", "!", "?") and "." not in (_at(words, index - 2), _at(words, index + 2) if index + 3 < len(words) else "")
+    if after in _BEGINNINGS or (is_prose and before.isalpha() and after in _common_words() and after.isalpha() and after not in _ENDINGS):
+        return {index: False, index + 1: True}
+    return {}
+
+
+def _address(words: Sequence[str], index: int) -> dict[int, bool]:
+    """john.doe@example.org: all is joined from the first part of the name to the last of the host."""
+    first, last = index, index
+    while _at(words, first - 1).isalnum() and _at(words, first - 1) not in _NO_NAMES:
+        first -= 1
+        if _at(words, first - 1) not in (".", "-", "_", "+"):
+            break
+        first -= 1
+    if first < index and not _at(words, first).isalnum():
+        first += 1  # the mark before belongs to what is written there
+    while _at(words, last + 1).isalnum():
+        last += 1
+        if _at(words, last + 1) not in (".", "-") or not _at(words, last + 2).isalnum() or _at(words, last + 2) in _BEGINNINGS:
+            break
+        last += 1
+    return dict.fromkeys(range(first + 1, last + 1), False) if first < index < last else {}
+
+
+def _sums(words: Sequence[str]) -> dict[int, bool]:
+    """1 + 1 = 2: blanks around every sign of an equation of numbers and letters."""
+    found: dict[int, bool] = {}
+    start = 0
+    while start < len(words):
+        end = start
+        while _is_operand(words[start]) and _at(words, end + 1) in _SIGNS and _is_operand(_at(words, end + 2)):
+            end += 2
+        if end - start >= 4 and "=" in words[start:end]:
+            found |= dict.fromkeys(range(start + 1, end + 1), True)
+        start = end + 1
+    return found
+
+
+_SIGNS = _words("+ - * / = ×")
+
+
+def _is_operand(word: str) -> bool:
+    return word.isdigit() or (len(word) == 1 and word.isalpha())
 
 
 def _is_ideograph(word: str) -> bool:
@@ -224,17 +311,13 @@ def _is_ideograph(word: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _dash_weights() -> dict[str, tuple[float, float]]:
-    """What a word says for a dash after it, and before it: log-odds, positive for a dash between blanks."""
-    rows = (line.split() for line in DASHES.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    return {word: (float(before), float(after)) for word, before, after in rows}
+def _common_words() -> frozenset[str]:
+    """Words that are one piece of the published vocabulary; others are rare, names most of all."""
+    return frozenset(read_vocabulary(VOCAB))
 
 
-def _is_dash(before: str, after: str, is_chain: bool) -> bool:
-    """Whether `-` between two words is a dash between blanks, and not a hyphen.
-
-    Hyphens are more common, the more so in a chain (`state-of-the-art`).
-    """
-    weights = _dash_weights()
-    odds = weights.get(before, (0.0, 0.0))[0] + weights.get(after, (0.0, 0.0))[1]
-    return odds > (3.0 if is_chain else 1.0)
+@lru_cache(maxsize=1)
+def _weights() -> dict[str, float]:
+    """What each fact says for a blank: positive, and against one: negative."""
+    rows = (line.rpartition(" ") for line in BLANKS.read_text(encoding="utf-8").splitlines() if not line.startswith("# "))
+    return {feature: float(weight) for feature, _, weight in rows}

@@ -5,10 +5,12 @@ they leave out is here: distinct n-grams, and the faults that non-autoregressive
 """
 
 import importlib
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from .files import StrPath, read_lines
 
 TOKENIZERS = ("13a", "none", "ptb")
 SEED = 12345  # sacrebleu's own, for the bootstrap
+BETA = 1.2  # how much recall weighs in question generation's ROUGE-L
+DISTINCT_TEXTS = "distinct texts"  # the metric that no choice of METRICS leaves out
+FEW_TEXTS = 0.1  # of the number of texts that a system which reads its sources writes
 
 # No English text ends with one of these; hypotheses do that were cut, or that a model left unfinished. Penn Treebank tokens last.
 _NEVER_LAST = frozenset(
@@ -60,12 +65,21 @@ def read_texts(path: StrPath) -> list[str]:
     return lines
 
 
-def warn_of_equal_texts(texts: Sequence[str]) -> str | None:
-    """What to tell of a system that writes the same texts for most sources; None: it does not."""
-    different = len(set(texts))
-    if len(texts) < 10 or different > len(texts) // 10:
+def warn_of_equal_texts(texts: Sequence[str], references: Sequence[str] = ()) -> str | None:
+    """Says in one line that a system writes much the same text for every source, or returns None.
+
+    Such a system may score better than one that reads its sources, so that no score tells.
+
+    Args:
+        texts: what the system wrote, each for a source of its own.
+        references: their references. Data may ask for few different texts, `yes` and `no` for instance: a tenth of the
+            references' different texts is enough. Without them every text is expected to be another one, and fewer than
+            ten texts say nothing.
+    """
+    found, expected = len(set(texts)), len(set(references)) if references else len(texts)
+    if not found or found > FEW_TEXTS * expected:
         return None
-    return f"{different} different texts of {len(texts)}: the model does not read its sources yet"
+    return f"{found} different text{'s' * (found > 1)} of {len(texts)}: the model does not read its sources yet"
 
 
 def evaluate(
@@ -80,7 +94,7 @@ def evaluate(
     Args:
         systems: the texts of each system, by its name.
         references: a reference for each text.
-        metrics: groups of METRICS; none: all of them.
+        metrics: groups of METRICS; none: all of them. The share of distinct texts is always there.
         tokenizer: of all metrics but ROUGE and chrF: "13a" is sacrebleu's and the one to report; "none" splits at
             blanks, as papers on dialogue do; "ptb" makes Penn Treebank tokens of the texts, as the references of
             SQuAD question generation are.
@@ -88,7 +102,8 @@ def evaluate(
 
     Returns:
         What is ready for JSON: `sentences` (their number), `systems` ({name: {metric: score}}), `signatures`
-        ({metric: how it was computed}), `not_measured` ({group: why}), and, with `resamples`, `against` ({name:
+        ({metric: how it was computed}), `not_measured` ({group: why}), `warnings` ({name: the line of
+        `warn_of_equal_texts`}; none for a system that reads its sources), and, with `resamples`, `against` ({name:
         {metric: {difference, p}}}).
 
     Raises:
@@ -124,12 +139,16 @@ def evaluate(
             not_measured[group] = str(error)
     if not any(scores.values()):
         raise ValueError("; ".join(f"{group}: {why}" for group, why in not_measured.items()))
+    for name, texts in systems.items():
+        scores[name][DISTINCT_TEXTS] = Score(100 * len(set(texts)) / len(texts), "different texts of all, %")
     baseline = next(iter(systems))
+    warnings = {name: warning for name, texts in systems.items() if (warning := warn_of_equal_texts(texts, references))}
     report = {
         "sentences": len(references),
         "systems": {name: {metric: score.value for metric, score in found.items()} for name, found in scores.items()},
         "signatures": {metric: score.signature + note for metric, score in scores[baseline].items()},
         "not_measured": not_measured,
+        "warnings": warnings,
     }
     if resamples:
         report["baseline"], report["resamples"] = baseline, resamples
@@ -142,12 +161,61 @@ def evaluate(
 
 
 def _rouge(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
-    """ROUGE-1, -2 and -L, with a tokenizer of its own: lower-cased, letters and digits alone count."""
-    scorer = _library("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    found = [scorer.score(reference, hypothesis) for hypothesis, reference in zip(hypotheses, references)]
-    signature = f"rouge_score {_version('rouge_score')}, F1, Porter stemmer, mean over sentences"
-    names = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
-    return {name: _mean([score[key].fmeasure for score in found], signature) for name, key in names.items()}
+    """ROUGE-1, -2, -L and -Lsum, with a tokenizer of its own: lower-cased, letters and digits alone count.
+
+    rouge_score's tokenizer knows a to z alone. References in another script get one that knows letters, no stemmer.
+    """
+    words, variant = None, "Porter stemmer"
+    if not _is_latin(references):
+        words, variant = SimpleNamespace(tokenize=_letters_and_digits), "letters of every script, no stemmer"
+    names = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL", "ROUGE-Lsum": "rougeLsum"}
+    scorer = _library("rouge_score.rouge_scorer").RougeScorer(list(names.values()), use_stemmer=True, tokenizer=words)
+    found = [scorer.score(_sentences(reference), _sentences(text)) for text, reference in zip(hypotheses, references)]
+    signature = f"rouge_score {_version('rouge_score')}, F1, {variant}, mean over sentences"
+    notes = {"ROUGE-L": ", each text one sentence", "ROUGE-Lsum": ", texts split after '.', as files2rouge's ROUGE-L"}
+    return {
+        name: _mean([score[key].fmeasure for score in found], signature + notes.get(name, "")) for name, key in names.items()
+    }
+
+
+def _is_latin(texts: Sequence[str]) -> bool:
+    """Whether at least half of the letters are a to z, which is what ROUGE's own tokenizer knows."""
+    letters = [letter for text in texts for letter in text if letter.isalpha()]
+    return 2 * sum(map(str.isascii, letters)) >= len(letters)
+
+
+def _letters_and_digits(text: str) -> list[str]:
+    """Words of any script, their vowel signs with them; an ideograph is a word."""
+    kept = []
+    for letter in unicodedata.normalize("NFKC", text).lower():
+        is_ideograph = unicodedata.name(letter, "").startswith("CJK UNIFIED")
+        is_kept = unicodedata.category(letter)[0] in "LMN"
+        kept.append(f" {letter} " if is_ideograph else letter if is_kept else " ")
+    return "".join(kept).split()
+
+
+def _sentences(text: str) -> str:
+    """The text with a line for each sentence."""
+    return re.sub(r"(?<=\.) ", "\n", text)
+
+
+def _questions(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
+    """BLEU-4 and ROUGE-L as the scripts of question generation have them, from image captioning (Chen et al. 2015).
+
+    Lower case, split at blanks, no stemmer. ROUGE-L is F with recall counted beta = 1.2 times as much as precision.
+    The scripts pool the references of equal sources; here each text has one.
+    """
+    bleu = _library("sacrebleu.metrics").BLEU(tokenize=tokenizer, lowercase=True, smooth_method="none", force=True)
+    tokens = SimpleNamespace(tokenize=_tokens(tokenizer))
+    rouge, values = _library("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=tokens), []
+    for hypothesis, reference in zip(hypotheses, references):
+        precision, recall, _ = rouge.score(reference, hypothesis)["rougeL"]
+        values.append((1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if precision else 0.0)
+    score = bleu.corpus_score(hypotheses, [references])
+    return {
+        "QG-BLEU-4": Score(score.score, f"sacrebleu {bleu.get_signature()}"),
+        "QG-ROUGE-L": _mean(values, f"F with beta {BETA}, lower case, {tokenizer} tokens, no stemmer, mean over sentences"),
+    }
 
 
 def _corpus_metrics(group: str, tokenizer: str) -> dict:
@@ -181,12 +249,14 @@ def _sentence_bleu(tokenizer: str, hypotheses: Sequence[str], references: Sequen
     smoothing, tokens = bleu.SmoothingFunction().method7, _tokens(tokenizer)
     pairs = [(tokens(reference), tokens(hypothesis)) for hypothesis, reference in zip(hypotheses, references)]
     signature = f"nltk {_version('nltk')}, smoothing method 7, lower case, {tokenizer} tokens, mean over sentences"
+    # Four weights, as papers give them: the smoothing of an order looks at the next one.
+    weights = {"sentence-BLEU-1": (1, 0, 0, 0), "sentence-BLEU-2": (0.5, 0.5, 0, 0)}
     return {
-        f"sentence-BLEU-{order}": _mean(
-            [bleu.sentence_bleu([reference], hypothesis, [1 / order] * order, smoothing) for reference, hypothesis in pairs],
-            signature,
+        name: _mean(
+            [bleu.sentence_bleu([reference], hypothesis, weight, smoothing) for reference, hypothesis in pairs],
+            f"{signature}, weights {weight}",
         )
-        for order in (1, 2)
+        for name, weight in weights.items()
     }
 
 
@@ -206,7 +276,8 @@ def _meteor(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]
         meteor([tokens(reference)], tokens(hypothesis), wordnet=wordnet)
         for hypothesis, reference in zip(hypotheses, references)
     ]
-    return {"METEOR": _mean(values, f"nltk {_version('nltk')}, lower case, {tokenizer} tokens, mean over sentences")}
+    signature = f"nltk {_version('nltk')}, lower case, {tokenizer} tokens, mean over sentences; not METEOR 1.5, which papers report"
+    return {"METEOR": _mean(values, signature)}
 
 
 def _distinct(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
@@ -239,8 +310,8 @@ def _is_unfinished(text: list[str]) -> bool:
 
 
 METRICS: dict[str, Scorer] = {
-    "rouge": _rouge, "bleu": _sacrebleu("bleu"), "chrf": _sacrebleu("chrf"), "dialogue": _dialogue, "meteor": _meteor,
-    "distinct": _distinct, "faults": _faults,
+    "rouge": _rouge, "bleu": _sacrebleu("bleu"), "chrf": _sacrebleu("chrf"), "questions": _questions,
+    "dialogue": _dialogue, "meteor": _meteor, "distinct": _distinct, "faults": _faults,
 }  # fmt: skip
 """The groups of metrics, by name."""
 
