@@ -1,6 +1,6 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
-from . import command_line, criterion, optimizer, task  # noqa: F401  (importing registers)
+from . import command_line, criterion, optimizer, raw_text, task  # noqa: F401  (importing registers)
 from .network import model  # noqa: F401
 from .pretraining import task as pretraining_task  # noqa: F401
 from .safety import hooks
@@ -8,3 +8,4 @@ from .safety import hooks
 hooks.install()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()
+raw_text.read_interactive_lines()

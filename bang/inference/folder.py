@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..packages import install_command
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
 from ..trained_modes import MODES
@@ -146,8 +147,9 @@ def import_heavy(name: str) -> ModuleType:
         package = (error.name or "bang").partition(".")[0]
         if package == "bang":
             raise
-        wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else "."
-        raise ValueError(f"needs {package}, which is not installed: pip install {wanted}") from None
+        raise ValueError(
+            f"needs {package}, which is not installed: {install_command(package, _EXTRAS.get(package, ''))}"
+        ) from None
 
 
 _IMPORTING = threading.RLock()  # the root logger's handlers are everybody's
