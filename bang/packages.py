@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def install_command(package: str, extra: str = "") -> str:
-    """The command that installs what an extra of setup.py brings; without an extra, what bang itself needs.
+    """The command that installs what an extra of setup.py brings, as `pip install '.[eval]'`; without one, what bang needs.
 
     Args:
         package: one of these, for where bang's own requirements are unknown.

@@ -18,11 +18,11 @@ STANDARD_INPUTS = ("stdin", "-")
 logger = logging.getLogger(__name__)
 
 _COMPRESSED = {
-    "gzip": (b"\x1f\x8b", "gzip -dc"),
-    "Zstandard": (b"\x28\xb5\x2f\xfd", "zstd -dc"),
-    "xz": (b"\xfd7zXZ\x00", "xz -dc"),
+    "gzip": (rb"\x1f\x8b", "gzip -dc"),
+    "Zstandard": (rb"\x28\xb5\x2f\xfd", "zstd -dc"),
+    "xz": (rb"\xfd7zXZ\x00", "xz -dc"),
     "bzip2": (b"BZh[1-9]1AY&SY", "bzip2 -dc"),
-    "zip": (b"PK(\x03\x04|\x05\x06)", "unzip -p"),
+    "zip": (rb"PK(\x03\x04|\x05\x06)", "unzip -p"),
 }
 """How compressed files begin, and what gives their text."""
 _hinted: set[str] = set()  # names of what was said to look like JSON
@@ -55,8 +55,9 @@ class CompressedError(ValueError):
 def _check_first(line: bytes, name: str) -> None:
     for kind, (begins, command) in _COMPRESSED.items():
         if re.match(begins, line, re.DOTALL):
-            # a pipe for a pipe, a file for a file
-            remedy = f"{command} FILE | bang ..." if name in STANDARD_INPUTS else f"{command} {name} > {os.path.splitext(name)[0]}.txt"
+            text, ending = os.path.splitext(name)
+            output = text if ending else f"{name}.txt"
+            remedy = f"{command} FILE | bang ..." if name in STANDARD_INPUTS else f"{command} {name} > {output}"
             raise CompressedError(f"{name}: compressed ({kind}), not text: decompress it first: {remedy}")
     if line.startswith(b'{"') and name not in _hinted:
         _hinted.add(name)
