@@ -1,6 +1,7 @@
 """The command `bang`, also `python -m bang`: generates, tokenizes, packs and more, each a subcommand."""
 
 import argparse
+import difflib
 import importlib
 import os
 import pkgutil
@@ -25,8 +26,16 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, parser=subparser)
     return parser
+
+
+def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """The options that unknown ones may stand for, in words; empty: none is near."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    given = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
+    near = [found[0] for found in (difflib.get_close_matches(option, options, n=1) for option in given) if found]
+    return f"; maybe {' and '.join(near)} is meant" if near else ""
 
 
 def _terminate(*_) -> None:
@@ -39,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130."""
     argv = sys.argv[1:] if argv is None else list(argv)
     name = argv[0].replace("-", "_") if argv else None
-    args = _parser(name if name in COMMANDS else None).parse_args(argv)
+    args, unknown = _parser(name if name in COMMANDS else None).parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, args.parser)}")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         args.run(args)

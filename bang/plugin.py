@@ -1,6 +1,6 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
-from . import architectures, command_line, criterion, optimizer, task  # noqa: F401  (importing registers)
+from . import architectures, command_line, criterion, optimizer, raw_text, task  # noqa: F401  (importing registers)
 from .pretraining import task as pretraining_task  # noqa: F401
 from .safety import hooks
 
@@ -9,3 +9,4 @@ command_line.quiet_hydra()
 command_line.set_log_level()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()
+raw_text.read_interactive_lines()

@@ -1,13 +1,16 @@
 """Raw text in fairseq's own commands: `--bpe bang`, `--eval-bleu-detok bang`, and a word where raw text came unasked."""
 
+import itertools
 import logging
+import sys
 from dataclasses import dataclass, field
-from typing import Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
 from .text.cleanup import to_text
+from .text.files import decode_line, read_lines
 from .text.vocabulary import VOCAB, read_vocabulary
 from .text.wordpieces import WordPieces
 
@@ -55,6 +58,36 @@ class BangDetokenizer:
 
     def decode(self, x: str) -> str:
         return to_text(x, keep_repeats=True)
+
+
+def read_in_buffers(path: str, buffer_size: int) -> Iterator[List[str]]:
+    """fairseq-interactive's `buffered_read`; a line ends at a line feed and nowhere else, so each gives one text.
+
+    Args:
+        path: --input; "-": stdin.
+
+    Raises:
+        ValueError: a line is not UTF-8.
+    """
+    lines = _typed_lines() if path == "-" else read_lines(path)
+    while buffer := [line.strip() for line in itertools.islice(lines, buffer_size)]:
+        yield buffer
+
+
+def _typed_lines() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        yield decode_line(line.removesuffix(b"\n"), "stdin", number)
+
+
+def read_interactive_lines() -> None:
+    """Has fairseq-interactive, where it is what runs, read its input by `read_in_buffers`.
+
+    Its own reader takes a lone carriage return of a file for the end of a line.
+    """
+    for name in ("__main__", "fairseq_cli.interactive"):
+        module = sys.modules.get(name)
+        if hasattr(module, "buffered_read") and hasattr(module, "make_batches"):
+            module.buffered_read = read_in_buffers
 
 
 def warn_of_unknown(unknown: int, total: int, what: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Optional, Tuple
 
+import numpy as np
 import torch
 from fairseq import utils
 from fairseq.data import data_utils
@@ -112,6 +113,11 @@ class BangTranslationTask(BangTask, TranslationTask):
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Loads a split; source and target must have the same number of lines."""
+        if self.cfg.num_batch_buckets and int(np.__version__.partition(".")[0]) >= 2:
+            raise ValueError(
+                f"--num-batch-buckets {self.cfg.num_batch_buckets}: fairseq's buckets do not run with numpy 2 (here "
+                f"{np.__version__}); leave it out: --length-bucket batches pairs of like lengths"
+            )
         try:
             super().load_dataset(split, epoch, combine, **kwargs)
         except AssertionError as error:

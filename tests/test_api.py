@@ -1,19 +1,32 @@
 """`Bang`: raw text in, text out; the texts are those of the plugin's generators."""
 
+import copy
 import dataclasses
+import gc
+import importlib.util
 import itertools
+import logging
+import os
+import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from fairseq.dataclass.configs import GenerationConfig
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from bang import Bang
-from bang.inference.api import Generation, Hypothesis
+from bang.inference import folder, trained_model
+from bang.inference.api import Generation, Hypothesis, _growing
 from bang.options import Options
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -109,8 +122,83 @@ def test_iterator_in_iterator_out_a_few_texts_ahead(model, texts):
             yield text
 
     found = model.generate(forever(), "nar", read_ahead=4)
-    assert list(itertools.islice(found, 10)) == model.generate(texts[:10], "nar") and taken == 12
+    first = next(found)
+    assert taken == 1  # the first answer waits for no other text
+    assert [first, *itertools.islice(found, 9)] == model.generate(texts[:10], "nar") and taken == 13
     assert list(model.generate(iter([]))) == [] == model.generate([])
+
+
+def test_windows_grow_to_the_most():
+    assert list(itertools.islice(_growing(1024), 7)) == [1, 8, 64, 512, 1024, 1024, 1024]
+    assert list(itertools.islice(_growing(1), 2)) == [1, 1]
+
+
+class Series:
+    """What a Series of pandas has: a length and its values in order; it is no Sequence."""
+
+    ndim = 1
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
+
+
+def test_what_has_a_length_gives_a_list(model, texts):
+    expected = model.generate(texts[:3], "nar")
+    assert type(expected) is list
+    for given in (tuple(texts[:3]), np.array(texts[:3]), np.array(texts[:3], dtype=object), Series(texts[:3]),
+                  dict.fromkeys(texts[:3]).keys(), tqdm(texts[:3], disable=True)):  # fmt: skip
+        found = model.generate(given, "nar")
+        assert type(found) is list and found == expected
+    for given in (iter(texts[:3]), tqdm(iter(texts[:3]), disable=True)):  # nobody knows how long
+        found = model.generate(given, "nar")
+        assert type(found) is not list and list(found) == expected
+    if importlib.util.find_spec("pandas"):
+        import pandas
+
+        assert model.generate(pandas.Series(texts[:3], index=[5, 6, 7]), "nar") == expected
+        with pytest.raises(ValueError, match="^a DataFrame of 2 dimensions holds no texts in order: give a column of it$"):
+            model.generate(pandas.DataFrame({"text": texts[:3]}))
+
+
+LONG = "word " * 600
+
+
+def test_a_text_that_cannot_be_served_may_be_left_blank(model, texts):
+    given = [texts[0], LONG, None, "b\ud83d!", texts[1], ""]
+    expected = [model.generate(texts[0], "nar"), "", "", "", model.generate(texts[1], "nar"), ""]
+    assert model.generate(given, "nar", on_error="blank") == expected
+    assert list(model.generate(iter(given), "nar", on_error="blank", read_ahead=2)) == expected
+    found = model.generate(given, "nar", on_error="blank", details=True)
+    assert [generation.error is None for generation in found] == [True, False, False, False, True, True]
+    assert found[1].error.startswith("text 2 has ") and found[2].error.startswith("text 3 is no text but of type NoneType")
+    assert model.generate(LONG, "nar", on_error="blank") == ""
+    assert model.generate([LONG], "nar", on_error="blank", truncate=True)[0]
+
+    def broken():
+        yield texts[0]
+        raise ValueError("the caller's own")
+
+    found = model.generate(broken(), "nar", on_error="blank", read_ahead=5)
+    assert next(found) == expected[0]
+    with pytest.raises(ValueError, match="^the caller's own$"):
+        next(found)
+
+
+def test_an_error_loses_no_work(model, texts, monkeypatch):
+    """A list is looked through before anything is generated; of an iterator all texts before it are answered."""
+    found, answers = model.generate(iter([*texts[:12], LONG, *texts]), "nar"), []
+    with pytest.raises(ValueError, match="^text 13 has "):
+        answers.extend(found)
+    assert answers == model.generate(texts[:12], "nar")
+    monkeypatch.setattr(model.engine, "generate", lambda *_: pytest.fail("generated in vain"))
+    with pytest.raises(ValueError, match="^text 31 has "):
+        model.generate([*texts, LONG], "nar", read_ahead=4)
 
 
 def test_pads_in_a_text_are_passed_over(model, texts):
@@ -175,7 +263,14 @@ def test_too_long_a_text(model, caplog):
     (b"bytes", {}, "a bytes is no text"),
     (7, {}, "a int is no text"),
     (["a"], dict(mode="nat"), "mode 'nat': this model has ar, semi-nar, nar, speculative"),
-    (["a"], dict(beams=4), "beams: no such option; there are mode, beam, "),
+    (["a"], dict(beams=4), "beams: no such option, maybe beam is meant; there are mode, beam, "),
+    (["a"], dict(max_length=4), "max_length: no such option, maybe max_len is meant; "),
+    (["a"], dict(num_beams=4), "num_beams: no such option, maybe beam is meant; "),
+    (["a"], dict(truncation=True), "truncation: no such option, maybe truncate is meant; "),
+    (["a"], dict(zzz=4), "zzz: no such option; there are mode, beam, "),
+    (["a"], dict(on_error="skip"), "on_error='skip': give one of raise, blank"),
+    ({"a": "b"}, {}, "a dict is no text: give a str or several"),
+    (np.array([["a"], ["b"]]), {}, "a ndarray of 2 dimensions holds no texts in order"),
     (["a", "b\ud83d!"], {}, r"text 2 is no Unicode text: half a surrogate pair, '\\ud83d' at character 2"),
     (["a"], dict(mode=["nar"]), r"mode=\['nar'\]: give the name of a mode"),
     (["a"], dict(beam=0), "beam=0: give a whole number, 1 or more"),
@@ -301,3 +396,131 @@ def test_logging_stays_as_it_was(tmp_path):
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
+    """One begins while the other is at it; the application's INFO is heard all the time."""
+    heard, under_way = [], threading.Barrier(2)
+
+    def slow_import(name):
+        time.sleep(0.05)
+        heard.append(logging.getLogger("application").isEnabledFor(logging.INFO))
+        logging.basicConfig(level=logging.DEBUG)  # as fairseq's modules do
+
+    def load(_):
+        under_way.wait()
+        folder.import_heavy("some.module")
+
+    monkeypatch.setattr(folder.importlib, "import_module", slow_import)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        root.setLevel(logging.INFO)
+        for own in (handlers, []):
+            root.handlers[:] = own
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(load, range(2)))
+            assert (root.handlers, root.level, root.manager.disable) == (own, logging.INFO, 0)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert heard == [True] * 4
+
+
+def test_threads_load_checkpoints_of_fairseq_0_9(monkeypatch):
+    """fairseq makes their options today's through Hydra's one state, which the application may use too."""
+    upgrade = trained_model.checkpoint_utils._upgrade_state_dict
+    upgrades, at_once = [], 0
+
+    def watched(state):
+        nonlocal at_once
+        at_once += 1
+        upgrades.append(at_once)
+        try:
+            return upgrade(state)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(trained_model.checkpoint_utils, "_upgrade_state_dict", watched)
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", own := object())
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: read_checkpoint(CHECKPOINT, VOCAB_SMALL), range(4)))
+    assert len({model.updates for model in models}) == 1 and upgrades == [1] * 4
+    assert GlobalHydra.instance().hydra is own
+
+
+def forked(function, seconds=60):
+    """Runs a function in a forked process; its truth."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if function() else 1)
+        finally:
+            os._exit(2)
+    for _ in range(20 * seconds):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def test_a_forked_process_may_generate(model, texts):
+    """torch's threads do not come along, and a lock may be held."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = model.generate(texts, "nar")
+        with model.engine._lock:
+            assert forked(lambda: model.generate(texts, "nar") == expected) is True
+        assert torch.get_num_threads() == 2 and model.generate(texts, "nar") == expected
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_forked_process_may_generate_with_an_export(runtime, texts):
+    expected = runtime.generate(texts, "nar")
+    assert forked(lambda: runtime.generate(texts, "nar") == expected) is True
+
+
+def test_a_gpu_is_not_to_be_had_in_a_forked_process(texts, trained, monkeypatch):
+    model = Bang(TorchEngine(trained, device="cpu"), trained.dictionary.symbols)
+    model.engine._device = torch.device("cuda", 0)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(ValueError, match="^the model is on cuda:0, which a forked process cannot use: load it in each process"):
+        model.generate(texts[:1])
+
+
+def test_a_model_that_is_deleted_is_gone(texts, exported):
+    """At once: nothing waits for the garbage collector."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for arguments in (dict(model=CHECKPOINT, vocab=VOCAB_SMALL), dict(model=exported)):
+            model = Bang.load(**arguments)
+            for mode in MODES:
+                model.generate(texts[:2], mode, max_len=4)
+            parts = [model, model.engine, model._word_pieces]
+            if hasattr(model.engine, "_network"):
+                parts += [model.engine._network, model.engine._network.decoder.embed_tokens.weight]
+            left = [weakref.ref(part) for part in parts]
+            del model, parts
+            assert [part() for part in left] == [None] * len(left)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def test_pickle_and_deepcopy_load_again(model, texts, tmp_path, monkeypatch):
+    changed = copy.copy(model.defaults)
+    loaded = Bang.load(os.path.relpath(CHECKPOINT), vocab=os.path.relpath(VOCAB_SMALL), threads=torch.get_num_threads())
+    loaded.defaults = dataclasses.replace(changed, mode="nar", max_len=5)
+    pickled = pickle.dumps(loaded)
+    assert len(pickled) < 2000
+    monkeypatch.chdir(tmp_path)  # paths are kept whole
+    for other in (pickle.loads(pickled), copy.deepcopy(loaded)):
+        assert other.engine is not loaded.engine and other.generate(texts[:5]) == loaded.generate(texts[:5])
+    with pytest.raises(TypeError, match="^cannot copy or pickle a Bang that was made from an engine: Bang.load makes one"):
+        pickle.dumps(Bang(model.engine, model.pieces))

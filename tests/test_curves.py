@@ -63,7 +63,7 @@ def test_the_loss_of_a_single_mode_is_drawn_once(mode, tmp_path):
     [
         (["{0}/a", "{0}/x.png"], "a: no record of training: give the output of fairseq-train"),
         (["{0}/gone", "{0}/x.png"], "gone"),
-        (["{0}/log", "{0}/x.text"], "x.text: no ending of a picture: take .png"),
+        (["{0}/log", "{0}/x.text"], "x.text: no ending of a picture: take .png, .svg or .pdf"),
         (["{0}/log", "{0}/x.png", "--names", "1", "2"], "--names: 2 for 1 logs: give one for each"),
         (["{0}/log", "{0}/log", "{0}/x.png"], "two runs have the same name: give --names"),
         (["{0}/log", "{0}/log"], "is the input"),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bang import cli
+from bang import cli, packages
 from bang.__main__ import COMMANDS, main
 from conftest import GOLDEN, ROOT
 
@@ -61,6 +61,37 @@ def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp
     with pytest.raises(SystemExit) as stop:
         main([argument.format_map(paths) for argument in arguments])
     assert stop.value.code == f"bang {arguments[0]}: error: needs {package}, which is not installed: pip install {wanted}"
+
+
+@pytest.mark.parametrize("package, extra, wanted", [
+    ("onnxruntime", "runtime", "'onnxruntime>=1.22' tokenizers"),
+    ("torch", "", "'torch>=2.6' ve-fairseq"),
+    ("gradio", "no-such-extra", "gradio"),
+])  # fmt: skip
+def test_installed_without_its_sources(package, extra, wanted, tmp_path, monkeypatch):
+    """There '.' is no package, and 'bang' of a package index is somebody else's: packages are named one by one."""
+    monkeypatch.setattr(packages, "CHECKOUT", tmp_path)
+    required = ["torch>=2.6", "ve-fairseq", 'onnxruntime>=1.22; extra == "runtime"', 'tokenizers; extra == "runtime"', 'onnx; extra == "export"']
+    monkeypatch.setattr(packages.metadata, "requires", {"bang": required}.__getitem__)
+    assert packages.install_command(package, extra) == f"pip install {wanted}"
+
+
+def test_a_checkout_is_named_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert packages.install_command("onnx", "export") == f"pip install '{ROOT}[export]'"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["generate", "model", "--max-length", "5"], "unrecognized arguments: --max-length 5; maybe --max-len is meant"),
+    (["generate", "model", "--onerror=blank"], "unrecognized arguments: --onerror=blank; maybe --on-error is meant"),
+    (["pack", "a", "b", "--zzz"], "unrecognized arguments: --zzz"),
+    (["pack", "a", "b", "c"], "unrecognized arguments: c"),
+])  # fmt: skip
+def test_unknown_options_name_the_near_one(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"bang {arguments[0]}: error: {message}"
 
 
 def test_console_script_and_former_names():

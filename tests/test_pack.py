@@ -1,6 +1,7 @@
 """Model folders: they generate as the checkpoint does, go back to fairseq, and are whole or absent."""
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -108,7 +109,7 @@ def test_a_line_that_is_too_long(folder, generate, capfdbinary):
         generate(b"a text\n" + long + b"\n")
     assert stop.value.code == (
         "bang generate: error: text 2 has 600 word pieces, over the model's limit of 511: shorten it, or have it cut "
-        "(truncate=True, --truncate-source)"
+        "(truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
     )
     capfdbinary.readouterr()
     found = generate(b"a text\n" + long + b"\n", "--truncate-source").splitlines()
@@ -134,13 +135,45 @@ def test_progress_is_told_on_a_terminal(folder, generate, monkeypatch, capfdbina
 
 
 def test_a_late_line_that_fails(folder, generate, capfdbinary):
-    """The texts of lines before it are out, whole and in order; the status says that they are not all."""
+    """The texts of all lines before it are out, whole and in order."""
     lines = [b"a text", b"another one"] * 520
     lines[1030] = b"\xff"
     with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 1031: not UTF-8"):
         generate(b"\n".join(lines) + b"\n", "--max-len", "2")
     written = capfdbinary.readouterr().out.decode().splitlines()
-    assert written == Bang.load(folder).generate(["a text", "another one"], max_len=2) * 512
+    assert written == Bang.load(folder).generate(["a text", "another one"], max_len=2) * 515
+
+
+def test_lines_that_cannot_be_served_may_be_left_blank(folder, generate, capfdbinary):
+    """Each has its line, all are listed at the end, and the status is no other's."""
+    lines, options = b"a text\n" + b"tool " * 600 + b"\n\xff\n\nanother\n", ("--mode", "nar", "--on-error", "blank")
+    found = []
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as stop:
+            generate(lines, *options, *more)
+        written = capfdbinary.readouterr()
+        assert stop.value.code == 3
+        assert [line.split(",")[0].split(":")[0] for line in written.err.decode().splitlines()[-3:]] == [
+            "line 2 left blank", "line 3 left blank", "bang generate"
+        ]  # fmt: skip
+        assert b": 2 of 5 lines are blank" in written.err and b"line 3 left blank: stdin, line 3: not UTF-8" in written.err
+        found.append(written.out.decode().splitlines())
+    first, last = Bang.load(folder).generate(["a text", "another"], "nar")
+    assert found[0] == [first, "", "", "", last]
+    details = [json.loads(line) for line in found[1]]
+    assert [line["text"] for line in details] == found[0]
+    assert [(line["error"] or "")[:12] for line in details] == ["", "text 2 has 6", "stdin, line ", "", ""]
+    assert generate(b"a text\n", *options).splitlines() == [first]  # and status 0
+
+
+def test_compressed_input_is_refused_whole(generate):
+    """Whatever is to be done with single lines."""
+    for more in ([], ["--on-error", "blank"]):
+        with pytest.raises(SystemExit) as stop:
+            generate(gzip.compress(b"a text\n"), *more)
+        assert stop.value.code == (
+            "bang generate: error: stdin: compressed (gzip), not text: decompress it first: gzip -dc FILE | bang ..."
+        )
 
 
 def test_a_beam_where_there_is_none(folder):

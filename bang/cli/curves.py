@@ -11,6 +11,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+from ..packages import install_command
 from ..text.files import refuse_overwriting, replacing
 from ..modes import trained
 from ..text.training_log import Curves, read_curves
@@ -45,11 +46,11 @@ def draw(runs: dict[str, Curves], picture: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ValueError("pictures need the package matplotlib: pip install '.[recipes]'") from None
+        raise ValueError(f"pictures need the package matplotlib: {install_command('matplotlib', 'recipes')}") from None
     figure = Figure(figsize=(11, 4), layout="constrained")
     ending = Path(picture).suffix.removeprefix(".")
     if ending not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{picture}: no ending of a picture: take .png")
+        raise ValueError(f"{picture}: no ending of a picture: take .png, .svg or .pdf")
     train, valid = figure.subplots(1, 2)
     colours: dict[str, str] = {}  # one for each mode, a style of line for each run
     for run, style in zip(runs, itertools.cycle(("-", "--", ":", "-."))):

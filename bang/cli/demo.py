@@ -2,13 +2,14 @@
 
     bang demo model
 
-needs gradio: pip install '.[demo]'.
+Needs gradio, which the extra "demo" brings.
 """
 
 import argparse
 import importlib.util
 import os
 
+from ..packages import install_command
 from ._options import add_model_arguments, load
 
 HELP = "a local web page that shows the modes side by side"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("the page needs gradio, which is not installed: pip install '.[demo]'")
+        raise ValueError(f"the page needs gradio, which is not installed: {install_command('gradio', 'demo')}")
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
     from ..inference.demo import serve

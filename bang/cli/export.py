@@ -1,19 +1,23 @@
 """Exports a model to ONNX: one encoder graph, and one decoder graph for every mode.
 
     bang export checkpoint_best.pt exported
-    bang export --int8 model exported-int8
+    bang export --int8 --check test.src --reference test.tgt model exported-int8
     bang generate exported-int8 --mode nar < texts
 
 What is exported runs on onnxruntime, tokenizers and numpy alone. It is checked against the model on sentences: those of
---check, or some of ours; the last lines say how many texts agree, by mode. int8 rounds, so some of its texts differ. float32
+--check, or some of ours; the last lines say how many texts agree, by mode. int8 rounds, so some of its texts differ: with
+--reference the lines say what that costs in ROUGE (greedy, of at most 64 word pieces). float32
 gives the model's texts but for near ties: where more than a quarter differ, the status is not 0, and FOLDER stays to be looked at.
 """
 
 import argparse
-import itertools
+import importlib.util
 import sys
+from collections.abc import Sequence
 
 from ..inference.folder import import_heavy
+from ..packages import install_command
+from ..text.files import read_lines
 
 HELP = "a model to ONNX graphs that run without torch"
 
@@ -34,32 +38,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--int8", dest="precision", action="store_const", const="int8", default="float32",
-                           help="weights of 8 bits, for CPUs: a quarter of the size, and faster")
+                           help="weights of 8 bits, for CPUs: a quarter of the size of float32's graphs, and faster")
     precision.add_argument("--float16", dest="precision", action="store_const", const="float16", help="for GPUs")
     parser.add_argument("--reduce-range", action=argparse.BooleanOptionalAction,
                         help="with --int8: 7 bits, for CPUs without VNNI (default: as this CPU needs)")
     parser.add_argument("--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the "
                         "published vocab.txt)")
     parser.add_argument("--check", metavar="FILE", help="raw text to check with, a text a line; its first 100 lines")
+    parser.add_argument("--reference", metavar="FILE", help="the texts wanted for --check's, line by line: tells the ROUGE of "
+                        "the model and of the export")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.reduce_range is not None and args.precision != "int8":
         raise ValueError("--reduce-range is about --int8")
-    texts = SENTENCES
-    if args.check is not None:
-        from ..text.files import read_lines
-
-        texts = [line for line in itertools.islice(read_lines(args.check), 100) if line.strip()]
-        if not texts:
-            raise ValueError(f"{args.check}: holds no text to check with")
+    texts, references = _check_texts(args.check, args.reference)
     export, trained_model = import_heavy("bang.deploy.export"), import_heavy("bang.inference.trained_model")
     model = trained_model.read_model(args.model, args.vocab)
-    export.export(model, args.folder, args.precision, args.reduce_range)
-    agreeing = export.compare(model, args.folder, texts)
-    for mode, count in agreeing.items():
-        print(f"{mode}: {count} of {len(texts)} texts as the model's", file=sys.stderr)
+    export.export(model, args.folder, args.precision, args.reduce_range, _say)
+    _say(f"check with {len(texts)} texts")
+    agreeing = {}
+    for mode, own, exported in export.texts_of_both(model, args.folder, texts):
+        agreeing[mode] = sum(a.pieces == b.pieces for a, b in zip(own, exported))
+        cost = _cost(own, exported, references) if references else ""
+        print(f"{mode}: {agreeing[mode]} of {len(texts)} texts as the model's{cost}", file=sys.stderr)
     differing = [mode for mode, count in agreeing.items() if 4 * count < 3 * len(texts)]
     if differing and args.precision == "float32":
         modes = ", ".join(differing)
         raise ValueError(f"{args.folder}: does not write the model's texts in {modes}, as float32 must; do not use it")
+
+
+def _say(step: str) -> None:
+    print(f"{step} …", file=sys.stderr, flush=True)
+
+
+def _check_texts(check: str | None, reference: str | None) -> tuple[Sequence[str], list[str]]:
+    """Texts to check an export with, and the references of each, if there are."""
+    if check is None:
+        if reference is not None:
+            raise ValueError("--reference FILE belongs to the texts of --check FILE: give them too")
+        return SENTENCES, []
+    if reference is not None and importlib.util.find_spec("rouge_score") is None:  # now, not after minutes
+        raise ValueError(f"--reference needs the package rouge-score: {install_command('rouge-score', 'eval')}")
+    texts = list(read_lines(check))
+    references = list(read_lines(reference)) if reference is not None else []
+    if reference is not None and len(references) != len(texts):
+        raise ValueError(f"{check} has {len(texts)} lines and {reference} {len(references)}: give a reference for each")
+    kept = [number for number, text in enumerate(texts[:100]) if text.strip()]
+    if not kept:
+        raise ValueError(f"{check}: holds no text to check with")
+    return [texts[number] for number in kept], [references[number] for number in kept] if references else []
+
+
+def _cost(own: Sequence, exported: Sequence, references: Sequence[str]) -> str:
+    """The ROUGE of the model's texts and of its export's."""
+    from ..text.evaluate import evaluate
+
+    systems = {name: [found.text for found in texts] for name, texts in (("own", own), ("export", exported))}
+    scores = evaluate(systems, references, ["rouge"])["systems"]
+    said = ["/".join(f"{score:.2f}" for score in scores[name].values()) for name in ("export", "own")]
+    return f"; {'/'.join(scores['own'])} {said[0]}, the model's {said[1]}"

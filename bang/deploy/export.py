@@ -7,8 +7,9 @@ import contextlib
 import json
 import logging
 import tempfile
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
 from ..inference import cpu
-from ..inference.api import Bang
+from ..inference.api import Bang, Generation
 from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..inference.torch_engine import TorchEngine
 from ..inference.trained_model import DTYPES, TrainedModel
@@ -34,7 +35,10 @@ PRECISIONS = ("float32", "int8", "float16")
 _CHECKED = 64  # most word pieces of a text that an export is checked with
 
 
-def export(model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None) -> None:
+def export(
+    model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> None:
     """Writes the folder of an exported model, whole or not at all.
 
     Args:
@@ -42,6 +46,7 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
         precision: one of `PRECISIONS`; float16 is meant for GPUs.
         reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
             saturate; None: as this CPU needs, and 7 bits where nobody knows.
+        progress: is called with the name of each step as it begins.
 
     Raises:
         ValueError: the folder holds something, or there is no such precision.
@@ -54,8 +59,10 @@ def export(model: TrainedModel, folder: StrPath, precision: str = "float32", red
     if precision == "int8":
         reduced = not cpu.has_vnni() if reduce_range is None else reduce_range
     with new_folder(folder) as new:
+        progress("graphs of the encoder and the decoder")
         write_graphs(network.to(dtype), new)
         if precision == "int8":
+            progress("weights of 8 bits")
             for name in (ENCODER, DECODER):
                 quantize(new / name, reduced)
         files = sorted(path.name for path in new.iterdir())
@@ -192,31 +199,43 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
+_EXPORTING = threading.RLock()  # what is switched off within is everybody's
+
+
 @contextlib.contextmanager
 def _quiet():
     """Silences the exporters' progress and debug messages."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with _EXPORTING:
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
 
 
 def compare(model: TrainedModel, folder: StrPath, texts: Sequence[str], batch_tokens: int = 1024) -> dict[str, int]:
-    """Generates with the model and with its export: how many texts agree, by mode.
+    """How many texts of a model and of its export agree, by mode; see `texts_of_both`."""
+    return {
+        mode: sum(a.pieces == b.pieces for a, b in zip(own, exported))
+        for mode, own, exported in texts_of_both(model, folder, texts, batch_tokens)
+    }
+
+
+def texts_of_both(
+    model: TrainedModel, folder: StrPath, texts: Sequence[str], batch_tokens: int = 1024
+) -> Iterator[tuple[str, list[Generation], list[Generation]]]:
+    """Generates with the model and with its export: a mode, and what each of them gives, as soon as it is there.
 
     Every mode that the export has, with the export's defaults but for these: AR greedily, texts of at most 64 word
     pieces, sources cut.
     """
     exported = Bang.load(folder)
     original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols, exported.defaults)
+    exported._warned = original._warned  # one warning for both
     lengths = dict(max_len=_CHECKED, max_len_a=0, min_len=min(exported.defaults.min_len, _CHECKED))
-    agree = {}
     for mode in exported.modes:
         options = dict(mode=mode, beam=1, **lengths, truncate=True, details=True, batch_tokens=batch_tokens)
-        pairs = zip(original.generate(list(texts), **options), exported.generate(list(texts), **options))
-        agree[mode] = sum(a.pieces == b.pieces for a, b in pairs)
-    return agree
+        yield mode, original.generate(list(texts), **options), exported.generate(list(texts), **options)

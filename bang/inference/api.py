@@ -4,11 +4,13 @@ Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` 
 makes ids of raw text, batches of ids, and text of what the engine generates.
 """
 
+import difflib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,9 +28,13 @@ BATCH_TOKENS = 2048
 """Padded source tokens of a batch, by default: enough to fill two CPU cores; a GPU takes more."""
 
 READ_AHEAD = 1024
-"""Texts of an iterator that are read ahead of the first one's answer, to batch texts of like lengths."""
+"""Most texts that are read ahead of an answer, to batch texts of like lengths."""
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
+_ON_ERROR = ("raise", "blank")
+_OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead")
+"""What `Bang.generate` takes beside `Options`."""
+
 
 class Hypothesis(NamedTuple):
     """What an engine generates of one source.
@@ -80,6 +86,7 @@ class Generation:
         pieces: the word pieces it was made of, repeats and all.
         score, piece_scores, passes: as in `Hypothesis`; those of the end of the text come last.
         truncated: whether the source was cut to what the model takes.
+        error: why there is no text, in one line; None: there is one.
     """
 
     text: str
@@ -88,17 +95,20 @@ class Generation:
     piece_scores: list[float] = ()
     passes: list[int] = ()
     truncated: bool = False
+    error: str | None = None
 
 
 class _Source(NamedTuple):
-    ids: np.ndarray
-    truncated: bool
+    ids: np.ndarray  # int32: a list of a million texts has to fit into memory; eos alone: no text
+    truncated: bool = False
+    error: str | None = None
 
 
 class Bang:
     """A model that is ready to generate; `Bang.load` makes one.
 
-    Several threads may call it at once.
+    Several threads may call it at once, and a process that was forked after it was loaded may. `pickle` and
+    `copy.deepcopy` take the arguments of `load` along and load again.
 
     Args:
         engine: runs the network.
@@ -113,6 +123,12 @@ class Bang:
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         self._word_pieces = WordPieces(self.pieces)
         self._warned: set[str] = set()
+        self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
+
+    def __reduce__(self):
+        if self._loaded_by is None:
+            raise TypeError("cannot copy or pickle a Bang that was made from an engine: Bang.load makes one that can be")
+        return _load_again, (type(self), self._loaded_by, self.defaults)
 
     @classmethod
     def load(
@@ -143,7 +159,10 @@ class Bang:
         if options.mode not in engine.modes:
             have = ", ".join(engine.modes)
             raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
-        return cls(engine, pieces, options)
+        loaded = cls(engine, pieces, options)
+        paths = dict(model=os.path.abspath(model), vocab=vocab and os.path.abspath(vocab))
+        loaded._loaded_by = dict(**paths, device=device, dtype=dtype, threads=threads)
+        return loaded
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -158,6 +177,7 @@ class Bang:
         details: bool = False,
         truncate: bool = False,
         drop_repeats: bool | None = None,
+        on_error: str = "raise",
         batch_tokens: int = BATCH_TOKENS,
         read_ahead: int = READ_AHEAD,
         **options,
@@ -165,41 +185,54 @@ class Bang:
         """Generates a text for each text.
 
         Args:
-            texts: raw text: one, a sequence, or an iterable, which is read `read_ahead` texts at a time.
+            texts: raw text: one, several in anything that has a length (a list, a tuple, a numpy array, a Series of
+                pandas), or an iterator.
             mode: see `modes`; default: the model's.
             details: give a `Generation` for each text, with scores and word pieces, in place of its text.
             truncate: cut sources that are longer than the model takes, and say so; else they are an error.
             drop_repeats: drop a word that repeats the one before it; default: in NAR and semi-NAR alone.
+            on_error: of a text that cannot be served: "raise" a ValueError, or "blank": its text is empty, and the
+                `error` of its `Generation` says why.
             batch_tokens: how many source tokens, padding included, are decoded at once.
+            read_ahead: how many texts of an iterator are read ahead of an answer, at most. It begins with 1, so that the
+                first answer comes soon.
             options: see `Options`.
 
         Returns:
-            In the order of `texts`: a text for one text, a list for a sequence, an iterator for any other
-            iterable. An empty text gives an empty text. A literal `[PAD]` is passed over.
+            In the order of `texts`: a text for one text, a list for what has a length, an iterator for an
+            iterator. An empty text gives an empty text. A literal `[PAD]` is passed over.
 
         Raises:
             ValueError: a mode or option that the model does not serve, something that is no text, or a
-                text over the limit. From an iterator, when it gets there.
+                text over the limit. Of a list, before anything is generated. From an iterator, when it gets there, and
+                behind the answers to what came before.
         """
         options = self._options(mode, options)
         check_number("batch_tokens", batch_tokens, least=1)
         check_number("read_ahead", read_ahead, least=1)
+        if on_error not in _ON_ERROR:
+            raise ValueError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
         is_one = isinstance(texts, str)
-        if not is_one and (isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable)):
-            raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
+        _check_texts(texts)
         if drop_repeats is None:
             drop_repeats = modes.find(options.mode).drops_repeats
-        found = self._stream([texts] if is_one else texts, options, truncate, drop_repeats, batch_tokens, read_ahead)
+        sources = self._sources([texts] if is_one else texts, truncate, on_error)
+        is_stream = not is_one and not _has_length(texts)
+        # of a list no error may come when the work is half done
+        sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
+        found = self._stream(sources, windows, options, drop_repeats, batch_tokens)
         if not details:
             found = (generation.text for generation in found)
         if is_one:
             return next(found)
-        return list(found) if isinstance(texts, Sequence) else found
+        return found if is_stream else list(found)
 
     def _options(self, mode: str | None, given: dict) -> Options:
         unknown = given.keys() - DESCRIBED.keys()
         if unknown:
-            raise ValueError(f"{min(unknown)}: no such option; there are {', '.join(DESCRIBED)}")
+            near = nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
+            meant = f", maybe {near} is meant" if near else ""
+            raise ValueError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
         options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
         if options.mode not in self.engine.modes:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
@@ -225,21 +258,45 @@ class Bang:
                 logger.warning("%s", warning)
 
     def _stream(
-        self, texts: Iterable[str], options: Options, truncate: bool, drop_repeats: bool, batch_tokens: int, read_ahead: int
+        self, sources: Iterator[_Source], windows: Iterable[int], options: Options, drop_repeats: bool, batch_tokens: int
     ) -> Iterator[Generation]:
-        numbered = enumerate(texts, start=1)
-        while window := list(itertools.islice(numbered, read_ahead)):
-            sources = [self._source(text, number, truncate) for number, text in window]
-            cut = [number for (number, _), source in zip(window, sources) if source.truncated]
+        numbered = enumerate(sources, start=1)
+        for size in windows:
+            window, failure = {}, None
+            try:
+                for number, source in itertools.islice(numbered, size):
+                    window[number] = source
+            except Exception as error:  # what came before it is answered first
+                failure = error
+            cut = [number for number, source in window.items() if source.truncated]
             if cut:
                 limit = self.engine.max_source_positions - 1
                 logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
-            found = [Generation("", [])] * len(sources)
-            for batch in _batches([len(source.ids) for source in sources], batch_tokens):
-                hypotheses = self.engine.generate([sources[index].ids for index in batch], options)
-                for index, hypothesis in zip(batch, hypotheses, strict=True):
-                    found[index] = self._generation(hypothesis, sources[index].truncated, drop_repeats)
-            yield from found
+            yield from self._window(list(window.values()), options, drop_repeats, batch_tokens)
+            if failure is not None:
+                raise failure
+            if len(window) < size:
+                return
+
+    def _window(
+        self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int
+    ) -> list[Generation]:
+        found = [Generation("", [], error=source.error) for source in sources]
+        for batch in _batches([len(source.ids) for source in sources], batch_tokens):
+            hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
+            for index, hypothesis in zip(batch, hypotheses, strict=True):
+                found[index] = self._generation(hypothesis, sources[index].truncated, drop_repeats)
+        return found
+
+    def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
+        for number, text in enumerate(texts, start=1):
+            try:
+                source = self._source(text, number, truncate)
+            except ValueError as error:
+                if on_error == "raise":
+                    raise
+                source = _Source(np.empty(0, dtype=np.int32), error=str(error))
+            yield source
 
     def _source(self, text: str, number: int, truncate: bool) -> _Source:
         """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
@@ -255,10 +312,10 @@ class Bang:
         if len(pieces) > limit and not truncate:
             raise ValueError(
                 f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
-                "shorten it, or have it cut (truncate=True, --truncate-source)"
+                "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
-        return _Source(np.array(ids, dtype=np.int64), len(pieces) > limit)
+        return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit)
 
     def _generation(self, hypothesis: Hypothesis, truncated: bool, drop_repeats: bool) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
@@ -275,3 +332,45 @@ def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         rows = max(1, batch_tokens // max(lengths[order[0]], _LEAST_WIDTH))
         yield order[:rows]
         order = order[rows:]
+
+
+def _growing(most: int) -> Iterator[int]:
+    """Texts to read at once: 1, then more and more, so that the first answer comes soon."""
+    size = 1
+    while size < most:
+        yield size
+        size *= 8
+    yield from itertools.repeat(most)
+
+
+def _check_texts(texts: Any) -> None:
+    """Refuses what is no text and no texts.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if isinstance(texts, (bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
+        raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
+    dimensions = getattr(texts, "ndim", 1)  # of an array or a table
+    if dimensions != 1:  # the texts of a DataFrame would be the names of its columns
+        raise ValueError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
+
+
+def _has_length(texts: Iterable) -> bool:
+    try:
+        return len(texts) >= 0
+    except TypeError:
+        return False
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that a wrong one may stand for; None: none is near."""
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return found[0] if found else None
+
+
+def _load_again(kind: type[Bang], arguments: dict[str, Any], defaults: Options) -> Bang:
+    """What a pickled model becomes."""
+    loaded = kind.load(**arguments)
+    loaded.defaults = defaults
+    return loaded

@@ -4,16 +4,19 @@ Light: says which engine a model wants and leaves the rest to it. A folder's con
 `format` and `version`; `bang/deploy` writes the two kinds.
 """
 
+import contextlib
 import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..packages import install_command
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
 from ..modes import MODES
@@ -132,23 +135,35 @@ def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, 
 def import_heavy(name: str) -> ModuleType:
     """Imports a module that loads torch and fairseq, or onnxruntime, and leaves logging as it was.
 
-    fairseq's imports send every library's debug messages to stderr.
+    fairseq's imports would send every library's debug messages to stderr where the root logger has no handler yet.
 
     Raises:
         ValueError: a package that it needs is not installed; one line that says how to.
     """
-    root, disabled = logging.getLogger(), logging.root.manager.disable
-    handlers, level = list(root.handlers), root.level
-    logging.disable(logging.INFO)
     try:
-        return importlib.import_module(name)
+        with _IMPORTING, _unchanged_logging():
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         package = (error.name or "bang").partition(".")[0]
         if package == "bang":
             raise
-        wanted = f"'.[{_EXTRAS[package]}]'" if package in _EXTRAS else "."
-        raise ValueError(f"needs {package}, which is not installed: pip install {wanted}") from None
+        raise ValueError(
+            f"needs {package}, which is not installed: {install_command(package, _EXTRAS.get(package, ''))}"
+        ) from None
+
+
+_IMPORTING = threading.RLock()  # the root logger's handlers are everybody's
+
+
+@contextlib.contextmanager
+def _unchanged_logging() -> Iterator[None]:
+    """Within, `logging.basicConfig` does nothing, as it never does where there is a handler."""
+    root = logging.getLogger()
+    stand_in = None if root.handlers else logging.lastResort
+    if stand_in is not None:
+        root.addHandler(stand_in)
+    try:
+        yield
     finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers
-        root.setLevel(level)
+        if stand_in is not None:
+            root.removeHandler(stand_in)

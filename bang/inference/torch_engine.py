@@ -1,7 +1,10 @@
 """The engine of `Bang` on torch and fairseq: any mode, beam search, GPUs."""
 
+import gc
+import os
 import threading
-from functools import lru_cache
+import weakref
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
 from ..data import PairDataset
+from ..network.model import BangModel
 from ..options import Options, check_number
 from ..task import OF_MODES
 from ..text.files import StrPath
@@ -42,24 +46,22 @@ class TorchEngine:
         self.modes = tuple(self._network.decodes)
         self.shares, self.blocks = model.shares or None, model.blocks
         self.max_source_positions = model.sizes["max_source_positions"]
-        self._lock = threading.Lock()  # a generator and the attention's beam size belong to one batch at a time
-        self._generator = lru_cache(maxsize=8)(self._build_generator)
+        self._process = os.getpid()
+        self._begin()
+        _ENGINES.add(self)
 
-    def _build_generator(self, options: Options):
-        """The task, in the mode, and its generator."""
-        mode = modes.find(options.mode)
-        of_task = {name: getattr(options, name) for name in OF_MODES if name in mode.options}
-        task = self._model.task(decoding=mode.name, **of_task)
-        generation = GenerationConfig(
-            beam=options.beam if mode.beam_search else 1,
-            no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
-            max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
-        )  # fmt: skip
-        generator = task.build_generator([self._network], generation)
-        generator.statistics = None  # a command's report at its end
-        return task, generator
+    def _begin(self) -> None:
+        """Makes what belongs to one process."""
+        self._lock = threading.Lock()  # a generator and the attention's beam size belong to one batch at a time
+        # no method: the cache of one would keep this object, and its weights, alive
+        self._generator = lru_cache(maxsize=8)(partial(_build_generator, self._model, self._network))
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+        if self._device.type == "cuda" and os.getpid() != self._process:
+            raise ValueError(
+                f"the model is on {self._device}, which a forked process cannot use: load it in each process, or start them "
+                "with multiprocessing's 'spawn'"
+            )
         tokens = [torch.from_numpy(ids) for ids in sources]
         with self._lock, torch.inference_mode():
             task, generator = self._generator(options)
@@ -71,6 +73,36 @@ class TorchEngine:
             best = {index: hypotheses[0] for index, hypotheses in zip(order, found)}
             eos = self._dictionary.eos()
             return [_hypothesis(best[index], eos) for index in range(len(tokens))]
+
+
+_ENGINES: weakref.WeakSet[TorchEngine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Makes engines usable in a forked process, which has none of its parent's threads: more than one would be waited for."""
+    if _ENGINES:
+        torch.set_num_threads(1)
+    for engine in _ENGINES:
+        engine._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _build_generator(model: TrainedModel, network: BangModel, options: Options):
+    """The task, in the mode, and its generator."""
+    mode = modes.find(options.mode)
+    of_task = {name: getattr(options, name) for name in OF_MODES if name in mode.options}
+    task = model.task(decoding=mode.name, **of_task)
+    generation = GenerationConfig(
+        beam=options.beam if mode.beam_search else 1,
+        no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
+    )  # fmt: skip
+    generator = task.build_generator([network], generation)
+    generator.statistics = None  # a command's report at its end
+    return task, generator
 
 
 def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
@@ -104,4 +136,6 @@ def load_checkpoint(path: StrPath, vocab: StrPath | None, **options) -> tuple[To
 
 
 def _ready(model: TrainedModel, options: dict[str, Any]) -> tuple[TorchEngine, list[str], dict[str, Any]]:
-    return TorchEngine(model, **options), model.dictionary.symbols, model.generation
+    engine = TorchEngine(model, **options)
+    gc.collect()  # exceptions inside omegaconf and hydra keep the frames of the loading in cycles, and with them the weights
+    return engine, model.dictionary.symbols, model.generation

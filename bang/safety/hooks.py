@@ -5,17 +5,34 @@ all call `checkpoint_utils.load_checkpoint_to_cpu` before they build anything.
 """
 
 import argparse
+import contextlib
 import platform
 import tarfile
-from typing import Any, Optional
+import threading
+from typing import Any, Iterator, Optional
 
 from fairseq import checkpoint_utils, file_utils
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from . import files, settings
+
+_UPGRADING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _hydra_alone() -> Iterator[None]:
+    """fairseq makes 0.9's options today's through Hydra's one state, which other threads and the application use too."""
+    with _UPGRADING:
+        hydra = GlobalHydra.instance()
+        before = hydra.hydra
+        try:
+            yield
+        finally:
+            hydra.hydra = before
 
 
 FILE = "checkpoint"
@@ -38,7 +55,8 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load
         if state.get("cfg"):
             state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
             overwrite_args_by_name(state["cfg"], overrides)
-        return checkpoint_utils._upgrade_state_dict(state)
+        with _hydra_alone():
+            return checkpoint_utils._upgrade_state_dict(state)
     except Exception as error:  # whatever a file lacks or has too much of
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
+from ..packages import install_command
 from .files import StrPath, read_lines
 
 TOKENIZERS = ("13a", "none", "ptb")
@@ -374,7 +375,7 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         package = name.split(".")[0].replace("_", "-")
-        raise ValueError(f"evaluation needs the package {package}: pip install '.[eval]'") from None
+        raise ValueError(f"evaluation needs the package {package}: {install_command(package, 'eval')}") from None
 
 
 def _version(package: str) -> str:

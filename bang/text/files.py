@@ -4,21 +4,41 @@ Standard library only, and nothing from the package: whatever reads or writes a 
 """
 
 import contextlib
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 StrPath = str | os.PathLike[str]
+STANDARD_INPUTS = ("stdin", "-")
+
+logger = logging.getLogger(__name__)
+
+_COMPRESSED = {
+    "gzip": (rb"\x1f\x8b", "gzip -dc"),
+    "Zstandard": (rb"\x28\xb5\x2f\xfd", "zstd -dc"),
+    "xz": (rb"\xfd7zXZ\x00", "xz -dc"),
+    "bzip2": (b"BZh[1-9]1AY&SY", "bzip2 -dc"),
+    "zip": (rb"PK(\x03\x04|\x05\x06)", "unzip -p"),
+}
+"""How compressed files begin, and what gives their text."""
+_hinted: set[str] = set()  # names of what was said to look like JSON
 
 
 def decode_line(line: bytes, name: StrPath, number: int) -> str:
     """Decodes one line of the file `name`, whose 1-based line `number` it is.
 
+    Logs a hint, once a file, where the first line looks like JSON.
+
     Raises:
+        CompressedError: the file is compressed.
         ValueError: the line is not UTF-8.
     """
+    if number == 1:
+        _check_first(line, str(name))
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -26,6 +46,25 @@ def decode_line(line: bytes, name: StrPath, number: int) -> str:
             f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at byte {error.start + 1} "
             "of the line): convert the file to UTF-8, with iconv for instance"
         ) from None
+
+
+class CompressedError(ValueError):
+    """A file holds no text but a compressed one; no line of it can be read."""
+
+
+def _check_first(line: bytes, name: str) -> None:
+    for kind, (begins, command) in _COMPRESSED.items():
+        if re.match(begins, line, re.DOTALL):
+            text, ending = os.path.splitext(name)
+            output = text if ending else f"{name}.txt"
+            remedy = f"{command} FILE | bang ..." if name in STANDARD_INPUTS else f"{command} {name} > {output}"
+            raise CompressedError(f"{name}: compressed ({kind}), not text: decompress it first: {remedy}")
+    if line.startswith(b'{"') and name not in _hinted:
+        _hinted.add(name)
+        logger.warning(
+            '%s, line 1: begins with {": JSON is taken for text, braces and all; take the texts out of it first: '
+            "jq -r .KEY FILE, where KEY names the text", name,
+        )  # fmt: skip
 
 
 def read_lines(path: StrPath) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Lower-cased BERT word pieces of a line of text."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -29,6 +29,7 @@ class WordPieces:
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer.add_special_tokens([piece for piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) if piece in vocab])
+        self._split = partial(_split, self._tokenizer)  # no method: the cache of one would keep this object alive
         self._split_known = lru_cache(maxsize=1 << 17)(self._split)
 
     def __call__(self, line: str) -> str:
@@ -38,8 +39,9 @@ class WordPieces:
         # Long "words" (base64, a whole Chinese sentence) seldom return and would fill the memory.
         return self._split_known(word) if len(word) <= 64 else self._split(word)
 
-    def _split(self, word: str) -> str:
-        return " ".join(self._tokenizer.encode(word, add_special_tokens=False).tokens)
+
+def _split(tokenizer: Tokenizer, word: str) -> str:
+    return " ".join(tokenizer.encode(word, add_special_tokens=False).tokens)
 
 
 @lru_cache(maxsize=1)

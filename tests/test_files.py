@@ -1,0 +1,75 @@
+"""Text files: what is no text is told as what it is."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+
+import pytest
+
+from bang.__main__ import main
+from bang.text.files import CompressedError, _hinted, read_lines
+
+
+def zipped(text: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("texts", text)
+    return file.getvalue()
+
+
+ZSTANDARD = bytes.fromhex("28b52ffd0407390000612074657874 0a")  # its frame of 'a text'; this Python has no writer
+
+COMPRESSED = {
+    ".gz": (gzip.compress, "gzip", "gzip -dc"), ".bz2": (bz2.compress, "bzip2", "bzip2 -dc"),
+    ".xz": (lzma.compress, "xz", "xz -dc"), ".zip": (zipped, "zip", "unzip -p"),
+    ".zst": (lambda _: ZSTANDARD, "Zstandard", "zstd -dc"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", COMPRESSED)
+def test_compressed_files_are_named(ending, tmp_path):
+    compress, kind, command = COMPRESSED[ending]
+    path = tmp_path / f"train.src{ending}"
+    path.write_bytes(compress(b"a text\n" * 50))
+    with pytest.raises(CompressedError) as refusal:
+        list(read_lines(path))
+    assert str(refusal.value) == f"{path}: compressed ({kind}), not text: decompress it first: {command} {path} > {tmp_path}/train.src"
+
+
+def test_texts_that_only_look_like_it_are_texts(tmp_path):
+    for text in ("BZhang wrote it", "BZh9 is no archive", "PK (penalty kick)", "PK", ""):
+        (tmp_path / "texts").write_text(text + "\n")
+        assert list(read_lines(tmp_path / "texts")) == [text]
+
+
+@pytest.mark.parametrize("command", [
+    ["tokenize", "--workers", "1", "--out-dir", "{0}/out", "{0}/texts.gz"],
+    ["tokenize", "--workers", "2", "--out-dir", "{0}/out", "{0}/texts.gz"],
+    ["evaluate", "{0}/texts", "--reference", "{0}/texts.gz"],
+    ["evaluate", "{0}/texts.gz", "--reference", "{0}/texts"],
+    ["collect", "{0}/texts.gz", "{0}/out"],
+    ["vocabulary", "{0}/out", "{0}/texts.gz"],
+    ["curves", "{0}/texts.gz", "{0}/out.png"],
+])  # fmt: skip
+def test_every_command_names_them(command, tmp_path):
+    (tmp_path / "texts").write_text("a text\n")
+    (tmp_path / "texts.gz").write_bytes(gzip.compress(b"a text\n"))
+    with pytest.raises(SystemExit) as stop:
+        main([argument.format(tmp_path) for argument in command])
+    assert stop.value.code.startswith(f"bang {command[0]}: error: {tmp_path}/texts.gz: compressed (gzip), not text: ")
+    assert "\n" not in stop.value.code
+
+
+def test_lines_of_json_get_a_hint_once(tmp_path, caplog):
+    _hinted.clear()
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a text"}\n{"text": "another"}\n')
+    for _ in range(2):
+        assert len(list(read_lines(path))) == 2
+    (hint,) = [record.getMessage() for record in caplog.records]
+    assert hint.startswith(f'{path}, line 1: begins with {{": JSON is taken for text') and "jq -r .KEY FILE" in hint
+    path.with_suffix(".txt").write_text("{braces} of a text\n{}\n")
+    list(read_lines(path.with_suffix(".txt")))
+    assert len(caplog.records) == 1
