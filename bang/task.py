@@ -277,8 +277,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                         "--rescore: this checkpoint was not trained for AR, which chooses the text, but for %s alone: expect a poor "
                         "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
                     )  # fmt: skip
-            scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
-            return RescoringGenerator(generator, scorer, self.cfg.rescore)
+            return RescoringGenerator(generator, self.cfg.rescore)
         return generator
 
     def _way(self, args) -> ways.Way:

@@ -73,7 +73,8 @@ class OnnxEngine:
         specials, way = self._graphs.specials, _way(options)
         lengths = np.array([len(ids) for ids in sources])
         limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
-        least = np.minimum(least_length(options.min_len, way.anchored), limit)
+        penalty = options.eos_penalty if options.mode in ("nar", "semi-nar") else 0.0
+        least = np.minimum(least_length(options.min_len, way.anchored, penalty), limit)
         drafts = min(way.drafts, int(limit.max()))
         slots = sum(way.block_sizes(drafts, 1 + drafts if way.verify else 1)) * (options.beam if options.mode == "ar" else 1)
         rows = max(1, _LOG_PROBS // (slots * self.pieces))
@@ -87,7 +88,6 @@ class OnnxEngine:
             )  # fmt: skip
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        penalty = options.eos_penalty if options.mode in ("nar", "semi-nar") else 0.0
         session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
         blocking = options.no_repeat_ngram_size if options.mode in ("ar", "speculative") else 0
         decoding = loop.Decoding(session, way, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
