@@ -70,7 +70,9 @@ class PairDataset(EveryBatch, LanguagePairDataset):
         """As fairseq's; with `targets_from` (see there)."""
         batch = super().collater(samples, pad_to_length)
         if batch and batch.get("target") is not None:
-            batch["targets_from"] = targets_from([np.arange(len(sample["target"])) for sample in samples])
+            # a [PAD] that a target spells is no target: the loss leaves it out, as padding
+            pad = self.tgt_dict.pad()
+            batch["targets_from"] = targets_from([np.flatnonzero(sample["target"] != pad) for sample in samples])
         return batch
 
     def __getitem__(self, index):

@@ -21,11 +21,10 @@ class _LinearNll(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features, weight, target, row_weight, epsilon):
+    def forward(ctx, features, weight, target, row_weight, epsilon, needs_gradient):
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         x, projection = features.to(dtype), weight.to(dtype)
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         nll = torch.empty(len(x), dtype=torch.float32, device=x.device)
         uniform = torch.empty_like(nll)  # mean of -log p over the vocabulary
         kept = torch.promote_types(dtype, torch.float32)
@@ -59,7 +58,7 @@ class _LinearNll(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         d_features, d_weight = ctx.saved_tensors
         of_features, of_weight = ctx.dtypes
-        return (d_features * gradient).to(of_features), (d_weight * gradient).to(of_weight), None, None, None
+        return (d_features * gradient).to(of_features), (d_weight * gradient).to(of_weight), None, None, None, None
 
 
 def linear_nll(
@@ -78,4 +77,6 @@ def linear_nll(
     Returns:
         The weighted sum of the smoothed losses, these losses (n) and their nll (n), in float32.
     """
-    return _LinearNll.apply(features, weight, target, row_weight, epsilon)
+    # within `forward` autograd is off, and `ctx.needs_input_grad` is True under `no_grad` too
+    needs_gradient = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    return _LinearNll.apply(features, weight, target, row_weight, epsilon, needs_gradient)

@@ -226,8 +226,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         generator = self._loop_generator(models, mode, options, args)
         if not self.cfg.rescore or "rescore" not in mode.options:
             return generator
-        scorer = ReferenceScorer(self.target_dictionary, visibility.autoregressive, compute_alignment=False)
-        return RescoringGenerator(generator, scorer, self.cfg.rescore)
+        return RescoringGenerator(generator, self.cfg.rescore)
 
     def _mode(self, args) -> Tuple[Mode, Options]:
         """The mode of decoding and its options; those of `args` win over the task's."""

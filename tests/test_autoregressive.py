@@ -6,6 +6,7 @@ import pytest
 import torch
 from bang.generation.autoregressive import NgramBlocker
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.token_generation_constraints import pack_constraints
 
 from test_generation import decode, options
 
@@ -149,3 +150,42 @@ def test_alignments(golden_model, make_task, pairs):
             expected = [(int(weights[:-1].argmax()), t) for t, weights in enumerate(attention[:-1])]
             assert [tuple(map(int, pair)) for pair in hypo["alignment"]] == expected
     assert len({pair[0] for found in hypos for pair in found[0]["alignment"]}) > 3
+
+
+def test_a_least_length_holds_beside_a_longer_prefix(golden_model, make_task, pairs):
+    """A row whose own prefix is shorter, or has none, is decoded as if alone."""
+    (batch,) = pairs("test", 36)
+    generator = make_task().build_generator([golden_model("mixed")], options(beam=2, min_len=6, max_len_b=20))
+    prefix = batch["target"][:, :5].clone()
+    prefix[1::2] = generator.pad
+    prefix[2::4, 1:] = generator.pad
+    prefix[prefix == generator.eos] = generator.pad
+    together = generator.generate(None, batch, prefix_tokens=prefix)
+    assert min(len(hypo["tokens"]) for row in together for hypo in row) >= 6 + 1
+    for row in (1, 2):
+        alone = {**batch, "id": batch["id"][row : row + 1], "net_input": {k: v[row : row + 1] for k, v in batch["net_input"].items()}}
+        (found,) = generator.generate(None, alone, prefix_tokens=prefix[row : row + 1])
+        assert [hypo["tokens"].tolist() for hypo in found] == [hypo["tokens"].tolist() for hypo in together[row]]
+
+
+@pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar", "speculative"])
+def test_a_limit_below_nothing_is_nothing(decoding, golden_model, make_task, pairs):
+    (batch,) = pairs("test", 36)
+    generator = make_task(decoding=decoding).build_generator([golden_model("mixed")], options(beam=1, max_len_a=0.1, max_len_b=-20))
+    assert [[hypo["tokens"].tolist() for hypo in row] for row in generator.generate(None, batch)] == [[[generator.eos if decoding == "ar" else generator.chooser.eos]]] * 24
+
+
+@pytest.mark.parametrize("kind", ["ordered", "unordered"])
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_constraints_that_a_limit_has_no_room_for(kind, beam, golden_model, make_task, pairs, caplog):
+    """The others keep to theirs; a text that has room keeps to its own."""
+    (batch,) = pairs("test", 4)[:1]
+    generator = make_task().build_generator([golden_model("mixed")], options(beam=beam, max_len_b=6, constraints=kind))
+    phrases = [[[200, 201, 202, 203, 204, 205, 206]], [[300]], [], [[310, 311], [312, 313], [314, 315], [316, 317]]]
+    packed = pack_constraints([[torch.tensor(phrase) for phrase in row] for row in phrases])
+    found = generator.generate(None, batch, constraints=packed)
+    assert all(row and len(row[0]["tokens"]) <= 7 for row in found) and 300 in found[1][0]["tokens"].tolist()
+    told = [record.getMessage() for record in caplog.records if "ends without all of its own" in record.getMessage()]
+    assert len(told) == 2 and told[0].startswith(f"--constraints: the text of sentence {batch['id'][0]} ends")
+    with pytest.raises(ValueError, match="^--constraints: there are none; fairseq-interactive reads them behind a tab"):
+        generator.generate(None, batch)

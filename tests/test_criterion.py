@@ -8,9 +8,10 @@ import pytest
 import torch
 from bang import visibility
 from bang.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode
-from bang.data import targets_from
+from bang.data import PairDataset, targets_from
 from bang import loss as loss_module
 from bang.loss import linear_nll
+from torch.utils.flop_counter import FlopCounterMode
 from fairseq.logging import metrics
 
 from conftest import GOLDEN
@@ -372,3 +373,33 @@ def test_random_blocks_are_for_pairs(make_task):
     options = dict(nar_ratio=0.0, semi_nar_ratio=1.0, block_size=4, random_block_offset=True, joint_modes=False, own_texts=0)
     with pytest.raises(ValueError, match="--random-block-offset is for pairs"):
         NgramLanguageLossNarMixed(make_task(mask_length=9), 0.0, False, 1.0, 1, False, 1, **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_validation_makes_no_gradients(training):
+    """The logits alone, a third of the work: counted in multiplications."""
+    features, target = torch.randn(300, 8), torch.randint(0, 50, (300,))
+    weight = torch.randn(50, 8, requires_grad=True)
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+        total, *_ = linear_nll(features, weight, target, torch.ones(300), 0.1)
+    assert total.requires_grad == training
+    of_logits = 2 * 300 * 50 * 8
+    assert counter.get_total_flops() > of_logits if training else counter.get_total_flops() == of_logits
+
+
+@pytest.mark.parametrize("mode", [{"nar_ratio": 1.0}, {"semi_nar_ratio": 1.0, "block_size": 3}, {}, {"ngram": 2, "disable_ngram_loss": False}], ids=str)
+def test_a_pad_that_a_target_spells_is_no_target(mode, golden_model, make_criterion, dictionary):
+    """Its slot is left out of loss and sample size; the numbers of the others are those of all slots without it."""
+    targets = [torch.tensor([200, 201, 0, 202, 102]), torch.tensor([300, 0, 102])]
+    sources = [torch.tensor([210, 211, 102]), torch.tensor([212, 102])]
+    pairs = PairDataset(sources, [3, 2], dictionary, targets, [5, 3], dictionary)
+    batch = pairs.collater([pairs[0], pairs[1]])
+    model, criterion = golden_model("mixed"), make_criterion(nar_ratio=mode.pop("nar_ratio", 0.0), **mode)
+    assert batch["ntokens"] == 6 and batch["targets_from"][:2] == [6, 4]
+    loss, sample_size, _ = criterion(model, batch)
+    (name,) = criterion.shares
+    slots = criterion.slots(name, batch, 0)
+    assert (slots.target != 0).all() and sample_size == len(slots.index) == (6 + 4 if criterion.ngram == 2 else 6)
+    with torch.no_grad():
+        lprobs = model(**batch["net_input"], layout=slots.layout)[0].log_softmax(2).flatten(0, 1)
+    assert loss.item() == pytest.approx(-float(lprobs[slots.index, slots.target].sum()), rel=1e-5)

@@ -290,3 +290,13 @@ def test_options_without_effect_are_named(decoding, task_options, generation, id
     make_task(decoding=decoding, **task_options).build_generator([make_model()], options(**generation))
     warned = {record.getMessage().split(" ")[0] for record in caplog.records if "has no effect" in record.getMessage()}
     assert warned == set(idle)
+
+
+@pytest.mark.parametrize("decoding", ["nar", "semi-nar"])
+def test_a_penalty_below_zero_leaves_no_text_empty(decoding, golden_model, make_task, pairs):
+    """An end that is always the likeliest: texts have the least length."""
+    (batch,) = pairs("test", 36)
+    for min_len in (1, 3):
+        generator = make_task(decoding=decoding, eos_penalty=-100.0).build_generator([golden_model("mixed")], options(min_len=min_len))
+        tokens = [text["tokens"] for (text,) in generator.generate(None, batch)]
+        assert all(len(text) == min_len + 1 and (text[:-1] != generator.chooser.eos).all() for text in tokens)

@@ -87,3 +87,24 @@ def test_a_choice_by_what_was_not_trained_is_told(trained, warned, golden_model,
     with caplog.at_level(logging.WARNING):
         make_task(decoding="nar", rescore=2).build_generator([model], options())
     assert ("--rescore: this checkpoint was not trained for AR, which chooses the text, but for nar alone" in caplog.text) == warned
+
+
+def test_the_host_waits_once_a_pass(golden_model, make_task, pairs, monkeypatch):
+    """Where tokens are chosen by numpy: once for the lengths of a batch, once for all scores, however many candidates."""
+    model, waits, cpu = golden_model("mixed"), [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: waits.append(1) or cpu(tensor))
+    (batch,) = pairs("test")
+    for candidates in (2, 5):
+        waits.clear()
+        make_task(decoding="nar", rescore=candidates).build_generator([model], options()).generate(None, batch)
+        assert len(waits) == 2
+
+
+def test_an_ensemble_chooses_by_its_mean(golden_model, make_task, pairs):
+    """The same model twice is that model."""
+    model = golden_model("mixed")
+    once, twice = (best(make_task(decoding="nar", rescore=3).build_generator(models, options()), pairs())
+                   for models in ([model], [model, model]))  # fmt: skip
+    for sentence, text in once.items():
+        assert torch.equal(text["tokens"], twice[sentence]["tokens"])
+        torch.testing.assert_close(text["positional_scores"], twice[sentence]["positional_scores"], atol=1e-5, rtol=0)

@@ -32,6 +32,7 @@ MODES = {
     "nar": dict(mode="nar"),
     "nar, several pieces": dict(mode="nar", max_len=70, min_len=40),
     "nar, longer": dict(mode="nar", eos_penalty=1.5, max_len=24),
+    "nar, shorter": dict(mode="nar", eos_penalty=-9, max_len=24),
     "nar, limits": dict(mode="nar", max_len=1, max_len_a=0.3),
     "speculative": dict(mode="speculative", draft_length=3),
     "speculative, source left out": dict(mode="speculative", draft_from_source=0),
@@ -59,10 +60,10 @@ def test_the_runtime_writes_the_plugins_texts(options, plugin, runtime):
     assert found[0] == found[1] and [text for text, ours in zip(texts, found[1]) if not ours] == ["", "[PAD]"]
 
 
-@pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar", "speculative"])
+@pytest.mark.parametrize("mode, penalty", [("ar", 0), ("semi-nar", 0), ("nar", 0), ("speculative", 0), ("semi-nar", 2), ("nar", 2), ("nar", -9)])
 @pytest.mark.parametrize("otherwise", [{"at_once": 24}, {"at_once": 1}, {"whole": False}], ids=str)
-def test_what_only_saves_time_changes_no_token(mode, otherwise, exported, runtime, sources):
-    options, engine = Options(mode=mode, beam=1, max_len=20), Bang.load(exported, threads=1).engine
+def test_what_only_saves_time_changes_no_token(mode, penalty, otherwise, exported, runtime, sources):
+    options, engine = Options(mode=mode, beam=1, max_len=20, eos_penalty=penalty), Bang.load(exported, threads=1).engine
     engine._graphs = engine._graphs._replace(**otherwise)
     batch = sources[:20]
     for a, b in zip(runtime.engine.generate(batch, options), engine.generate(batch, options), strict=True):

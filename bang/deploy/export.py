@@ -6,7 +6,6 @@ The folder: encoder.onnx and decoder.onnx (`graph`), config.json, vocab.txt.
 import contextlib
 import json
 import logging
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ import onnx
 import onnxscript  # noqa: F401  (torch.onnx.export asks for it when the work has begun)
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
 from ..inference import cpu
@@ -161,17 +159,63 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def quantize(path: Path, reduce_range: bool) -> None:
-    """Weights of 8 bits, one scale for each output channel, of tables one for each row; activations are quantized as they come."""
-    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        quantized = Path(scratch, path.name)
-        quantize_dynamic(
-            path, quantized, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=reduce_range,
-            weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT},
-        )  # fmt: skip
-        proto = onnx.load(quantized)
+    """Weights of 8 bits, or 7, one scale for each output channel, of tables one for each row; activations of 8 bits as they come."""
+    proto = onnx.load(path)
+    _quantize_products(proto, 64 if reduce_range else 127)
     _quantize_tables(proto.graph)
     path.with_suffix(".weights").unlink()
     save(proto, path)
+
+
+def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
+    """Products with weights become products of int8, with a scale for each row of their input.
+
+    onnxruntime's own `quantize_dynamic` has one scale for the whole input: a text would change with its batch mates. By
+    rows, with `m` the largest |x| of a row and `s` the weights' scale: x @ W = m / 127 * (round(127 / m * x) @ round(W / s)) * s.
+    Products of one input share what is quantized.
+
+    Args:
+        most: largest quantized weight.
+    """
+    graph = proto.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    constants = {"last": np.array([-1]), "tiny": np.float32(1e-30), "step": np.float32(1 / 127), "middle": np.uint8(128), "one": np.float32(1)}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(x), f"quantize.{name}") for name, x in constants.items())
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    nodes, quantized = [], set()
+
+    def add(kind: str, inputs: list[str], output: str, **attributes) -> None:
+        inputs = [f"quantize.{name}" if name in constants else name for name in inputs]
+        nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        (x, name), (y,) = node.input, node.output
+        weight = numpy_helper.to_array(weights[name])  # (in, out)
+        if x not in quantized:
+            quantized.add(x)
+            graph.initializer.append(numpy_helper.from_array(np.array([-1, len(weight)]), f"{x}.flat"))
+            add("ReduceMax", [x, "last"], f"{x}.largest", keepdims=1)
+            add("ReduceMin", [x, "last"], f"{x}.smallest", keepdims=1)
+            add("Neg", [f"{x}.smallest"], f"{x}.negated")
+            add("Max", [f"{x}.largest", f"{x}.negated", "tiny"], f"{x}.most")  # rows of zeros are divided by it too
+            add("Mul", [f"{x}.most", "step"], f"{x}.scale")
+            add("Reshape", [f"{x}.scale", "last"], f"{x}.scales")
+            add("Shape", [f"{x}.scales"], f"{x}.rows")
+            add("Expand", ["middle", f"{x}.rows"], f"{x}.zeros")
+            add("Reshape", [x, f"{x}.flat"], f"{x}.2d")
+            add("QuantizeLinear", [f"{x}.2d", f"{x}.scales", f"{x}.zeros"], f"{x}.quantized.2d", axis=0)
+            add("Shape", [x], f"{x}.shape")
+            add("Reshape", [f"{x}.quantized.2d", f"{x}.shape"], f"{x}.quantized")
+        scale = np.maximum(np.abs(weight).max(0), 1e-20) / most
+        weights[name].CopyFrom(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), name))
+        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+        add("MatMulIntegerToFloat", [f"{x}.quantized", name, "one", f"{name}.scale", "middle"], f"{y}.product", domain="com.microsoft")
+        add("Mul", [f"{y}.product", f"{x}.scale"], y)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _quantize_tables(graph: onnx.GraphProto) -> None:

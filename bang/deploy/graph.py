@@ -3,9 +3,10 @@
 Shapes: B batch, S source length, H heads, d head width, D = H * d, M new main tokens, N slots,
 Q = M + N queries, C cached keys, R buckets, V vocabulary, L decoder layers, k candidates.
 
-The numbers are those of `bang.network`; the scale of the queries is in their weights. Queries, keys, values and
-relative terms come from products of their own: of one product, cutting its result apart would cost more than it
-saves. The encoder gives the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees
+The numbers are those of `bang.network`; the scale of the queries is in their weights. Keys and values go without
+their biases: a bias of keys adds the same to all logits of a query, and one of values, since attention weights add up
+to 1, the same to all outputs, so that it is in the bias of the output. Queries, keys, values and relative terms come
+from products of their own: of one product, cutting its result apart would cost more than it saves. The encoder gives the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees
 and how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
 """
 
@@ -27,6 +28,18 @@ def _as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 def _scaled(layer: nn.Linear, scale: float) -> nn.Linear:
     return _as_linear(layer.weight * scale, layer.bias * scale)
+
+
+def _without_bias(layer: nn.Linear) -> nn.Linear:
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    plain.weight = nn.Parameter(layer.weight.detach())
+    return plain
+
+
+def _output(layer: nn.Linear, values_bias: Tensor) -> nn.Linear:
+    """The layer behind an attention whose values lack their bias."""
+    bias = layer.bias.double() + layer.weight.double() @ values_bias.double()
+    return _as_linear(layer.weight, bias.to(layer.weight))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -59,8 +72,8 @@ class EncoderLayer(nn.Module):
         attention = layer.self_attn
         self.heads = attention.num_heads
         self.query = _scaled(attention.q_proj, attention.head_dim**-0.5)
-        self.key, self.value = attention.k_proj, attention.v_proj
-        self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
+        self.key, self.value = map(_without_bias, (attention.k_proj, attention.v_proj))
+        self.out_proj, self.norm = _output(attention.out_proj, attention.v_proj.bias), layer.self_attn_layer_norm
         self.feed_forward = FeedForward(layer, activation)
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
@@ -86,7 +99,8 @@ class EncoderGraph(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(layer, cfg.activation_fn) for layer in encoder.layers)
         cross = [layer.encoder_attn for layer in model.decoder.layers]
         self.heads, self.width = cross[0].num_heads, cross[0].embed_dim
-        self.keys_values = nn.ModuleList(proj for attention in cross for proj in (attention.k_proj, attention.v_proj))
+        keys_values = (proj for attention in cross for proj in (attention.k_proj, attention.v_proj))
+        self.keys_values = nn.ModuleList(map(_without_bias, keys_values))
 
     def forward(self, source: Tensor) -> List[Tensor]:
         """
@@ -106,6 +120,15 @@ class EncoderGraph(nn.Module):
         return [_heads(project(x), self.heads) for project in self.keys_values]
 
 
+def _product_of_one_row(a: Tensor, b: Tensor) -> Tensor:
+    """a (B, H, Q, n) @ b (B, H, n, m), with the same digits however many rows a has.
+
+    For one row onnxruntime has a kernel that adds up in another order, and greedy AR has one row where speculative decoding
+    has several.
+    """
+    return (torch.cat([a, a[:, :, -1:]], 2) @ b)[:, :, :-1]
+
+
 def _hidden(sees: Tensor, like: Tensor) -> Tensor:
     """What is added to attention logits: 0 where a query sees, the lowest number of the type elsewhere."""
     return torch.where(sees, 0.0, torch.finfo(like.dtype).min).to(like)
@@ -114,15 +137,17 @@ def _hidden(sees: Tensor, like: Tensor) -> Tensor:
 class DecoderLayer(nn.Module):
     """Post-norm: multi-stream self-attention, attention on the source, feed-forward."""
 
-    def __init__(self, layer: nn.Module, activation: str):
+    def __init__(self, layer: nn.Module, activation: str, is_last: bool):
         super().__init__()
+        self.is_last = is_last  # where main tokens end, so that one query may be left
         attention, cross = layer.ngram_self_attn, layer.encoder_attn
         self.heads, self.buckets = attention.num_heads, attention.num_buckets
-        query, self.key, self.value = map(_as_linear, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3))
-        self.query, self.relative = _scaled(query, attention.scaling), attention.relative_linear
-        self.out_proj, self.norm = attention.out_proj, layer.self_attn_layer_norm
+        query, key, value = map(_as_linear, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3))
+        self.query, self.key, self.value = _scaled(query, attention.scaling), _without_bias(key), _without_bias(value)
+        self.relative = attention.relative_linear
+        self.out_proj, self.norm = _output(attention.out_proj, value.bias), layer.self_attn_layer_norm
         self.cross_query = _scaled(cross.q_proj, cross.head_dim**-0.5)
-        self.cross_out, self.cross_norm = cross.out_proj, layer.encoder_attn_layer_norm
+        self.cross_out, self.cross_norm = _output(cross.out_proj, cross.v_proj.bias), layer.encoder_attn_layer_norm
         self.feed_forward = FeedForward(layer, activation)
 
     def forward(self, x, hidden, bucket, cache_k, cache_v, source_k, source_v, source_hidden, first: int):
@@ -143,10 +168,14 @@ class DecoderLayer(nn.Module):
         q = _heads(self.query(x), self.heads)
         relative = self.relative(x).unflatten(2, (self.buckets, self.heads)).permute(0, 3, 1, 2)
         k, v = torch.cat([cache_k, new_k], 2), torch.cat([cache_v, new_v], 2)
-        logits = q @ k.transpose(2, 3) + relative.gather(3, bucket[:, :, first:]) + hidden[:, :, first:]
-        x = self.norm(x + self.out_proj(_joined(torch.softmax(logits, dim=-1) @ v)))
-        logits = _heads(self.cross_query(x), self.heads) @ source_k.transpose(2, 3) + source_hidden
-        x = self.cross_norm(x + self.cross_out(_joined(torch.softmax(logits, dim=-1) @ source_v)))
+        product = _product_of_one_row if self.is_last else torch.matmul
+        logits = product(q, k.transpose(2, 3)) + relative.gather(3, bucket[:, :, first:]) + hidden[:, :, first:]
+        # softmax by products, which add up key by key: keys that are hidden, wherever they stand, change no last digit
+        weights = torch.exp(logits - logits.amax(-1, keepdim=True))
+        total = weights @ weights.new_ones(weights.size(3), 2)
+        x = self.norm(x + self.out_proj(_joined(product(weights, v) / total[..., :1])))
+        logits = product(_heads(self.cross_query(x), self.heads), source_k.transpose(2, 3)) + source_hidden
+        x = self.cross_norm(x + self.cross_out(_joined(product(torch.softmax(logits, dim=-1), source_v))))
         return self.feed_forward(x), new_k, new_v
 
 
@@ -163,7 +192,9 @@ class DecoderGraph(nn.Module):
         self.register_buffer("specials", torch.tensor(specials))
         self.embed_tokens, self.embed_positions = decoder.embed_tokens, decoder.embed_positions.weight
         self.slot, self.norm = decoder.ngram_input_embed.weight, decoder.emb_layer_norm
-        self.layers = nn.ModuleList(DecoderLayer(layer, cfg.activation_fn) for layer in decoder.layers)
+        self.layers = nn.ModuleList(
+            DecoderLayer(layer, cfg.activation_fn, is_last=layer is decoder.layers[-1]) for layer in decoder.layers
+        )
         tied = decoder.embed_out is None
         # a transposed copy of its own, so that quantization need not transpose it at every pass
         output = decoder.embed_tokens.weight if tied else decoder.embed_out
@@ -193,9 +224,8 @@ class DecoderGraph(nn.Module):
         bucket = bucket[:, None].expand(-1, self.layers[0].heads, -1, -1)
         new = []
         for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
             pair = slice(2 * index, 2 * index + 2)
-            x, *kv = layer(x, hidden, bucket, *cache[pair], *source[pair], source_hidden, first=main if last else 0)
+            x, *kv = layer(x, hidden, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0)
             new += kv
         log_probs = torch.log_softmax((x @ self.output).float(), dim=-1)
         return log_probs, log_probs.index_select(2, self.specials), *new

@@ -1,5 +1,6 @@
 """AR decoding: fairseq's beam search and sampling, with its defects mended."""
 
+import logging
 import math
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from ..network.decoder import BangDecoder
 from .limits import check_lengths, length_limits
+
+logger = logging.getLogger(__name__)
 
 
 class NgramBlocker(nn.Module):
@@ -54,25 +57,42 @@ class BoundedSearch(Search):
         self.search = search
         self.supports_constraints, self.stop_on_max_len = search.supports_constraints, search.stop_on_max_len
 
-    def bind(self, least: Tensor, limit: Tensor, ids: Tensor, prefix_width: int) -> None:
+    def bind(self, least: Tensor, limit: Tensor, ids: Tensor, given: Tensor) -> None:
         """Before a batch.
 
         Args:
             least, limit: tokens before which no eos may come and after which it must, (sentences).
             ids: of the sentences.
-            prefix_width: steps whose tokens may be given; no least length holds there.
+            given: whether a sentence's token of a step is given, so that no least length holds there, (sentences, steps).
         """
-        self.least, self.limit, self.ids, self.prefix_width = least, limit, ids, prefix_width
+        self.least, self.limit, self.ids, self.given = least, limit, ids, given
 
     def step(self, step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
         """As fairseq's; `original_batch_idxs` are places in the batch."""
         self.active = original_batch_idxs
         over = self.limit[self.active] <= step
-        early = (self.least[self.active] > step) & (step >= self.prefix_width)
+        early = self.least[self.active] > step
+        if step < self.given.size(1):
+            early &= ~self.given[self.active, step]
+        if self.supports_constraints:
+            self._release(over.nonzero().flatten().tolist())
         eos = lprobs[:, :, self.eos].masked_fill(early[:, None], -math.inf)
         lprobs.masked_fill_(over[:, None, None], -math.inf)
         lprobs[:, :, self.eos] = eos
         return self.search.step(step, lprobs, scores, prev_output_tokens, self.ids[self.active])
+
+    def _release(self, ending: list) -> None:
+        """Lets active sentences end, of which no hypothesis holds all constraints: the search would forbid their eos."""
+        for row in ending:
+            states = self.search.constraint_states[row]
+            if not any(state.finished for state in states):
+                none = type(states[0]).create(torch.zeros(1, dtype=torch.long))
+                self.search.constraint_states[row] = [none] * len(states)
+                sentence = self.active[row]
+                logger.warning(
+                    "--constraints: the text of sentence %d ends without all of its own, at its limit of %d tokens; raise "
+                    "--max-len-b or --max-len-a", self.ids[sentence], self.limit[sentence],
+                )  # fmt: skip
 
     def at_limit(self, sentence: int, step: int) -> bool:
         """Whether an active sentence must end at this step."""
@@ -124,20 +144,27 @@ class _Mended:
         if self.match_source_len:
             limits[:] = int(src_lengths.max())
         limit = torch.from_numpy(limits).to(device)
-        width = 0
+        given = torch.zeros(len(limits), 0, dtype=torch.bool, device=device)
         if prefix_tokens is not None:  # it ends at the limit
-            width = prefix_tokens.size(1)
-            beyond = torch.arange(width, device=device) >= limit[:, None]
+            beyond = torch.arange(prefix_tokens.size(1), device=device) >= limit[:, None]
             prefix_tokens = prefix_tokens.masked_fill(beyond, self.pad)
+            given = prefix_tokens != self.pad
         ids = sample["id"].to(device) if isinstance(sample.get("id"), Tensor) else place
-        self.search.bind(limit.clamp(max=self.min_len), limit, ids, width)
-        min_len, self.min_len = self.min_len, 0  # the search sees to it
+        if self.search.supports_constraints and constraints is None:
+            raise ValueError(
+                "--constraints: there are none; fairseq-interactive reads them behind a tab in each line, fairseq-generate does "
+                "not: leave the option out"
+            )
+        self.search.bind(limit.clamp(max=self.min_len), limit, ids, given)
+        lengths = self.min_len, self.max_len_a, self.max_len_b
+        # the search sees to the lengths of each sentence; fairseq knows the longest alone
+        self.min_len, self.max_len_a, self.max_len_b = 0, 0, int(limits.max())
         try:
             return super().generate(
                 models, dict(sample, id=place), prefix_tokens=prefix_tokens, constraints=constraints, **kwargs
             )
         finally:
-            self.min_len = min_len
+            self.min_len, self.max_len_a, self.max_len_b = lengths
 
     def is_finished(self, step, unfin_idx, max_len, finalized_sent_len, beam_size):
         return super().is_finished(step, unfin_idx, max_len, finalized_sent_len, beam_size) or self.search.at_limit(

@@ -51,7 +51,7 @@ class LoopGenerator:
         self.models, self.strategy, self.chooser = models, strategy, chooser
         self.symbols_to_strip_from_output = {chooser.eos}
         self.max_len_a, self.max_len_b = max_len_a, max_len_b
-        self.min_len = least_length(min_len, strategy.anchored)
+        self.min_len = least_length(min_len, strategy.anchored, chooser.eos_penalty)
         # positions of slots run to max_decoder_positions + 1, so the final eos needs no spare one
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
@@ -59,6 +59,14 @@ class LoopGenerator:
         self.statistics = statistics
         for model in models:
             model.eval()
+
+    def bounds(self, sample: dict) -> Bounds:
+        """What each text of a batch must keep to, on the host."""
+        lengths = sample["net_input"]["src_lengths"]
+        key = sample["id"] if "id" in sample else torch.arange(len(lengths), device=lengths.device)
+        lengths, key = torch.stack([lengths, key]).cpu().numpy()  # one host sync
+        limit = length_limits(lengths, self.max_len_a, self.max_len_b, self.max_len)
+        return Bounds(np.minimum(self.min_len, limit), limit, key)
 
     @torch.no_grad()
     def generate(
@@ -68,6 +76,7 @@ class LoopGenerator:
         prefix_tokens: Optional[Tensor] = None,
         length: Optional[np.ndarray] = None,
         encoded: Optional[List[dict]] = None,
+        bounds: Optional[Bounds] = None,
         **unused,
     ) -> List[List[dict]]:
         """One hypothesis for each sentence of the batch, as fairseq's generators return them.
@@ -75,14 +84,13 @@ class LoopGenerator:
         Args:
             length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
             encoded: of the sources, as `torch_session.encode` gives it; None: encode them.
+            bounds: as `bounds` gives them; None: ask the device.
         """
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
-        limit = length_limits(src_lengths.cpu().numpy(), self.max_len_a, self.max_len_b, self.max_len)
-        least = np.minimum(self.min_len, limit)
+        least, limit, key = bounds or self.bounds(sample)
         if length is not None:
             least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
-        key = sample["id"].cpu().numpy() if "id" in sample else np.arange(len(limit))
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
         texts = Decoding(

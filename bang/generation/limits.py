@@ -8,19 +8,20 @@ def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, 
 
     Args:
         source_lengths: eos included, (B).
-        max_len_a, max_len_b: the limit is `max_len_a` times the source's length plus `max_len_b`.
+        max_len_a, max_len_b: the limit is `max_len_a` times the source's length plus `max_len_b`, at least 0.
         max_len: limit whatever the source.
     """
-    return np.minimum((max_len_a * source_lengths.astype(np.float64) + max_len_b).astype(np.int64), max_len)
+    return np.clip((max_len_a * source_lengths.astype(np.float64) + max_len_b).astype(np.int64), 0, max_len)
 
 
-def least_length(min_len: int, anchored: bool) -> int:
+def least_length(min_len: int, anchored: bool, eos_penalty: float = 0.0) -> int:
     """Tokens before which no eos may be chosen.
 
     The default of 1 asks nothing of NAR (not `anchored`): its canvas may begin with eos, which the cut passes over, so
-    that one token stands there anyway.
+    that one token stands there anyway. An `eos_penalty` below 0 may fill the canvas with eos: then the first slot gives
+    another token.
     """
-    return min_len if anchored or min_len != 1 else 0
+    return min_len if anchored or min_len != 1 or eos_penalty < 0 else 0
 
 
 def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int = 0) -> None:

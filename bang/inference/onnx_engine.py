@@ -76,7 +76,8 @@ class OnnxEngine:
         strategy, beam = mode.strategy(options), options.beam if mode.beam_search else 1
         lengths = np.array([len(ids) for ids in sources])
         limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
-        least = np.minimum(least_length(options.min_len, strategy.anchored), limit)
+        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
+        least = np.minimum(least_length(options.min_len, strategy.anchored, penalty), limit)
         drafts = min(strategy.drafts, int(limit.max()))
         slots = sum(strategy.block_sizes(drafts, 1 + drafts if strategy.verify else 1)) * beam
         rows = max(1, _LOG_PROBS // (slots * self.pieces))
@@ -90,7 +91,6 @@ class OnnxEngine:
             )  # fmt: skip
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
         session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
         decoding = loop.Decoding(session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)

@@ -4,6 +4,7 @@ Shapes: B rows, S source length, M new main tokens of a pass, N slots, Q = M + N
 the cache, P keys that are cached once the pass is over, V vocabulary, k candidates of a slot.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,8 @@ class OnnxSession:
 
     def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser | None = None, bounds: Bounds | None = None):
         self._graphs, self._chooser, self._bounds = graphs, chooser, bounds
-        self._of_candidates = OfLogProbs(pad=0, unk=1, eos=2)
+        # the same rules where the tokens are candidates, in the order of `columns`
+        self._of_candidates = chooser and replace(chooser, pad=0, unk=1, eos=2)
         names, found = _encoded(graphs, sources)
         self._source = dict(zip(names, found))
         real = np.arange(max(map(len, sources))) < np.array([len(ids) for ids in sources])[:, None]

@@ -190,10 +190,13 @@ class SpanDataset(EveryBatch, FairseqDataset):
         def stack(name, pad=self.dictionary.pad()):
             return data_utils.collate_tokens([sample[name] for sample in samples], pad)
 
+        # a [PAD] that the text spells is no target: the loss leaves it out, as padding
+        indices = [sample["target_idx"][sample["target"] != self.dictionary.pad()].numpy() for sample in samples]
+
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "nsentences": len(samples),
-            "ntokens": sum(len(sample["target"]) for sample in samples),
+            "ntokens": sum(map(len, indices)),
             "net_input": {
                 "src_tokens": stack("source"),
                 "src_lengths": torch.tensor([len(sample["source"]) for sample in samples]),
@@ -202,7 +205,7 @@ class SpanDataset(EveryBatch, FairseqDataset):
             },
             "target": stack("target"),
             "target_idx": stack("target_idx", pad=-1),
-            "targets_from": targets_from([sample["target_idx"].numpy() for sample in samples]),
+            "targets_from": targets_from(indices),
         }
 
     def num_tokens(self, index: int) -> int:
