@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Optional
 
 from omegaconf import DictConfig
@@ -120,5 +121,6 @@ class Stop:
     def end_save(self, path: str, done: int) -> None:
         """After each checkpoint: ends the process where that was asked for."""
         if self.asked is not None:
-            logger.info("stopped at update %s, saved in %s; the same command goes on", f"{done:,}", path)
+            last = Path(path).with_name("checkpoint_last.pt")  # `path` is the first of some copies
+            logger.info("stopped at update %s, saved in %s; the same command goes on", f"{done:,}", last)
             sys.exit(128 + self.asked[0])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_what_the_tests_need_is_asked_for(option, slow, tmp_path):
     assert optional <= set(modules) if slow else (extras, optional & set(modules)) == ("test", set())
 
 
+BERT = "python -c 'from transformers import BertModel; print(BertModel.__name__)'"
+
+
+def pip(venv, *words):
+    """pip of this environment, at work on another."""
+    command = [sys.executable, "-m", "pip", "--python", venv / "bin" / "python", *words]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+
+
 @pytest.fixture
 def venv(tmp_path):
     """An environment like this one, with a torchaudio that cannot be imported, as pip leaves it beside a CPU's torch."""
@@ -72,10 +83,29 @@ def venv(tmp_path):
 
 @pytest.mark.slow
 def test_transformers_models_can_be_imported(venv):
-    """They could not with the torchaudio that ve-fairseq brings: it goes, whether the environment is active or ours."""
-    command = "python -c 'from transformers import BertModel; print(BertModel.__name__)'"
-    before = bash(f"source {venv}/bin/activate; {command}")
+    """They could not with the torchaudio that ve-fairseq brings: an empty one takes its place, in an environment of any kind."""
+    before = bash(f"source {venv}/bin/activate; {BERT}")
     assert before.returncode != 0 and "libcudart" in before.stderr
-    after = bash(f"source {venv}/bin/activate; source {SCRIPT} test pytest; {command}", BANG_VENV=str(venv))
+    after = bash(f"source {venv}/bin/activate; source {SCRIPT} test pytest; {BERT}", BANG_VENV=str(venv))
     assert after.stdout.strip() == "BertModel", after.stderr
-    assert not list(venv.glob("lib/python*/site-packages/torchaudio*"))
+    assert not list(venv.glob("lib/python*/site-packages/torchaudio"))
+    # and what asks for one later brings none
+    again = pip(venv, "install", "--no-index", "--no-build-isolation", "--dry-run", f"{ROOT}[recipes]")
+    assert again.returncode == 0 and "Would install bang-" in again.stdout and " torchaudio-" not in again.stdout, again.stderr
+
+
+def test_no_command_of_the_readme_brings_a_torchaudio(venv):
+    """Those that bring fairseq name the empty one, which pip takes for fairseq's wish; without it pip looks for one on PyPI."""
+    commands = re.findall(r"`(pip install [^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    ours = [shlex.split(command) for command in commands if re.search(r" '?\.(?:$|\[|')", command)]
+    assert {word for command in ours for word in command} >= {".", ".[demo]", ".[export]", ".[recipes]"}
+    whole = [command for command in ours if "--no-deps" not in command]
+    assert all("./scripts/no_torchaudio" in command for command in whole) and len(whole) == len(ours) - 1
+    lean = [commands.index(shlex.join(["pip", "install", *words])) for words in (["onnxruntime", "tokenizers", "numpy", "tqdm"], ["--no-deps", "."])]
+    assert lean == sorted(lean)  # the other way round pip tells an error: bang's requirements are not met
+    options = ["install", "--no-index", "--no-build-isolation", "--no-deps"]
+    done = pip(venv, *options, str(ROOT / "scripts" / "no_torchaudio"))
+    assert done.returncode == 0, done.stderr
+    wanted = subprocess.run([venv / "bin" / "python", "-c", "from importlib.metadata import *; print(requires('ve-fairseq'), version('torchaudio'))"],
+                            capture_output=True, text=True).stdout  # fmt: skip
+    assert "torchaudio>=0.8.0" in wanted and wanted.strip().endswith("2.11.0+none")

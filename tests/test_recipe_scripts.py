@@ -1,6 +1,7 @@
 """What the shell recipes give fairseq-train, in folders whose names have a blank; stand-ins only note their arguments."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,39 @@ def test_evidence(arguments, start, tmp_path):
     assert words[0] == str(out / "pairs") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
     assert words.count("--load-from-pretrained-model") == 1 and after(words, "--load-from-pretrained-model") == str(start)
     assert after(words, "--encoder-embed-dim") == "32" and after(words, "--user-dir") == str(tmp_path / "a checkout" / "bang")
+
+
+@pytest.mark.parametrize("script", ["evidence", "finetune"])
+def test_precision_is_measured_once(script, arguments, tmp_path):
+    """The answer is kept for all runs that are compared, or is that of the checkpoint; the stand-in of this file has none."""
+    out = tmp_path / "an out"
+    (out / "pairs").mkdir(parents=True)
+    (out / "pairs" / "test.src-tgt.tgt.idx").touch()
+    if script == "evidence":
+        (out / "precision").write_text("--bf16\n")
+        words = arguments("evidence.sh", tmp_path, out, STARTS="scratch", MODES="nar")
+    else:  # Python's own module answers, however fast this CPU is
+        torch.save({"model": {}, "cfg": {"common": {"bf16": True}, "lr_scheduler": {"warmup_updates": 77}}}, out / "checkpoint_last.pt")
+        (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        words = arguments("finetune.sh", "--mode", "nar", "data", out, "--warmup-updates", "9", GPUS="0")
+    assert words.count("--bf16") == 1 and "--fp16" not in words
+
+
+def test_the_line_of_what_failed_is_told(tmp_path):
+    """`logged` and `error_line`, with which the scripts keep logs; none of them keeps one without."""
+    code = (
+        f'source {ROOT}/scripts/environment.sh; say() {{ echo "x: error: 1"; echo "y.py: Error 2"; echo after; return $1; }}; '
+        f'logged {tmp_path}/log say 0; echo went on; logged {tmp_path}/log say 7; echo never'
+    )
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", code, "script.sh"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, "went on\n")
+    assert done.stderr == f"script.sh: error: y.py: Error 2 (all of it: {tmp_path}/log)\n"
+    for script in (ROOT / "scripts").glob("*.sh"):
+        text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r'^.*(?:2>&1|2>+ *"(?!\$name.seconds)).*$\n?.*', text, flags=re.M):
+            if "/dev/null" not in line and not line.lstrip().startswith("#"):
+                assert re.search(r"logged|error_line|fail |tee -i", line) or '"$@" >>' in line, f"{script.name}: {line}"
 
 
 def test_finetuning(arguments, tmp_path):
