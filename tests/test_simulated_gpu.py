@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from bang.criterion import MixedLossConfig, NgramLanguageLoss, NgramLanguageLossNarMixed
+from bang.criterion import MixedLossConfig, NgramLanguageLossNarMixed
 from bang.generation.torch_session import TorchSession
 from bang.inference.api import Bang
 from bang.network import attention
@@ -13,7 +13,8 @@ from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.modules import FairseqDropout
 
-from conftest import GOLDEN, TEXTS, VOCAB_SMALL
+import conftest
+from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from support.simulated_gpu import CUDA, simulated_gpu
 from test_generation import options
 from test_pretraining_dataset import binarize, random_documents
@@ -200,3 +201,27 @@ def test_an_update_of_pretraining_is_the_cpus(name, dtype, golden_model, tmp_pat
     defaults = {f.name: f.default for f in fields(MixedLossConfig) if f.name != "_name"}
     given = {**defaults, "sentence_avg": False, "seed": 1, "disable_ngram_loss": False, **TRAININGS[name]}
     compare_updates(NgramLanguageLossNarMixed(task, **given), golden_model("mixed"), batch, dtype)
+
+
+@pytest.mark.parametrize("precision", [[], ["--fp16"]], ids=["float32", "fp16"])
+def test_the_command_lines(precision, train_here, cli, data_bin, tmp_path, monkeypatch):
+    """fairseq-train, with validation, and fairseq-generate."""
+    options = [*precision, "--nar-ratio", "0.4", "--semi-nar-ratio", "0.3", "--joint-modes", "--max-update", "2"]
+    generate = ["--task", "translation_bang_nar", "--batch-size", "24", "--max-len-b", "8", *precision]
+
+    def outcome(save_dir, *device):
+        train_here(*options, "--save-dir", save_dir, validate=True)
+        state = torch.load(save_dir / "checkpoint_last.pt", weights_only=False)
+        log = cli("fairseq-generate", data_bin, "--path", save_dir / "checkpoint_last.pt", *generate, *device)
+        return state, hypotheses(log)
+
+    state, texts = outcome(tmp_path / "cpu", "--cpu")
+    monkeypatch.setattr(conftest, "TRAINING", [option for option in conftest.TRAINING if option != "--cpu"])
+    with warm_gpu():
+        found, found_texts = outcome(tmp_path / "gpu")
+    assert found["model"].keys() == state["model"].keys() and found_texts.keys() == texts.keys()
+    for name, weight in state["model"].items():
+        assert type(found["model"][name]) is torch.Tensor
+        torch.testing.assert_close(found["model"][name], weight, atol=2e-3 if precision else 1e-4, rtol=0, msg=name)
+    assert found["extra_state"]["val_loss"] == pytest.approx(state["extra_state"]["val_loss"], rel=1e-2 if precision else 1e-4)
+    assert [text for _, text in found_texts.values()] == [text for _, text in texts.values()]

@@ -14,6 +14,7 @@ Not simulated: streams, CUDA's own kernels and their rounding, autocast, random 
 import collections
 import contextlib
 import sys
+import types
 from unittest import mock
 
 import torch
@@ -66,7 +67,7 @@ class GpuTensor(torch.Tensor):
     __array__ = numpy
 
     @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, function, classes, args=(), kwargs=None):
         raise RuntimeError(f"{function}: a tensor of the simulated GPU is used outside of it")
 
 
@@ -144,7 +145,7 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.gpu = gpu
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, classes, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function in MOVES and isinstance(args[0], torch.Tensor):
             return self._move(function, *args, **kwargs)
@@ -155,7 +156,7 @@ class _Functions(TorchFunctionMode):
             return args[0].held.tolist()
         if function is torch.Tensor.new_tensor and isinstance(args[0], GpuTensor):
             kwargs.setdefault("device", CUDA)
-        if _is_cuda(kwargs.get("device")):
+        if _is_cuda(kwargs.get("device")) and function is not torch._C._nn._parse_to:  # that of a module's `to`
             device = kwargs.pop("device")
             if function in TO_A_TENSOR or function is torch.Tensor.new_tensor:
                 made = self._make(function, args, kwargs)
@@ -204,7 +205,7 @@ class _Operators(TorchDispatchMode):
     def _should_skip_dynamo(cls):
         return False  # nothing is compiled here; to tell the compiler so takes a second
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function, classes, args=(), kwargs=None):
         kwargs, ours, others = dict(kwargs or {}), [], []
 
         def held(tensor):
@@ -252,6 +253,23 @@ class _Operators(TorchDispatchMode):
             raise RuntimeError(f"{name}: Expected all tensors to be on the same device, found cuda:0 {shapes[0]} and cpu {shapes[1]}")
 
 
+PROPERTIES = types.SimpleNamespace(name="simulated GPU", major=8, minor=0, total_memory=1 << 34)
+
+OF_CUDA = {
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: CUDA.index,
+    "set_device": lambda device: None,
+    "get_device_properties": lambda device=None: PROPERTIES,
+    "get_device_capability": lambda device=None: (PROPERTIES.major, PROPERTIES.minor),
+    "get_rng_state": lambda device="cuda": torch.zeros(0, dtype=torch.uint8),
+    "set_rng_state": lambda state, device="cuda": None,
+    "max_memory_allocated": lambda device=None: 0,
+    **{name: lambda *args: None for name in "_lazy_init manual_seed manual_seed_all empty_cache reset_peak_memory_stats".split()},
+}
+"""What of torch.cuda fairseq and bang call."""
+
+
 @contextlib.contextmanager
 def simulated_gpu():
     """Within it `cuda` is the simulated GPU; gives the `SimulatedGpu`.
@@ -262,14 +280,7 @@ def simulated_gpu():
     # a module keeps its parameters, and shares those that it shared
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with (
-            mock.patch.object(torch.cuda, "is_available", lambda: True),
-            mock.patch.object(torch.cuda, "current_device", lambda: CUDA.index),
-            mock.patch.object(torch.cuda, "device_count", lambda: 1),
-            mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
-            _Operators(gpu),
-            _Functions(gpu),
-        ):
+        with mock.patch.multiple(torch.cuda, **OF_CUDA), _Operators(gpu), _Functions(gpu):
             yield gpu
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swaps)
