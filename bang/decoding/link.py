@@ -117,7 +117,7 @@ class Link:
             Ratios in 1/1024, int32.
         """
         context, token, ratio = np.broadcast_arrays(context, token, ratio)
-        found = ratio.astype(np.int32)
+        found = np.array(ratio, dtype=np.int32, order="C")  # so that reshape gives a view
         known = np.flatnonzero(context >= 0)
         if len(known):
             context = context.reshape(-1)[known]
@@ -345,8 +345,7 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     if not len(keys):
         return np.full(wanted.shape, -1)
     wanted = wanted.astype(keys.dtype)  # of another type searchsorted would copy all keys
-    index = np.searchsorted(keys, wanted)
-    np.minimum(index, len(keys) - 1, out=index)
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[index] == wanted, index, -1)
 
 

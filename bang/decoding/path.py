@@ -224,7 +224,8 @@ class PathSearch:
         score = own + weights.gain * in_source
         if link.order == 2:
             score += weights.weight / UNIT * ratio
-        score[(before == after) & ~in_source & (bigram < 0)] += _REFUSED
+        again = (before == after) & ~in_source & (bigram < 0)
+        score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
         return _Transitions(score, ratio, bigram, pair)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: Optional[np.ndarray]) -> None:
