@@ -1,0 +1,1 @@
+"""Decoding without torch and fairseq: numpy alone, for every engine."""

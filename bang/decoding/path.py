@@ -1,0 +1,403 @@
+"""The search: the best path through the likeliest tokens of the slots of a pass.
+
+A path takes one candidate of each slot, until it ends. Its score is a sum over its tokens::
+
+    log p_slot(y)  +  weight * log(p(y | h) / p(y))  +  gain, if the source has the pair (y before, y)  +  bonus
+
+and at its end the same of eos, less `eos_penalty`, without gain and bonus; h is what stands before y (`link`).
+
+Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `1.1`). No pair of tokens twice in a
+text. No banned token. A path breaks these only where it has no other way on, and loses 10,000 each time. No text
+ends before its least length, each does at its limit, and a forced token is taken: these hold always.
+
+A text ends at the first slot behind which no open path scores higher than its best ended one. So a text does not
+depend on how many slots a pass had, nor on how a canvas was cut into pieces.
+
+States. Kept are, for each candidate of the last slot, the `width` best paths that end in it. Paths of equal last
+order - 1 tokens have the same future, so the best of them is enough (the `count` best, where so many paths are asked
+for). With order 2 the search is exact (Viterbi), with order 3 and a `width` below the number of candidates a beam.
+'No pair twice' looks at a path's whole past, of which a state knows nothing: it is applied to the paths that are
+kept. The best of all paths is still found wherever it keeps the rule by itself.
+
+Ties. Candidates are ranked by log-probability, then by id. Of equal scores the shorter text wins, then, from its last
+token backwards, the one with the candidate of better rank; an ended path wins over an open one.
+
+Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept for each, T tokens of a path so far,
+P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
+"""
+
+from typing import NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from .link import UNIT, Link, Weights, find
+
+_REFUSED = -1e4
+_NONE = -np.inf
+
+
+class Slots(NamedTuple):
+    """What a pass says of its slots.
+
+    Attributes:
+        tokens: the likeliest of each slot, in any order, (B, n, K). eos and pad among them are passed over.
+        log_probs: the network's, of these, (B, n, K); -inf: no candidate.
+        end: the network's of eos, (B, n).
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    end: np.ndarray
+
+
+class Rules(NamedTuple):
+    """What texts must keep to.
+
+    Attributes:
+        least, limit: tokens before which a text must not end, and after which it must, (B).
+        eos_penalty, unk_penalty: taken off the log-probabilities of eos and unk.
+        pad, eos, unk: ids.
+    """
+
+    least: np.ndarray
+    limit: np.ndarray
+    pad: int
+    eos: int
+    unk: int
+    eos_penalty: float = 0.0
+    unk_penalty: float = 0.0
+
+
+class Paths(NamedTuple):
+    """The best paths of each row, best first.
+
+    Attributes:
+        tokens: what was chosen in the slots, the eos of an ended path included, then pads, int64, (B, N, T + 1).
+        log_probs: the network's own, of these, float32, (B, N, T + 1).
+        length: tokens of each, eos included, (B, N).
+        ended: whether the path ends, or runs on behind the last slot, (B, N).
+        score: of the path (see the module); -inf: there are not so many paths, (B, N).
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    length: np.ndarray
+    ended: np.ndarray
+    score: np.ndarray
+
+
+class PathSearch:
+    """Finds the best paths of a batch, slots by slots: `extend` as often as there are slots, then `best`.
+
+    Args:
+        link: n-grams.
+        source: ids, pads on the right, (B, S).
+        text: what is kept of each text so far, padded on the right, (B, any); in front stands eos, the start.
+        length: tokens of each, the start included, at least 1, (B).
+        rules: lengths and penalties; least and limit count the whole text, without start and end.
+        count: paths that `best` may be asked for, N.
+        weights: None: the link's own.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        source: np.ndarray,
+        text: np.ndarray,
+        length: np.ndarray,
+        rules: Rules,
+        count: int = 1,
+        weights: Optional[Weights] = None,
+    ):
+        self._link, self._rules, self._count = link, rules, count
+        self._weights = weights or link.weights
+        self._width = count if link.order == 2 else max(self._weights.width, count)
+        self._rows = np.arange(len(length))
+        self._kept = length - 1  # tokens of the text before the first slot
+        self._limit = rules.limit
+        self._least = np.minimum(rules.least, rules.limit)
+        self._slots = 0
+        self._source_pairs = self._pairs_of(source)
+        self._open = np.ones(len(length), dtype=bool)
+
+        # the state: one candidate, the last token of the text, and one path of it
+        rows = len(length)
+        self._token = np.take_along_axis(text, length[:, None] - 1, axis=1)  # (B, K)
+        self._score = np.zeros((rows, 1, 1))  # (B, K, W)
+        self._ranks = np.zeros((rows, 1, 1, 0), dtype=np.int16)  # of the candidates chosen, (B, K, W, T)
+        inside = np.arange(1, text.shape[1]) < length[:, None]
+        pairs = np.where(inside, text[:, :-1] * link.size + text[:, 1:], -1)
+        self._pairs = pairs[:, None, None]  # of the whole text, (B, K, W, P)
+        self._bigram = np.full((rows, 1, 1), -1)  # index of the bigram that the path ends in, (B, K, W)
+        if link.order == 3 and text.shape[1] > 1:
+            before = np.take_along_axis(text, np.maximum(length - 2, 0)[:, None], axis=1)
+            _, index = link.bigrams(before, self._token)
+            self._bigram[:, :, 0] = np.where(length[:, None] > 1, index, -1)
+
+        self._ended_score = np.full((rows, count), _NONE)
+        self._ended_ranks = np.zeros((rows, count, 0), dtype=np.int16)
+        self._ended_length = np.zeros((rows, count), dtype=np.int64)  # without eos
+        self._seen: list[Slots] = []  # in order of rank
+
+    @property
+    def finished(self) -> np.ndarray:
+        """Rows whose best paths have ended, (B): more slots change nothing."""
+        return ~self._open
+
+    def extend(self, slots: Slots, forced: Optional[np.ndarray] = None, banned: Optional[Tuple] = None) -> None:
+        """Goes through the next slots.
+
+        Args:
+            slots: what a pass says of them; K as in earlier calls.
+            forced: token that a slot must give, which is then among its candidates, or eos; -1 where it is free, (B, n).
+            banned: rows, slots and tokens that must not come together, three arrays of one length.
+        """
+        slots = _ranked(slots, self._rules)
+        if forced is not None:
+            there = (slots.tokens == forced[..., None]).any(2) | (forced < 0) | (forced == self._rules.eos)
+            assert there.all(), "a forced token is among its slot's candidates"
+        self._seen.append(slots)
+        step = self._transitions(slots, forced, banned)
+        for slot in range(slots.tokens.shape[1]):
+            if not self._open.any():
+                break
+            self._step(slots, step, slot, forced)
+
+    def best(self) -> Paths:
+        """The best paths, ended ones and those that run on behind the last slot, best first."""
+        rows, count = len(self._rows), self._count
+        last = self._score.reshape(rows, -1)
+        last = np.where(self._open[:, None], last, _NONE)
+        order = np.argsort(-last, axis=1, kind="stable")[:, :count]
+        score = np.concatenate([self._ended_score, np.take_along_axis(last, order, 1)], axis=1)
+        ranks = self._ranks.reshape(rows, last.shape[1], -1)[self._rows[:, None], order]
+        ranks = np.concatenate([_wide(self._ended_ranks, ranks.shape[2]), ranks], axis=1)
+        length = np.concatenate([self._ended_length, np.full(order.shape, ranks.shape[2])], axis=1)
+        ended = np.concatenate([np.ones_like(self._ended_score, dtype=bool), np.zeros(order.shape, dtype=bool)], axis=1)
+        order = np.argsort(-score, axis=1, kind="stable")[:, :count]
+        score, length, ended = (np.take_along_axis(x, order, 1) for x in (score, length, ended))
+        return self._paths(ranks[self._rows[:, None], order], length, ended, score)
+
+    def _paths(self, ranks: np.ndarray, length: np.ndarray, ended: np.ndarray, score: np.ndarray) -> Paths:
+        """Tokens and log-probabilities of paths, given as ranks (B, N, T)."""
+        rows, count, width = ranks.shape
+        tokens = np.full((rows, count, width + 1), self._rules.pad)
+        log_probs = np.zeros((rows, count, width + 1), dtype=np.float32)
+        if self._seen:
+            all_tokens, all_log_probs, end = (np.concatenate(x, axis=1) for x in zip(*self._seen))
+            where = self._rows[:, None, None], np.arange(width), ranks
+            tokens[:, :, :width], log_probs[:, :, :width] = all_tokens[where], all_log_probs[where]
+            beyond = np.arange(width + 1) >= length[:, :, None]
+            tokens[beyond], log_probs[beyond] = self._rules.pad, 0
+            row, path = ended.nonzero()
+            at = length[row, path]
+            tokens[row, path, at] = self._rules.eos
+            log_probs[row, path, at] = end[row, at]
+        none = np.isneginf(score)
+        tokens[none], log_probs[none] = self._rules.pad, 0
+        return Paths(tokens, log_probs, np.where(none, 0, length + ended), ended & ~none, score)
+
+    def _transitions(self, slots: Slots, forced: Optional[np.ndarray], banned: Optional[Tuple]) -> "_Transitions":
+        """What does not depend on a path's past but for its last token, of all slots at once."""
+        link, weights, rules = self._link, self._weights, self._rules
+        rows, count, candidates = slots.tokens.shape
+        first = np.repeat(self._token[:, None, :1], candidates, axis=2)
+        first[:, 0, : self._token.shape[1]] = self._token
+        before = np.concatenate([first, slots.tokens[:, :-1]], axis=1)[..., None]  # (B, n, K, 1)
+        after = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)[:, :, None]  # (B, n, 1, K + 1)
+
+        own = slots.log_probs.astype(np.float64)
+        own[slots.tokens == rules.unk] -= rules.unk_penalty
+        own += weights.bonus
+        if banned is not None:
+            row, slot, token = banned
+            hit, rank = (slots.tokens[row, slot] == token[:, None]).nonzero()
+            own[row[hit], slot[hit], rank] += _REFUSED
+        end = slots.end.astype(np.float64) - rules.eos_penalty
+        if forced is not None:
+            own[(forced >= 0)[..., None] & (slots.tokens != forced[..., None])] = _NONE
+        own = np.concatenate([own, end[..., None]], axis=2)[:, :, None]
+
+        ratio, bigram = link.bigrams(before, after)
+        pair = before * link.size + after
+        in_source = self._in_source(pair)
+        score = own + weights.gain * in_source
+        if link.order == 2:
+            score += weights.weight / UNIT * ratio
+        again = (before == after) & ~in_source & (bigram < 0)
+        score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
+        return _Transitions(score, ratio, bigram, pair)
+
+    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: Optional[np.ndarray]) -> None:
+        """Goes through one slot."""
+        before = self._score.shape[1]  # K, or 1 in front of the first slot
+        score, ratio, bigram, pair = (x[:, slot, :before] for x in step)
+        total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
+        if self._link.order == 3:
+            token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
+            longer = self._link.trigrams(self._bigram[..., None], token[:, None, None], ratio[:, :, None])
+            total += self._weights.weight / UNIT * longer
+        end, total = total[..., -1], total[..., :-1]
+        if self._pairs.shape[3]:
+            again = (self._pairs[..., None] == pair[:, :, None, None, :-1]).any(3)
+            total = total + _REFUSED * again
+
+        kept = self._kept + self._slots
+        free = np.ones_like(self._open) if forced is None else forced[:, slot] < 0
+        may_end = (kept >= self._least) & free
+        if forced is not None:
+            may_end |= forced[:, slot] == self._rules.eos
+        total = np.where((free & (kept >= self._limit))[:, None, None, None], _NONE, total)
+        self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
+        self._go_on(total, bigram, pair)
+        self._token = slots.tokens[:, slot]
+        self._slots += 1
+        self._open &= self._score.max((1, 2)) > self._ended_score[:, -1]
+
+    def _end(self, score: np.ndarray) -> None:
+        """Takes the ends of paths, (B, K, W), where they are among the best."""
+        rows = len(self._rows)
+        score = score.reshape(rows, -1)
+        if not (score > self._ended_score[:, -1:]).any():
+            return
+        both = np.concatenate([self._ended_score, score], axis=1)
+        order = np.argsort(-both, axis=1, kind="stable")[:, : self._count]
+        ranks = self._ranks.reshape(rows, score.shape[1], self._slots)
+        ranks = np.concatenate([_wide(self._ended_ranks, self._slots), ranks], axis=1)
+        length = np.concatenate([self._ended_length, np.full(score.shape, self._slots)], axis=1)
+        self._ended_score = np.take_along_axis(both, order, 1)
+        self._ended_length = np.take_along_axis(length, order, 1)
+        self._ended_ranks = ranks[self._rows[:, None], order]
+
+    def _go_on(self, total: np.ndarray, bigram: np.ndarray, pair: np.ndarray) -> None:
+        """Keeps the best paths into each candidate. `total`: score of each path with each candidate, (B, K, W, K)."""
+        rows, before, width, candidates = total.shape
+        if self._link.order == 3 and width > self._count:  # of equal last two tokens
+            path = _highest(total, self._count, axis=2)
+            total = np.take_along_axis(total, path, axis=2)
+        else:
+            path = np.broadcast_to(np.arange(width)[:, None], total.shape)
+        flat = total.reshape(rows, -1, candidates)
+        chosen = _highest(flat, self._width, axis=1)  # (B, W, K)
+        self._score = np.take_along_axis(flat, chosen, axis=1).transpose(0, 2, 1)
+        parent = (chosen // total.shape[2]).transpose(0, 2, 1)  # the candidate before, (B, K, W)
+        path = np.take_along_axis(path.reshape(flat.shape), chosen, axis=1).transpose(0, 2, 1)
+        row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
+        new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
+        self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
+        self._pairs = np.concatenate([self._pairs[row, parent, path], pair[row, parent, rank][..., None]], axis=3)
+        self._bigram = bigram[row, parent, rank]
+
+    def _pairs_of(self, source: np.ndarray) -> np.ndarray:
+        """Pairs of tokens side by side in the sources, of all rows, sorted."""
+        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
+        key = self._of_row(first * self._link.size + second)
+        special = self._rules.pad, self._rules.eos
+        return np.sort(key[~np.isin(first, special) & ~np.isin(second, special)])
+
+    def _in_source(self, pair: np.ndarray) -> np.ndarray:
+        """Which pairs, (B, ...), the row's source has."""
+        return find(self._source_pairs, self._of_row(pair)) >= 0
+
+    def _of_row(self, pair: np.ndarray) -> np.ndarray:
+        return pair + self._rows.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
+
+
+class _Transitions(NamedTuple):
+    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1).
+
+    Attributes:
+        score: but for what a path's past says.
+        ratio: of the bigram, in `UNIT`s.
+        bigram: its index, -1: none.
+        pair: first token * V + second.
+    """
+
+    score: np.ndarray
+    ratio: np.ndarray
+    bigram: np.ndarray
+    pair: np.ndarray
+
+
+def best_paths(
+    link: Link,
+    source: np.ndarray,
+    text: np.ndarray,
+    length: np.ndarray,
+    rules: Rules,
+    slots: Slots,
+    count: int = 1,
+    weights: Optional[Weights] = None,
+    forced: Optional[np.ndarray] = None,
+    banned: Optional[Tuple] = None,
+) -> Paths:
+    """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
+    search = PathSearch(link, source, text, length, rules, count, weights)
+    search.extend(slots, forced, banned)
+    return search.best()
+
+
+def likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The highest scores along the last dimension, exactly: of equal ones those of lower index; highest first.
+
+    Several times as fast as `argpartition`, which moves all V: the `count`-th highest of the maxima of strided blocks
+    is a bound below which nothing is wanted, and blocks that do not reach it are not looked at.
+
+    Args:
+        scores: (..., V), float32.
+        count: K, at most V.
+    Returns:
+        Indices, int64, and scores, (..., K).
+    """
+    rows = scores.reshape(-1, scores.shape[-1])
+    parts = [_likeliest(rows[start : start + _AT_ONCE], count) for start in range(0, len(rows), _AT_ONCE)]
+    index, found = (np.concatenate(x).reshape(*scores.shape[:-1], count) for x in zip(*parts))
+    return index, found
+
+
+_AT_ONCE = 16  # rows: few enough for the cache
+_BLOCK = 64
+
+
+def _likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+    """As `likeliest`, of scores (R, V)."""
+    size = scores.shape[1]
+    blocks = size // _BLOCK
+    if blocks < count:
+        row, index = np.divmod(np.arange(scores.size), size)
+    else:
+        # element i is in block i % blocks: the maxima are then element-wise, of whole vectors
+        highest = scores[:, : blocks * _BLOCK].reshape(len(scores), _BLOCK, blocks).max(1)
+        bound = np.partition(highest, blocks - count, axis=1)[:, blocks - count, None]
+        row, block = (highest >= bound).nonzero()
+        row, index = np.repeat(row, _BLOCK), (block[:, None] + blocks * np.arange(_BLOCK)).reshape(-1)
+        reached = scores[row, index] >= bound[row, 0]
+        of_tail, tail = (scores[:, blocks * _BLOCK :] >= bound).nonzero()
+        row = np.concatenate([row[reached], of_tail])
+        index = np.concatenate([index[reached], tail + blocks * _BLOCK])
+    found = scores[row, index]
+    order = np.lexsort((index, -found, row))
+    first = np.searchsorted(row[order], np.arange(len(scores)))
+    best = order[first[:, None] + np.arange(count)]
+    return index[best], found[best]
+
+
+def _ranked(slots: Slots, rules: Rules) -> Slots:
+    """The candidates by rank, without eos and pad."""
+    tokens = slots.tokens.astype(np.int64)
+    log_probs = np.where((tokens == rules.eos) | (tokens == rules.pad), _NONE, slots.log_probs)
+    order = np.lexsort((tokens, -log_probs), axis=-1)
+    return Slots(np.take_along_axis(tokens, order, 2), np.take_along_axis(log_probs, order, 2), slots.end)
+
+
+def _highest(x: np.ndarray, count: int, axis: int) -> np.ndarray:
+    """Indices of the highest along an axis, highest first, of equal ones the first."""
+    if count == 1:
+        return np.expand_dims(x.argmax(axis), axis)
+    order = np.argsort(-x, axis=axis, kind="stable")
+    return order.take(np.arange(min(count, x.shape[axis])), axis=axis)
+
+
+def _wide(ranks: np.ndarray, width: int) -> np.ndarray:
+    """Ranks (B, N, any) with columns added."""
+    return np.pad(ranks, [(0, 0), (0, 0), (0, width - ranks.shape[2])])

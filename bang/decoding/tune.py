@@ -1,0 +1,43 @@
+"""Chooses a link's weights on validation pairs: a few dozen searches through stored candidates, no pass of the network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from .link import Weights
+
+GRID = {
+    "gain": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+    "weight": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2),
+    "bonus": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3),
+}
+"""Values of each weight, in order. The first searched matters most."""
+
+
+def tune(
+    score: Callable[[Weights], float], start: Weights = Weights(), grid: Mapping[str, Sequence[float]] = GRID
+) -> tuple[Weights, dict[Weights, float]]:
+    """Climbs along one weight after another, value by value, until none gains.
+
+    Args:
+        score: of the texts that weights give, higher is better; called once for each.
+        start: where to begin; a weight that is in the grid begins at the nearest value.
+
+    Returns:
+        The best weights, of equal ones those tried first, and the score of all that were tried, in order.
+    """
+    best = replace(start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()})
+    tried = {best: score(best)}
+    while True:
+        before = best
+        for name, values in grid.items():
+            for step in (1, -1):
+                at = values.index(getattr(best, name)) + step
+                while 0 <= at < len(values):
+                    other = replace(best, **{name: values[at]})
+                    if other not in tried:
+                        tried[other] = score(other)
+                    if tried[other] <= tried[best]:
+                        break
+                    best, at = other, at + step
+        if best == before:
+            return best, tried
