@@ -1,0 +1,534 @@
+"""Pairs and running text out of Python docstrings and manual pages, cleaned, deduplicated and split by package.
+
+    bash research/fetch_man_pages.sh MAN
+    python research/collect_text.py DEBIAN OUT --packages SITE-PACKAGES... --man MAN
+
+DEBIAN  folder with Debian's {valid,test}.{src,tgt} and text.txt.gz: nothing that stands there in the valid or test part is collected
+OUT     gets docstrings/ and manuals/ with {train,valid,test,outside}.{src,tgt,origin}, text.train and text.valid (running text,
+        documents separated by blank lines, Debian's included) and packages.md, which also goes to stdout
+
+A docstring's pair: what it says below its first sentence -> that sentence. A manual page's: prose of DESCRIPTION -> the line in NAME.
+Sources are parsed, never imported. Python packages are taken where their metadata names a permissive licence.
+"""
+
+import argparse
+import ast
+import gzip
+import hashlib
+import re
+import subprocess
+import sys
+import sysconfig
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from email.parser import Parser
+from pathlib import Path
+
+# Whole packages that no training part sees. outside: other code and other programs than any part has.
+PARTS = {
+    "docstrings": {
+        "valid": "networkx celery kombu marshmallow sqlparse pendulum geopandas shapely parso luigi",
+        "test": "flask requests werkzeug jinja2 click scrapy xarray pygments rich pillow simpy traitlets docker",
+        "outside": "pandas scipy scikit-learn",
+    },
+    "manuals": {
+        "valid": "nmh libpcap0.8-dev tk8.6-doc x11-apps libxext-dev cups-client libarchive-dev",
+        "test": "postgresql-client-15 postgresql-doc-15 openssh-client sudo x11-utils x11-xserver-utils krb5-user ldap-utils ncurses-doc tmux",
+        "outside": "coreutils util-linux",
+    },
+}
+# As the packages' copyright files say; pages of manpages and manpages-dev name their own (SPDX).
+MAN_LICENCES = {
+    "manpages": "Linux-man-pages-copyleft", "manpages-dev": "Linux-man-pages-copyleft", "coreutils": "GPL-3+", "util-linux": "GPL-2+",
+    "bsdgames": "BSD-3-Clause", "cups-client": "Apache-2.0", "erlang-manpages": "Apache-2.0", "freebsd-manpages": "BSD-2-Clause",
+    "krb5-user": "MIT", "ldap-utils": "OLDAP-2.8", "libarchive-dev": "BSD-2-Clause", "libbsd-dev": "BSD-3-Clause", "libcurl4-doc": "curl",
+    "libibverbs-dev": "BSD-2-Clause OR GPL-2", "libpcap0.8-dev": "BSD-3-Clause", "libssl-doc": "Apache-2.0", "libtiff-tools": "libtiff",
+    "libx11-doc": "MIT", "libxext-dev": "MIT", "ncurses-doc": "MIT", "netcat-openbsd": "BSD-3-Clause", "nmh": "BSD-3-Clause",
+    "openssh-client": "BSD-2-Clause", "postgresql-client-15": "PostgreSQL", "postgresql-doc-15": "PostgreSQL", "sudo": "ISC",
+    "tcl8.6-doc": "TCL", "tcllib": "TCL", "tk8.6-doc": "TCL", "tklib": "TCL", "tmux": "ISC", "x11-apps": "MIT", "x11-utils": "MIT",
+    "x11-xserver-utils": "MIT",
+}  # fmt: skip
+PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE)
+RESTRICTIVE = re.compile(r"GPL|General Public|MPL|Mozilla|Proprietary|EUPL|Creative Commons|CC-BY", re.IGNORECASE)
+SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3"}
+MOST_PAIRS = {"train": 4000, "valid": 1000, "test": 1000, "outside": 1000}  # train: of a package; else: of the part
+MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three words
+LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
+TARGET_WORDS = range(3, 17)
+STOP_WORDS = frozenset(
+    "a an and are as at be been being but by can cannot do does for from has have how if in into is it its may must no not of on only or"
+    " other same should so some such than that the their them then there these they this those to use used uses using was when where which"
+    " while will with without you your".split()
+)
+
+
+# ---- text ----
+
+ROLE = re.compile(r"(?::[a-z][\w+.-]*)+:`([^`]*)`")
+
+
+def role_text(match: re.Match) -> str:
+    """What a Sphinx role shows: the title before <target>, else the target, of ~a.b.c the last name."""
+    text = re.sub(r"\s*<[^<>]*>$", "", match[1]) or match[1]
+    return text.rpartition(".")[2] if text.startswith("~") else text.lstrip("!")
+
+
+def plain(text: str) -> str:
+    """A paragraph on one line, without the marks of reStructuredText, Markdown and Epydoc."""
+    text = " ".join(text.split())
+    text = ROLE.sub(role_text, text)
+    text = re.sub(r"``(.*?)``", r"\1", text)
+    text = re.sub(r"`([^`<>]*?)\s*<[^`<>]*>`_{0,2}", r"\1", text)
+    text = re.sub(r"`([^`]*)`_{0,2}", r"\1", text)
+    text = re.sub(r"\[([^\[\]]*)\]\([^()\s]*\)", r"\1", text)
+    text = re.sub(r"\s*\[[\w#*-]{1,12}\]_", "", text)
+    text = re.sub(r"\b[A-Z]\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"(?<![\w*])\*\*?(?=[\w'\"(])([^*]*?)(?<=[\w'\").])\*\*?(?![\w*])", r"\1", text)
+    text = re.sub(r"\|(\w+)\|", r"\1", text)
+    text = re.sub(r"#\s*noqa.*$|# type:.*$", "", text)
+    text = re.sub(r"\.\.\s", ". ", text)
+    return re.sub(r"\s*::$", ":", text).replace("\u2019", "'").replace("\u2010", "-").strip()
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def is_prose(text: str) -> bool:
+    """Is it English sentences, not code, tables or formulas?"""
+    found = text.split()
+    return (
+        len(found) >= 4
+        and sum(c.isalpha() or c in " ,.'-" for c in text) >= 0.91 * len(text)
+        and sum(c.isascii() for c in text) >= 0.98 * len(text)
+        and sum(w.lower().strip(",.()") in STOP_WORDS for w in found) >= 0.15 * len(found)
+        and not re.search(r"\\[a-z]|\$\S|>>>|={3}|-{4}|\+--|[{}]|;$|!!|https?://\S+$", text)
+    )
+
+
+def split_sentence(text: str) -> tuple[str, str]:
+    """The first sentence of a paragraph, and the rest."""
+    for match in re.finditer(r"[.!?]\)?\s+(?=[\"'(]?[A-Z])", text):
+        if not re.search(r"\b(e\.g|i\.e|etc|cf|vs|resp|approx|Dr|Mr|No|Fig|al|St|[A-Z])\.$", text[: match.end()].rstrip()):
+            return text[: match.end()].strip(), text[match.end() :].strip()
+    return text, ""
+
+
+BAD_TARGET = re.compile(
+    r"^(see|todo|fixme|deprecated|internal|initialize self|alias|same as|like|overrid|wrapper|helper|example|note|private|constructor|usage"
+    r"|copyright|this (method|function|class|module) (is|has|was|should|must|will)\b|this is\b|return self|implement|for internal|test|as above"
+    r"|default implementation|autogenerated|generated|automatically generated|equivalent (to|of)|backwards?|warning|if |please|don't|do not"
+    r"|part of|undocumented|used (by|in|internally|for)|called|should|must|may |we |it |they |and |or |but |so |then |here)|[-=]>|::"
+    r"|[=<>{}\[\]|\\@$#;`*^~?!]|https?:|\w/\w+/\w|:$|^\W|%\w|__",
+    re.IGNORECASE,
+)
+
+
+def clean_target(text: str) -> str | None:
+    """The text as a target, without its full stop; None where it is none."""
+    text = re.sub(r"(?<=\w)\(\)", "", text).rstrip().removesuffix(".").rstrip()
+    found = text.split()
+    if len(found) not in TARGET_WORDS or BAD_TARGET.search(text) or text.count("(") != text.count(")"):
+        return None
+    if not text.isascii() or sum(c.isalpha() or c == " " for c in text) < 0.9 * len(text) or text.isupper():
+        return None
+    return text
+
+
+def stems(text: str) -> set[str]:
+    return {w[:5] for w in words(text) if w not in STOP_WORDS and len(w) > 2}
+
+
+def says(source: str, target: str) -> bool:
+    """Can the target be written from the source? A third of its content words, two at least, and each identifier."""
+    wanted, has = stems(target), stems(source)
+    identifiers = [w.strip(",.()'\"") for w in target.split() if re.search(r"\w[_.]\w|[a-z][A-Z]|\d", w)]
+    return len(wanted & has) >= max(2, len(wanted) / 3) and all(w.lower() in source.lower() for w in identifiers)
+
+
+def cut(paragraphs: Iterable[str], most: int = MOST_WORDS) -> str:
+    """Paragraphs on one line, as many whole sentences as there is room for."""
+    kept: list[str] = []
+    left = most
+    for paragraph in paragraphs:
+        rest = paragraph
+        while rest:
+            sentence, rest = split_sentence(rest)
+            left -= len(sentence.split())
+            if left < 0:
+                return " ".join(kept)
+            kept.append(sentence)
+    return " ".join(kept)
+
+
+# ---- what is collected ----
+
+
+@dataclass
+class Found:
+    """A text with its package; target and source are "" where it serves as running text alone."""
+
+    package: str
+    origin: str
+    document: str
+    source: str = ""
+    target: str = ""
+
+
+@dataclass
+class Package:
+    kind: str
+    name: str
+    licence: str
+    found: list[Found] = field(default_factory=list)
+
+    @property
+    def part(self) -> str:
+        return next((part for part, names in PARTS[self.kind].items() if self.name in names.split()), "train")
+
+
+def as_found(package: str, origin: str, title: str, paragraphs: list[str]) -> Found | None:
+    """A text of title and prose; a pair too where both are fit for it. None where there is too little of it."""
+    document = "\n".join([title, *paragraphs])
+    source, target = cut(paragraphs), clean_target(title)
+    if target and len(source.split()) >= LEAST_WORDS and says(source, target) and target.lower() not in source.lower():
+        return Found(package, origin, document, source, target)
+    return Found(package, origin, document) if len(document.split()) >= 20 and is_prose(document) else None
+
+
+# ---- docstrings ----
+
+SECTION = re.compile(
+    r"(parameters?|params?|args?|arguments?|returns?|raises?|yields?|examples?|references?|see also|attributes?|methods|keyword arg\w*|"
+    r"keywords|inputs?|outputs?|usage|todo|shapes?|fields?|exceptions?|versions?|authors?|licen[sc]e|copyright|options|variables|"
+    r"example usage|call arguments|calling|properties|kwargs|signature|sample usage|samples?)( \w+)?\s*:{0,2}$",
+    re.IGNORECASE,
+)
+BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,}:$|\w+\s*=|\d+[.)] |[-*+] |```|#|<")
+
+
+def prose(docstring: str) -> list[str]:
+    """The paragraphs of running English, cleaned; sections of parameters, examples and the like are left out."""
+    kept = []
+    in_section = in_code = False
+    for block in re.split(r"\n\s*\n", docstring.strip()):
+        lines = block.split("\n")
+        first = lines[0].strip()
+        underlined = len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1])
+        if underlined or SECTION.match(first):
+            in_section, in_code = not (underlined and first.lower() in ("notes", "note", "description", "overview", "introduction")), False
+            if in_section or not underlined:
+                continue
+            lines = lines[2:]
+        indented = all(line.startswith((" ", "\t")) for line in lines)
+        if in_section and not indented and underlined is None and not kept_section(docstring):
+            in_section = False  # Google's style: the end of the indented lines ends the section
+        if in_section or (in_code and indented) or indented or not lines:
+            continue
+        in_code = block.rstrip().endswith("::")
+        # a field list, a section or code may follow in the same block
+        text = []
+        for line in lines:
+            if BLOCK.match(line.strip()) or SECTION.match(line.strip()):
+                break
+            text.append(line)
+        paragraph = plain("\n".join(text))
+        if kept and paragraph.endswith(":"):  # what it announces is left out
+            paragraph = paragraph.rpartition(". ")[0] + "." if ". " in paragraph else ""
+        if paragraph and (not kept or is_prose(paragraph)):
+            kept.append(paragraph)
+        elif not kept:
+            return []
+    return kept
+
+
+def kept_section(docstring: str) -> bool:
+    """Does it underline its sections (NumPy's style)?"""
+    return bool(re.search(r"\n\s*-{3,}\s*(\n|$)", docstring))
+
+
+def docstrings(path: Path, origin: str) -> Iterator[tuple[str, str]]:
+    """Names and docstrings of a source file: of the module, its classes and functions, in their order."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    pending: list[tuple[str, ast.AST]] = [(origin, tree)]
+    while pending:
+        name, node = pending.pop()
+        if docstring := ast.get_docstring(node):
+            yield name, docstring
+        below = [n for n in node.body if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+        pending += [(f"{name}.{n.name}", n) for n in reversed(below)]
+
+
+def from_docstring(package: str, origin: str, docstring: str) -> Found | None:
+    paragraphs = prose(docstring)
+    if not paragraphs:
+        return None
+    title, rest = split_sentence(paragraphs[0])
+    return as_found(package, origin, title, ([rest] if is_prose(rest) else []) + paragraphs[1:])
+
+
+def licence_of(metadata: Iterable[tuple[str, str]]) -> str:
+    """The licence that a package's metadata names, "" where it is none that we take."""
+    fields = list(metadata)
+    named = [v for k, v in fields if k == "License-Expression"]
+    named += [v.rpartition("::")[2].strip() for k, v in fields if k == "Classifier" and v.startswith("License") and v.count("::") > 1]
+    named += [v.strip().split("\n")[0][:40] for k, v in fields if k == "License"]
+    if any(RESTRICTIVE.search(name) for name in named):
+        return ""
+    return next((name for name in named if PERMISSIVE.search(name)), "")
+
+
+def python_packages(folders: Iterable[Path]) -> Iterator[tuple[str, str, list[Path]]]:
+    """Names, licences and source files of Python's standard library and of installed packages, each once, in the names' order."""
+    library = Path(sysconfig.get_path("stdlib"))
+    yield "python", "PSF-2.0", [p for p in sorted(library.rglob("*.py")) if "site-packages" not in p.parts]
+    installed: dict[str, tuple[str, list[Path]]] = {}
+    for folder in folders:
+        for info in sorted(folder.glob("*.dist-info")):
+            metadata = Parser().parsestr((info / "METADATA").read_text("utf-8", "replace"), headersonly=True)
+            name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
+            record = info / "RECORD"
+            if name in installed or not record.exists():
+                continue
+            files = [line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines()]
+            installed[name] = licence_of(metadata.items()), [folder / f for f in sorted(files) if f.endswith(".py") and ".." not in f]
+    for name, (licence, files) in sorted(installed.items()):
+        if licence:
+            yield name, licence, files
+
+
+def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
+    for name, licence, files in python_packages(folders):
+        package = Package("docstrings", name, licence)
+        root = Path(sysconfig.get_path("stdlib"))
+        for path in files:
+            if not path.exists() or SKIPPED_FOLDERS & set(path.parts) or path.name.startswith(("test_", "conftest")):
+                continue
+            base = root if path.is_relative_to(root) and name == "python" else next(f for f in folders if path.is_relative_to(f))
+            origin = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+            package.found += [f for n, d in docstrings(path, origin) if (f := from_docstring(name, n, d))]
+        yield package
+
+
+# ---- manual pages ----
+
+
+def sections(rendered: str) -> dict[str, list[str]]:
+    """Sections of a page that mandoc has rendered -> their paragraphs that stand at the section's own indentation, on a line each."""
+    found: dict[str, list[str]] = {}
+    blocks: list[list[str]] = []
+    for line in rendered.split("\n"):
+        if line and not line[0].isspace():
+            blocks = []
+            found[line.strip()] = blocks  # type: ignore[assignment]
+        elif not line.strip():
+            blocks.append([])
+        else:
+            if not blocks:
+                blocks.append([])
+            blocks[-1].append(line)
+    paragraphs = {}
+    for name, blocks in found.items():  # type: ignore[assignment]
+        indents = [len(b[0]) - len(b[0].lstrip()) for b in blocks if b]
+        paragraphs[name] = [
+            " ".join(" ".join(b).split()) for b in blocks
+            if b and all(len(line) - len(line.lstrip()) == min(indents) for line in b)
+        ]  # fmt: skip
+    return paragraphs
+
+
+def from_manual(package: str, origin: str, rendered: str) -> Found | None:
+    """NAME's line and DESCRIPTION's prose; None where the page lacks one of them."""
+    found = sections(re.sub(".\b", "", rendered).replace("\u2010", "-").replace("\u2019", "'").replace("\u2018", "'"))
+    names, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
+    title = re.sub(r"\s*\([^()]*\)$", "", title.strip())
+    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not p.endswith(":")]
+    if not title or not paragraphs:
+        return None
+    return as_found(package, origin, title, paragraphs)
+
+
+def collect_manuals(folder: Path, mandoc: Path) -> Iterator[Package]:
+    """Pages of each unpacked package below the folder.
+
+    Raises:
+        FileNotFoundError: mandoc is not there.
+    """
+    for name in sorted(MAN_LICENCES):
+        package = Package("manuals", name, MAN_LICENCES[name])
+        # the C library's pages of other languages lie a level deeper (man/de/man3)
+        for path in sorted((folder / name).rglob("*")):
+            if path.is_symlink() or not re.fullmatch(r"man\d\w*", path.parent.name) or path.parent.parent.name != "man" or not path.is_file():
+                continue
+            page = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            if page.startswith(b".so "):
+                continue  # another page's second name
+            licence = re.search(rb"SPDX-License-Identifier:\s*(\S+)", page)
+            if licence and name.startswith("manpages"):
+                licences.setdefault(name, Counter())[licence[1].decode()] += 1
+            rendered = subprocess.run([mandoc, "-T", "utf8", "-O", "width=1000"], input=page, capture_output=True, check=False).stdout
+            if found := from_manual(name, path.name.removesuffix(".gz"), rendered.decode("utf-8", "replace")):
+                package.found.append(found)
+        yield package
+
+
+licences: dict[str, Counter] = {}
+
+
+# ---- duplicates and parts ----
+
+
+def shingles(text: str, size: int = 6) -> list[int]:
+    found = words(text)
+    return [zlib.crc32(" ".join(found[i : i + size]).encode()) for i in range(max(1, len(found) - size + 1))]
+
+
+class Seen:
+    """Texts so far, by six words in a row. A text is near what was seen where a share of its own six words are there."""
+
+    def __init__(self) -> None:
+        self.shingles: set[int] = set()
+
+    def add(self, text: str) -> None:
+        self.shingles.update(shingles(text))
+
+    def share(self, text: str) -> float:
+        found = shingles(text)
+        return sum(s in self.shingles for s in found) / len(found)
+
+
+def order(text: str) -> str:
+    """A random but fixed order."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def select(packages: list[Package], held: Seen, held_targets: set[str]) -> dict[str, list[Found]]:
+    """Pairs of each part, without doubles; what outside, test and valid have is held, and no train pair is near to it."""
+    parts: dict[str, list[Found]] = {}
+    for part in ("outside", "test", "valid", "train"):
+        seen, targets = Seen(), Counter()
+        kept: list[Found] = []
+        for package in (p for p in packages if p.part == part):
+            alike: Counter = Counter()
+            chosen = []
+            for found in sorted((f for f in package.found if f.target), key=lambda f: order(f.source + f.target)):
+                target = " ".join(words(found.target))
+                begins = " ".join(words(found.target)[:3])
+                if held.share(found.source) >= 0.3 or seen.share(found.source) >= 0.5 or alike[begins] >= MOST_PAIRS_ALIKE:
+                    continue
+                if target in held_targets or targets[target] >= (2 if part == "train" else 1):
+                    continue
+                seen.add(found.source)
+                targets[target] += 1
+                alike[begins] += 1
+                chosen.append(found)
+            kept += chosen[: MOST_PAIRS["train"]] if part == "train" else chosen
+        if part != "train":
+            kept = sorted(kept, key=lambda f: order(f.target))[: MOST_PAIRS[part]]
+            for found in kept:
+                held.add(found.source)
+                held_targets.add(" ".join(words(found.target)))
+        parts[part] = sorted(kept, key=lambda f: order(f.source))
+    return parts
+
+
+def running_text(packages: list[Package], debian: Iterable[str], held: Seen) -> Iterator[tuple[str, str]]:
+    """Documents with the names of their packages ("debian" for Debian's), none near a held source or an earlier document."""
+    seen = Seen()
+    texts = [("debian", d) for d in debian]
+    texts += [(p.name, f.document) for p in packages if p.part == "train" for f in p.found]
+    for name, document in texts:
+        flat = " ".join(document.split())
+        if len(flat.split()) < 20 or held.share(flat) >= 0.3 or seen.share(flat) >= 0.5:
+            continue
+        seen.add(flat)
+        yield name, document
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
+def write(path: Path, lines: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), "utf-8")
+
+
+def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mandoc: Path) -> str:
+    """Writes all parts and the running text; returns the table of packages, Markdown.
+
+    Raises:
+        FileNotFoundError: a file of Debian's, a folder or mandoc is missing.
+    """
+    held, held_targets = Seen(), set()
+    for part in ("valid", "test"):
+        for line in read_lines(debian / f"{part}.src"):
+            held.add(line)
+        held_targets |= {" ".join(words(line)) for line in read_lines(debian / f"{part}.tgt")}
+    by_kind = {"docstrings": list(collect_docstrings(folders)), "manuals": list(collect_manuals(man, mandoc)) if man else []}
+    pairs = {}
+    for kind, packages in by_kind.items():
+        pairs[kind] = select(packages, held, held_targets)
+        for part, kept in pairs[kind].items():
+            for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
+                write(out / kind / f"{part}.{suffix}", lines)
+            write(out / kind / f"{part}.origin", (f"{f.package}\t{f.origin}" for f in kept))
+    # manuals are held out after the docstrings' train part was chosen: what is near to them goes now
+    near = lambda f: held.share(f.source) >= 0.3 or " ".join(words(f.target)) in held_targets  # noqa: E731
+    kept = [f for f in pairs["docstrings"]["train"] if not near(f)]
+    pairs["docstrings"]["train"] = kept
+    for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
+        write(out / "docstrings" / f"train.{suffix}", lines)
+    write(out / "docstrings" / "train.origin", (f"{f.package}\t{f.origin}" for f in kept))
+
+    with gzip.open(debian / "text.txt.gz", "rt", encoding="utf-8") as file:
+        documents = [d.strip() for d in re.split(r"\n\s*\n", file.read()) if d.strip()]
+    texts: dict[str, list[str]] = {"train": [], "valid": []}
+    documents_of, words_of = Counter(), Counter()
+    for name, document in running_text([p for ps in by_kind.values() for p in ps], documents, held):
+        texts["valid" if order(document) < "05" else "train"].append(document)  # one in 51
+        documents_of[name] += 1
+        words_of[name] += len(document.split())
+    for part, found in texts.items():
+        write(out / f"text.{part}", (d + "\n" for d in sorted(found, key=order)))
+
+    table = ["| kind | package | licence | part | pairs | documents of running text | words |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for kind, packages in by_kind.items():
+        for package in packages:
+            count = sum(f.package == package.name for f in pairs[kind][package.part])
+            counted = licences.get(package.name)
+            licence = ", ".join(f"{k} {n}" for k, n in sorted(counted.items())) if counted else package.licence
+            if count or documents_of[package.name]:
+                table.append(f"| {kind} | {package.name} | {licence} | {package.part} | {count} | {documents_of[package.name]} | {words_of[package.name]} |")
+    table.append(f"| running text | Debian's descriptions | the packages' | train | | {documents_of['debian']} | {words_of['debian']} |")
+    for kind in by_kind:
+        table.append(f"| all {kind} | | | " + ", ".join(f"{p} {len(k)}" for p, k in pairs[kind].items()) + " | | | |")
+    table.append(f"| all running text | | | | | {sum(documents_of.values())} | {sum(words_of.values())} |")
+    write(out / "packages.md", table)
+    return "\n".join(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("debian", type=Path, metavar="DEBIAN", help="folder with {valid,test}.{src,tgt} and text.txt.gz")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is collected")
+    parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages folders; the first that has a package counts")
+    parser.add_argument("--man", type=Path, metavar="FOLDER", help="what fetch_man_pages.sh has fetched")
+    parser.add_argument("--mandoc", type=Path, metavar="PROGRAM", help="renders pages (default: the one in --man)")
+    args = parser.parse_args()
+    try:
+        print(collect(args.debian, args.out, args.packages, args.man, args.mandoc or (args.man or Path()) / "mandoc/usr/bin/mandoc"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"collect_text.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
