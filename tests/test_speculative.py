@@ -261,15 +261,15 @@ def test_what_cannot_be_is_refused(task_options, generation, message, make_model
 
 @pytest.mark.parametrize("decoding", ["semi-nar", "speculative"])
 def test_a_pass_is_read_once(decoding, golden_model, make_task, pairs, monkeypatch):
-    """The same on a device's side: tokens chosen by torch, and read by `_read` alone, once a pass."""
-    task, read, reads = make_task(decoding=decoding), TorchSession._read, []
-    monkeypatch.setattr(TorchSession, "_read", lambda self, *found: reads.append(1) or read(self, *found))
+    """The same on a device's side: tokens chosen by torch, and read by `read` alone, once a pass."""
+    task, read, reads = make_task(decoding=decoding), TorchSession.read, []
+    monkeypatch.setattr(TorchSession, "read", lambda self, *found: reads.append(1) or read(self, *found))
     plain = TorchSession.__init__
 
     def chosen_by_torch(self, models, src_tokens, *arguments):
         plain(self, models, src_tokens, *arguments)
         self.xp, self.source = torch, src_tokens
-        self.bounds = Bounds(*map(self._send, self.bounds))
+        self.bounds = Bounds(*map(self.send, self.bounds))
 
     (batch,) = pairs("test", 24)
     generator = task.build_generator([golden_model("mixed")], options(max_len_b=20))
@@ -285,7 +285,7 @@ def test_a_pass_is_read_once(decoding, golden_model, make_task, pairs, monkeypat
 @pytest.mark.parametrize("decoding", ["semi-nar", "speculative"])
 def test_the_host_waits_for_a_gpu_once_a_pass(decoding, golden_model, make_task, pairs, monkeypatch):
     """Every other wait inside a pass is an error; tables that are kept have been sent by a first run."""
-    run, read = TorchSession.run, TorchSession._read
+    run, read = TorchSession.run, TorchSession.read
 
     def within(function, mode):
         def call(*args):
@@ -303,7 +303,7 @@ def test_the_host_waits_for_a_gpu_once_a_pass(decoding, golden_model, make_task,
     generator = make_task(decoding=decoding).build_generator([golden_model("mixed").cuda()], options(max_len_b=20))
     expected = generator.generate(None, batch)
     monkeypatch.setattr(TorchSession, "run", within(run, "error"))
-    monkeypatch.setattr(TorchSession, "_read", within(read, "default"))
+    monkeypatch.setattr(TorchSession, "read", within(read, "default"))
     found = generator.generate(None, batch)
     assert [text["tokens"].tolist() for (text,) in found] == [text["tokens"].tolist() for (text,) in expected]
 

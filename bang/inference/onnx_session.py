@@ -11,8 +11,9 @@ import numpy as np
 from onnxruntime import InferenceSession, OrtValue
 
 from .. import visibility
+from ..decoding.session import BaseSession
 from ..generation.choice import Bounds, Chooser
-from ..generation.passes import Pass, drafting_slots
+from ..generation.passes import Pass
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
 _NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees
@@ -63,7 +64,7 @@ class OfLogProbs(Chooser):
         return logits[0], np.zeros(logits[0].shape[:-1], dtype=np.float32)
 
 
-class OnnxSession:
+class OnnxSession(BaseSession):
     """Encodes a batch and runs passes over it; as `passes.Session`.
 
     Args:
@@ -74,15 +75,15 @@ class OnnxSession:
     """
 
     def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser | None = None, bounds: Bounds | None = None):
-        self._graphs, self._chooser, self._bounds = graphs, chooser, bounds
+        self._graphs, self.chooser, self.bounds = graphs, chooser, bounds
         # the same rules where the tokens are candidates, in the order of `columns`
         self._of_candidates = chooser and replace(chooser, pad=0, unk=1, eos=2)
         names, found = _encoded(graphs, sources)
         self._source = dict(zip(names, found))
         real = np.arange(max(map(len, sources))) < np.array([len(ids) for ids in sources])[:, None]
         self._source["source_real"] = OrtValue.ortvalue_from_numpy(real)
-        self._ids = np.full(real.shape, graphs.specials[0])
-        self._ids[real] = np.concatenate(sources)
+        self.source = np.full(real.shape, graphs.specials[0])
+        self.source[real] = np.concatenate(sources)
         # as the graph orders them: key and value of layer 0, of layer 1 …
         self._cache_names = [name.replace("source", "cache") for name in names]
         self._new_names = [name.replace("source", "new") for name in names]
@@ -92,41 +93,22 @@ class OnnxSession:
         self._cache = [np.zeros((rows, heads, 0, head_width), dtype) for _ in names]  # (B, H, C, d) each
         self._new = None  # what the last pass is to put into it, as `_write` takes it
 
-    def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
-        """As `passes.Session.run`."""
-        _, index = visibility.places(step.block_sizes)
-        first_target = step.anchor if step.main else step.first[:, None]  # (B, G)
+    def forward(self, step: Pass) -> list[np.ndarray]:
+        """Log-probabilities of the whole vocabulary, (B, N, V), or of candidates, as `Candidates`."""
         whole = self._graphs.whole or step.forced is not None or step.banned is not None or bool(step.source_gain)
-        found = self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
-        if step.blocks == 1 and step.source_gain is None:
-            forced = step.forced
-            if forced is not None and step.drafts:
-                forced = np.concatenate([forced, np.full((len(forced), step.drafts), -1)], axis=1)
-            return self._choose(found, first_target + index, forced, step.banned, step.ends)
-        starts = np.cumsum([0, *step.block_sizes[:-1]])
-        given, scores = self._choose([x[:, starts] for x in found], first_target, step.forced, step.banned, step.ends)
-        if not step.drafts:
-            return given, scores
-        before, slot, target, missing = drafting_slots(step, given)
-        behind = [x[np.arange(len(given))[:, None], slot] for x in found]
-        if step.source_gain:
-            bounds = self._bounds if step.ends else None
-            drafts, draft_scores = self._chooser.draft(
-                np, behind, target, bounds, before, self._ids, step.source_gain, missing, step.sure
-            )
-        else:
-            drafts, draft_scores = self._choose(behind, target, None, None, step.ends)
-            drafts = np.where(missing, self._chooser.pad, drafts)
-        return np.concatenate([given, drafts], axis=1), np.concatenate([scores, draft_scores], axis=1)
+        return self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
 
-    def _choose(self, found: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):
-        """Tokens and log-probabilities, (B, n), of slots of which a pass gave `found`."""
-        bounds = self._bounds if ends else None
-        if len(found) == 1:
-            return self._chooser(np, found, target, bounds, forced, banned)
-        tokens, log_probs = columns(Candidates(*found), self._graphs.specials)
-        chosen, scores = self._of_candidates(np, [log_probs], target, bounds)
+    def choose(self, slots: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):
+        """As `BaseSession.choose`, by what `forward` gave."""
+        if len(slots) == 1:
+            return self.chooser(np, slots, target, self.rules(ends), forced, banned)
+        tokens, log_probs = columns(Candidates(*slots), self._graphs.specials)
+        chosen, scores = self._of_candidates(np, [log_probs], target, self.rules(ends))
         return np.take_along_axis(tokens, chosen[..., None], axis=2)[..., 0], scores
+
+    def logits(self, slots: list[np.ndarray]) -> list[np.ndarray]:
+        """Log-probabilities serve as logits."""
+        return slots
 
     def candidates(self, step: Pass, count: int) -> Candidates:
         """Runs a pass; the `count` likeliest tokens of each slot beside pad, unk and eos."""
@@ -193,13 +175,13 @@ class OnnxSession:
             sources: the same of the sources where they are other rows, as with beams; empty: they stay.
         """
         self._write()
-        if self._bounds is not None:
-            self._bounds = Bounds(*(x[rows] for x in self._bounds))
+        if self.bounds is not None:
+            self.bounds = Bounds(*(x[rows] for x in self.bounds))
         self._cache = [buffer[rows] for buffer in self._cache]
         sources = rows if sources is None else sources
         if len(sources):
             self._source = {name: OrtValue.ortvalue_from_numpy(x.numpy()[sources]) for name, x in self._source.items()}
-            self._ids = self._ids[sources]
+            self.source = self.source[sources]
 
 
 def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list[OrtValue]]:
