@@ -214,6 +214,10 @@ def _rules(words: Sequence[str]) -> dict[int, bool]:
             found[index] = found[index + 1] = False
             if _at(words, index + 2) == "(":
                 found[index + 2] = False
+        elif word == "'" and after != "em" and _is_apostrophe(words, index):
+            found |= {index: False, index + 1: False}
+        elif word == "&" and before.isalpha() and after.isalpha() and len(before) <= 2 and len(after) == 1:  # at&t
+            found |= {index: False, index + 1: False}
         elif word == "__" and index in sides:  # __init__
             found[index + (sides[index] == "o")] = False
             if sides[index] == "o" and before.isalnum():
