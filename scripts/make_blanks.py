@@ -19,7 +19,7 @@ from bang.text.detokenize import Line, split_words
 from bang.text.wordpieces import load_word_pieces
 
 RARE = 2  # a fact that fewer examples show is left out
-LEAST = 0.2  # weights below are left out
+LEAST = 0.1  # weights below are left out
 BATCH = 4096
 
 

@@ -13,7 +13,7 @@ Standard library only.
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from .vocabulary import VOCAB, read_vocabulary
@@ -92,6 +92,8 @@ class Line:
         self._is_head = True  # one word so far, or several with commas between
         self._in_code = False
         self._dashes = 0  # with blanks
+        total = words.count("-")
+        self._hyphens_after = [total - count for count in accumulate(word == "-" for word in words)]
 
     def is_open(self, index: int) -> bool:
         """Whether two words meet before word `index`: a blank, and nothing to decide."""
@@ -139,7 +141,7 @@ class Line:
             yield f"hw {w[at - 1]} {right} {after}"
             yield f"hr {pair} {w[at + 1]}"
         if right == "-":
-            yield f"d {'h' if self._is_head else 'n'} {min(w[at + 1 :].count('-'), 2)} {k[at - 1]} {after}"
+            yield f"d {'h' if self._is_head else 'n'} {min(self._hyphens_after[index], 2)} {k[at - 1]} {after}"
             yield f"c {was} {before} {left} {after} {k[at + 2]}"
             yield f"s {self._dashes} {'h' if self._is_head else 'n'}"
             yield f"w2 {w[at - 2]} {w[at - 1]} -"
@@ -200,8 +202,11 @@ def _is_apostrophe(words: Sequence[str], index: int) -> bool:
 def _rules(words: Sequence[str]) -> dict[int, bool]:
     """What is sure, whatever the weights say: {index of a word: whether a blank stands before it}."""
     found, sides = _sums(words), _quote_sides(words)
+    inside = range(0)  # of braces: "{a,b}", but "{a: 1, b: 2}"
+    if "{" in words and "}" in words and ":" not in words:
+        inside = range(words.index("{"), len(words) - words[::-1].index("}"))
     for index, (before, word) in enumerate(pairwise(words), start=1):
-        if word in (",", ";") or (before == "," and "{" in words[:index] and "}" in words[index:] and ":" not in words) or (_is_ideograph(before) and _is_ideograph(word)):
+        if word in (",", ";") or (before == "," and index in inside) or (_is_ideograph(before) and _is_ideograph(word)):
             found[index] = False
     for index, word in enumerate(words):
         before, after = _at(words, index - 1), _at(words, index + 1)
@@ -209,6 +214,10 @@ def _rules(words: Sequence[str]) -> dict[int, bool]:
             found[index] = found[index + 1] = False
             if _at(words, index + 2) == "(":
                 found[index + 2] = False
+        elif word == "'" and after != "em" and _is_apostrophe(words, index):
+            found |= {index: False, index + 1: False}
+        elif word == "&" and before.isalpha() and after.isalpha() and len(before) <= 2 and len(after) == 1:  # at&t
+            found |= {index: False, index + 1: False}
         elif word == "__" and index in sides:  # __init__
             found[index + (sides[index] == "o")] = False
             if sides[index] == "o" and before.isalnum():
@@ -244,7 +253,7 @@ def _at(words: Sequence[str], index: int) -> str:
 
 def _dot(words: Sequence[str], index: int, before: str, after: str) -> dict[int, bool]:
     letters = []  # of "e.g." and its like, back from this dot
-    while len(letter := _at(words, index - 2 * len(letters) - 1)) == 1 and letter.isalpha():
+    while len(letters) < 3 and len(letter := _at(words, index - 2 * len(letters) - 1)) == 1 and letter.isalpha():
         if letters and _at(words, index - 2 * len(letters)) != ".":
             break
         letters.insert(0, letter)
