@@ -154,7 +154,7 @@ def test_what_has_a_length_gives_a_list(model, texts):
                   dict.fromkeys(texts[:3]).keys(), tqdm(texts[:3], disable=True)):  # fmt: skip
         found = model.generate(given, "nar")
         assert type(found) is list and found == expected
-    for given in (iter(texts[:3]), tqdm(iter(texts[:3]), disable=True)):  # nobody knows how long
+    for given in (iter(texts[:3]), tqdm((text for text in texts[:3]), disable=True)):  # nobody knows how long
         found = model.generate(given, "nar")
         assert type(found) is not list and list(found) == expected
     if importlib.util.find_spec("pandas"):

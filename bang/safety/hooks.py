@@ -27,12 +27,11 @@ _UPGRADING = threading.Lock()
 def _hydra_alone() -> Iterator[None]:
     """fairseq makes 0.9's options today's through Hydra's one state, which other threads and the application use too."""
     with _UPGRADING:
-        hydra = GlobalHydra.instance()
-        before = hydra.hydra
+        before = GlobalHydra.instance().hydra
         try:
             yield
         finally:
-            hydra.hydra = before
+            GlobalHydra.instance().hydra = before
 
 
 def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load_on_all_ranks: bool = False) -> dict:
