@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from fairseq.dataclass.configs import GenerationConfig
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from bang.inference import folder, trained_model
 from bang.inference.api import Generation, Hypothesis, Options, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
+from bang.safety.hooks import GlobalHydra
 from bang.trained_modes import split_shares
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
@@ -158,8 +158,7 @@ def test_what_has_a_length_gives_a_list(model, texts):
         found = model.generate(given, "nar")
         assert type(found) is not list and list(found) == expected
     if importlib.util.find_spec("pandas"):
-        import pandas
-
+        pandas = importlib.import_module("pandas")
         assert model.generate(pandas.Series(texts[:3], index=[5, 6, 7]), "nar") == expected
         with pytest.raises(ValueError, match="^a DataFrame of 2 dimensions holds no texts in order: give a column of it$"):
             model.generate(pandas.DataFrame({"text": texts[:3]}))

@@ -299,7 +299,7 @@ class Bang:
         unknown = given.keys() - {field.name for field in fields(Options)}
         if unknown:
             names = [field.name for field in fields(Options)]
-            near = nearest(min(unknown), [*names, *_OF_CALL])
+            near = _nearest(min(unknown), [*names, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
             raise ValueError(f"{min(unknown)}: no such option{meant}; there are {', '.join(names)}")
         options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
@@ -433,7 +433,7 @@ def _has_length(texts: Iterable) -> bool:
         return False
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def _nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a wrong one may stand for; None: none is near."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return found[0] if found else None

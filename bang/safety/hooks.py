@@ -12,10 +12,9 @@ import threading
 from typing import Any, Iterator, Optional
 
 from fairseq import checkpoint_utils, file_utils
-from fairseq.dataclass.utils import overwrite_args_by_name
+from fairseq.dataclass.utils import GlobalHydra, overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from . import files, settings
