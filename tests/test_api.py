@@ -437,11 +437,15 @@ def test_threads_load_checkpoints_of_fairseq_0_9(monkeypatch):
             at_once -= 1
 
     monkeypatch.setattr(trained_model.checkpoint_utils, "_upgrade_state_dict", watched)
-    monkeypatch.setattr(GlobalHydra.instance(), "hydra", own := object())
-    with ThreadPoolExecutor(4) as pool:
-        models = list(pool.map(lambda _: read_checkpoint(CHECKPOINT, VOCAB_SMALL), range(4)))
+    before, own = GlobalHydra.instance().hydra, object()
+    GlobalHydra.instance().hydra = own
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            models = list(pool.map(lambda _: read_checkpoint(CHECKPOINT, VOCAB_SMALL), range(4)))
+        assert GlobalHydra.instance().hydra is own
+    finally:
+        GlobalHydra.instance().hydra = before
     assert len({model.updates for model in models}) == 1 and upgrades == [1] * 4
-    assert GlobalHydra.instance().hydra is own
 
 
 def forked(function, seconds=60):
