@@ -36,6 +36,8 @@ GOLDEN = ROOT / "tests" / "golden"
 VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
 TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
 
+REFERENCES = (ROOT / "examples" / "debian" / "test.tgt").read_text(encoding="utf-8").splitlines()[:12]
+
 TINY = (
     "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 48 --decoder-embed-dim 48 --encoder-ffn-embed-dim 96 "
     "--decoder-ffn-embed-dim 96 --encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings"
@@ -268,9 +270,10 @@ def trained():
 def export_command(tmp_path_factory):
     """The folder of `bang export`, float32, and what the command said."""
     folder = tmp_path_factory.mktemp("export")
-    (folder / "texts").write_text("\n".join(TEXTS[:3]) + "\n", encoding="utf-8")
+    (folder / "texts").write_text("\n".join(["", *TEXTS[:3]]) + "\n", encoding="utf-8")
+    (folder / "wanted").write_text("\n".join(["", *REFERENCES[:3]]) + "\n", encoding="utf-8")
     checkpoint, new = GOLDEN / "mixed" / "checkpoint.pt", folder / "new"
-    arguments = ["export", checkpoint, new, "--vocab", VOCAB_SMALL, "--check", folder / "texts"]
+    arguments = ["export", checkpoint, new, "--vocab", VOCAB_SMALL, "--check", folder / "texts", "--reference", folder / "wanted"]
     with contextlib.redirect_stderr(io.StringIO()) as said:
         bang_main(list(map(str, arguments)))
     return new, said.getvalue()

@@ -107,6 +107,12 @@ def test_sentences_over_a_limit_are_an_error_not_a_loss(make_task, dictionary, c
     assert "1 of 3 sentences" in caplog.text and "left out" in caplog.text
 
 
+@pytest.mark.skipif(np.__version__.startswith("1."), reason="fairseq's buckets run with numpy 1")
+def test_buckets_that_numpy_2_cannot_make_are_told_in_one_line(make_task):
+    with pytest.raises(ValueError, match=r"^--num-batch-buckets 4: fairseq's buckets do not run with numpy 2 .*: --length-bucket [^\n]*$"):
+        make_task(num_batch_buckets=4).load_dataset("train")
+
+
 def test_interactive_sentences_are_truncated_like_files(make_task):
     task = make_task(truncate_source=True, max_source_positions=6)
     tokens = [torch.tensor([200, 201, 202, 203, 204, 205, 206, 102]), torch.tensor([200, 102])]

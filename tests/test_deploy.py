@@ -13,16 +13,18 @@ import pytest
 import torch
 from bang import visibility
 from bang.__main__ import main
+from bang.cli.export import _cost
 from bang.deploy import export
 from bang.deploy.graph import DecoderGraph, EncoderGraph
 from bang.inference import cpu, trained_model
-from bang.inference.api import Bang
+from bang.inference.api import Bang, Generation
 from bang.options import Options
+from bang.text.evaluate import evaluate
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-from conftest import ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
+from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
 
 
 LAYOUTS = {
@@ -125,10 +127,40 @@ def test_float16(trained, runtime, tmp_path):
 
 def test_the_command(export_command, trained, runtime):
     folder, said = export_command
-    assert said.splitlines()[-4:] == [f"{mode}: 3 of 3 texts as the model's" for mode in runtime.modes]
+    assert said.splitlines()[:2] == ["graphs of the encoder and the decoder …", "check with 3 texts …"]
+    for mode, line in zip(runtime.modes, said.splitlines()[-4:], strict=True):
+        texts = {"": [found.text for found in runtime.generate(TEXTS[:3], mode, beam=1, max_len=64, details=True)]}
+        rouge = "/".join(f"{score:.2f}" for score in evaluate(texts, REFERENCES[:3], ["rouge"])["systems"][""].values())
+        assert line == f"{mode}: 3 of 3 texts as the model's; ROUGE-1/ROUGE-2/ROUGE-L {rouge}, the model's {rouge}"
     assert runtime.modes == trained.build().decodes and runtime.engine.shares == trained.shares
     assert runtime.engine.blocks == trained.blocks == (1, 1)
     assert oct(folder.joinpath("decoder.weights").stat().st_mode) == oct(folder.joinpath("config.json").stat().st_mode)
+
+
+def test_the_cost_of_an_export_in_rouge():
+    own, exported = [Generation("a b c d", [])], [Generation("a b c", [])]
+    assert _cost(own, exported, ["a b c d"]) == "; ROUGE-1/ROUGE-2/ROUGE-L 85.71/80.00/85.71, the model's 100.00/100.00/100.00"
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--reference", "{0}/three"], "--reference FILE belongs to the texts of --check FILE: give them too"),
+    (["--check", "{0}/three", "--reference", "{0}/two"], "{0}/three has 3 lines and {0}/two 2: give a reference for each"),
+    (["--check", "{0}/blank"], "{0}/blank: holds no text to check with"),
+])  # fmt: skip
+def test_texts_to_check_with_that_do_not_serve(options, message, tmp_path):
+    """Told before the work begins."""
+    for name, lines in (("three", "a\nb\nc\n"), ("two", "a\nb\n"), ("blank", "\n \n")):
+        (tmp_path / name).write_text(lines)
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "no-such-model", str(tmp_path / "new"), *(option.format(tmp_path) for option in options)])
+    assert stop.value.code == f"bang export: error: {message.format(tmp_path)}"
+
+
+def test_the_check_warns_once(trained, exported, caplog):
+    """Not for the model and for its export too."""
+    assert [mode for mode, own, found in export.texts_of_both(trained, exported, TEXTS[:1]) if own[0].text == found[0].text]
+    told = [record.getMessage() for record in caplog.records if record.name == "bang.inference.api"]
+    assert len(told) == len(set(told)) == 2 and told[0].startswith("mode semi-nar: this model was not trained for it")
 
 
 def test_the_check_generates_with_the_same_defaults(trained, exported, tmp_path):

@@ -1,6 +1,7 @@
 """Raw text in fairseq's own commands, and warnings where it is taken for word pieces."""
 
 import argparse
+import io
 import re
 
 import pytest
@@ -9,7 +10,8 @@ from fairseq.data import encoders
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
-from bang import raw_text  # noqa: F401  (registers)
+from bang import raw_text
+from bang.command_line import users_mistake
 from bang.text.cleanup import to_text
 from bang.text.evaluate import evaluate
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
@@ -46,9 +48,13 @@ def test_bpe_decodes_to_text_for_people_repeats_and_all(bpe):
 
 
 def test_interactive_with_raw_and_blank_lines(run, data_bin, tmp_path, bpe, golden_model, make_task, dictionary):
-    """One command: raw lines give the texts of their word pieces, blank ones blank texts, D lines are text for people."""
+    """One command: raw lines give the texts of their word pieces, blank ones blank texts, D lines are text for people.
+
+    A carriage return ends no line.
+    """
     raw = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:4]
-    (tmp_path / "in").write_text("\n".join([raw[0], "", *raw[1:], "   "]) + "\n")
+    written = [raw[0] + "\r", "", raw[1].replace(" ", " \r", 1), *raw[2:], "   "]
+    (tmp_path / "in").write_bytes("\n".join(written).encode() + b"\n")
     log = run(
         "fairseq-interactive", data_bin, "--path", GOLDEN / "mixed" / "checkpoint.pt", "--user-dir", ROOT / "bang", "--task",
         "translation_bang_nar", "--source-lang", "src", "--target-lang", "tgt", "--buffer-size", "6", "--batch-size", "6",
@@ -65,6 +71,24 @@ def test_interactive_with_raw_and_blank_lines(run, data_bin, tmp_path, bpe, gold
         assert found[sentence][1] == dictionary.string(best["tokens"])
         detokenized = re.search(rf"^D-{sentence}\t\S+\t(.*)$", log, flags=re.M)[1]
         assert detokenized == bpe.decode(found[sentence][1])
+
+
+def test_lines_of_interactive_end_at_line_feeds_alone(tmp_path, monkeypatch):
+    data = "a\rb\r\n\n c \u2028d\x0ce\nf".encode()
+    (tmp_path / "in").write_bytes(data)
+    expected = [["a\rb", ""], ["c \u2028d\x0ce", "f"]]
+    assert list(raw_text.read_in_buffers(str(tmp_path / "in"), 2)) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert list(raw_text.read_in_buffers("-", 2)) == expected
+
+
+@pytest.mark.parametrize("name", ["{}/in", "-"])
+def test_interactive_input_that_is_no_utf8_is_told_in_one_line(name, tmp_path, monkeypatch):
+    (tmp_path / "in").write_bytes(b"fine\n\xff\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\n")))
+    with pytest.raises(ValueError, match=r"in, line 2: not UTF-8 \(byte 0xff") as refusal:
+        list(raw_text.read_in_buffers(name.format(tmp_path), 1))
+    assert users_mistake(refusal.value, refusal.tb) == str(refusal.value)
 
 
 @pytest.mark.parametrize("decoding", ["ar", "semi-nar", "nar", "speculative"])

@@ -66,12 +66,13 @@ def run(args: argparse.Namespace) -> None:
         on_error="raise" if is_to_stop else "blank", **generation_options(args), **batching,
     )  # fmt: skip
     blank: dict[int, str] = {}
+    total = 0
     bar = tqdm(found, unit=" texts", disable=True if sys.stdin.isatty() else None)
-    for number, generation in enumerate(bar, start=1):
-        if number in undecodable:
-            generation = dataclasses.replace(generation, error=undecodable.pop(number))
+    for total, generation in enumerate(bar, start=1):
+        if total in undecodable:
+            generation = dataclasses.replace(generation, error=undecodable.pop(total))
         if generation.error is not None:
-            blank[number] = generation.error
+            blank[total] = generation.error
         text = json.dumps(dataclasses.asdict(generation), ensure_ascii=False) if args.json else generation.text
         sys.stdout.buffer.write(f"{text}\n".encode())
         if sys.stdin.isatty():
@@ -81,5 +82,5 @@ def run(args: argparse.Namespace) -> None:
         for number, error in blank.items():
             print(f"line {number} left blank: {error}", file=sys.stderr)
         lines_are = "line is" if len(blank) == 1 else "lines are"
-        print(f"bang generate: {len(blank)} of {number} {lines_are} blank, for the reasons above", file=sys.stderr)
+        print(f"bang generate: {len(blank)} of {total} {lines_are} blank, for the reasons above", file=sys.stderr)
         sys.exit(BLANKS)

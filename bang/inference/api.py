@@ -230,7 +230,7 @@ class Bang:
     def _options(self, mode: str | None, given: dict) -> Options:
         unknown = given.keys() - DESCRIBED.keys()
         if unknown:
-            near = nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
+            near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
             raise ValueError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
         options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
@@ -363,7 +363,7 @@ def _has_length(texts: Iterable) -> bool:
         return False
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def _nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that a wrong one may stand for; None: none is near."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return found[0] if found else None

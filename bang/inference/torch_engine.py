@@ -28,7 +28,7 @@ class TorchEngine:
     Args:
         device: "cpu", "cuda" …; None: a GPU if there is one.
         dtype: one of `trained_model.DTYPES`.
-        threads: CPU threads of an operation, in the whole process; None: as they are.
+        threads: CPU threads of an operation, in the whole process; None: as they are. A forked process has one.
     """
 
     def __init__(

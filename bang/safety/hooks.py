@@ -12,10 +12,9 @@ import threading
 from typing import Any, Iterator, Optional
 
 from fairseq import checkpoint_utils, file_utils
-from fairseq.dataclass.utils import overwrite_args_by_name
+from fairseq.dataclass.utils import GlobalHydra, overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from . import files, settings
@@ -27,12 +26,11 @@ _UPGRADING = threading.Lock()
 def _hydra_alone() -> Iterator[None]:
     """fairseq makes 0.9's options today's through Hydra's one state, which other threads and the application use too."""
     with _UPGRADING:
-        hydra = GlobalHydra.instance()
-        before = hydra.hydra
+        before = GlobalHydra.instance().hydra
         try:
             yield
         finally:
-            hydra.hydra = before
+            GlobalHydra.instance().hydra = before
 
 
 FILE = "checkpoint"
