@@ -51,13 +51,15 @@ def _others() -> Dict[str, dict]:
 
 
 def _options(cls: type) -> List[argparse.Action]:
-    """The options of a registered class, less those that a base of fairseq's brings, in order."""
+    """The options of a registered class, less those that are as a base of fairseq's brings them, in order."""
     config, parser = getattr(cls, "__dataclass", None), argparse.ArgumentParser(add_help=False)
     inherited = set()
     if config is not None:
         gen_parser_from_dataclass(parser, config())
         bases = [base for base in config.__mro__ if base.__module__.startswith("fairseq.") and is_dataclass(base)]
         inherited = {field.name for base in bases for field in fields(base)}
+        ours = [base for base in config.__mro__ if base.__module__.startswith("bang.")]
+        inherited -= {name for base in ours for name in base.__annotations__}
     found = {action.dest: action for action in parser._actions}
     if hasattr(cls, "add_args"):  # --min-lr is no field
         parser = argparse.ArgumentParser(add_help=False)
