@@ -9,6 +9,7 @@ import subprocess
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from bang import visibility
@@ -23,6 +24,7 @@ from bang.text.evaluate import evaluate
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
+from onnxruntime import quantization
 
 from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
 
@@ -94,11 +96,72 @@ def test_products_keep_a_scale_for_each_output(exported, quantized):
         whole, graph = (onnx.load(folder / name).graph for folder in (exported, quantized[0]))
         dims, scales = ({tensor.name: list(tensor.dims) for tensor in x.initializer} for x in (whole, graph))
         weights = [node.input[1] for node in whole.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in dims]
-        products = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
-        assert len(weights) > 15 and products == {f"{weight}_quantized" for weight in weights}
-        assert all(scales[f"{weight}_scale"] == dims[weight][1:] and scales[f"{weight}_quantized"] == dims[weight] for weight in weights)
+        products = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+        assert len(weights) > 15 and products == set(weights)
+        assert all(scales[f"{weight}.scale"] == dims[weight][1:] and scales[weight] == dims[weight] for weight in weights)
         found |= products
-    assert "output_quantized" in found
+    assert "output" in found
+
+
+@pytest.mark.parametrize("most, error", [(127, 0.02), (64, 0.03)])
+def test_rows_have_scales_of_their_own(most, error):
+    """A row's product is the same to the last digit whatever stands beside it; a row of zeros gives zeros."""
+    rng = np.random.default_rng(1)
+    weight = rng.standard_normal((48, 20), dtype=np.float32)
+    x = rng.standard_normal((2, 4, 48), dtype=np.float32) * np.array([1, 1e-20, 1e6, 0], dtype=np.float32)[:, None]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "length", width]) for name, width in (("x", 48), ("y", 20))]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])], "product", values[:1], values[1:], [onnx.numpy_helper.from_array(weight, "weight")]
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)], ir_version=10)
+    export._quantize_products(proto, most)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    (y,), expected = session.run(None, {"x": x}), x @ weight
+    assert (y[:, 3] == 0).all() and (abs(y - expected).max(2) <= error * abs(expected).max(2)).all()
+    for row in range(2):
+        for place in range(4):
+            (alone,) = session.run(None, {"x": x[row : row + 1, place : place + 1]})
+            assert (alone[0, 0] == y[row, place]).all()
+
+
+@pytest.mark.parametrize("bits", [8, 7])
+def test_int8_texts_do_not_depend_on_their_batch(bits, quantized, sources):
+    """Alone, in a batch, in another order: the same tokens and, to the last digit, scores; speculative decoding is greedy AR."""
+    engine = Bang.load(quantized[bits == 7], threads=1).engine
+    order, found = np.random.default_rng(1).permutation(len(sources)), {}
+    for mode in engine.modes:
+        options = Options(mode=mode, beam=1, max_len=20, block_size=3, draft_length=3)
+        alone = [engine.generate([source], options)[0] for source in sources]
+        shuffled = engine.generate([sources[index] for index in order], options)
+        for texts in (engine.generate(sources, options), [shuffled[place] for place in order.argsort()]):
+            assert [text[:3] for text in texts] == [text[:3] for text in alone]
+        found[mode] = [text[:3] for text in alone]
+    assert found["speculative"] == found["ar"] and len({tuple(text[0]) for text in found["ar"]}) > 10
+
+
+def test_exports_of_one_scale_a_tensor_still_load(exported, runtime, tmp_path):
+    """What int8 exports were: onnxruntime's `quantize_dynamic`."""
+    folder = shutil.copytree(exported, tmp_path / "old")
+    for name in (export.ENCODER, export.DECODER):
+        quantization.quantize_dynamic(exported / name, folder / name, op_types_to_quantize=["MatMul"], per_channel=True,
+                                      weight_type=quantization.QuantType.QInt8, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})  # fmt: skip
+    found, expected = (model.generate(TEXTS, "ar", beam=1, max_len=10) for model in (Bang.load(folder, threads=1), runtime))
+    assert sum(a == b for a, b in zip(found, expected)) > len(TEXTS) // 2
+
+
+@pytest.mark.slow
+def test_int8_texts_of_the_shipped_model_are_their_own(tmp_path):
+    export.export(trained_model.read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt", None), tmp_path / "int8", "int8")
+    model = Bang.load(tmp_path / "int8")
+    texts = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:200]
+    order, found = np.random.default_rng(1).permutation(len(texts)), {}
+    for mode in ("nar", "semi-nar", "ar", "speculative"):
+        options = dict(mode=mode, beam=1, max_len=40, truncate=True)
+        alone = [model.generate(text, **options) for text in texts]
+        shuffled = model.generate([texts[index] for index in order], batch_tokens=700, **options)
+        assert model.generate(texts, **options) == alone == [shuffled[place] for place in order.argsort()]
+        found[mode] = alone
+    assert found["speculative"] == found["ar"]
 
 
 def test_embeddings_keep_a_scale_for_each_row(exported, quantized):

@@ -28,7 +28,7 @@ from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-OPSET = 20
+OPSET = 21
 PRECISIONS = ("float32", "int8", "float16")
 _CHECKED = 64  # most word pieces of a text that an export is checked with
 
@@ -182,7 +182,8 @@ def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
     constants = {"last": np.array([-1]), "tiny": np.float32(1e-30), "step": np.float32(1 / 127), "middle": np.uint8(128), "one": np.float32(1)}
     graph.initializer.extend(numpy_helper.from_array(np.asarray(x), f"quantize.{name}") for name, x in constants.items())
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    nodes, quantized = [], set()
+    shapes = {value.name: str(value.type.tensor_type.shape.dim[:2]) for value in graph.value_info}
+    nodes, quantized, zeros = [], set(), {}  # zeros: zero points by the shape of what is quantized
 
     def add(kind: str, inputs: list[str], output: str, **attributes) -> None:
         inputs = [f"quantize.{name}" if name in constants else name for name in inputs]
@@ -196,19 +197,18 @@ def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
         weight = numpy_helper.to_array(weights[name])  # (in, out)
         if x not in quantized:
             quantized.add(x)
-            graph.initializer.append(numpy_helper.from_array(np.array([-1, len(weight)]), f"{x}.flat"))
             add("ReduceMax", [x, "last"], f"{x}.largest", keepdims=1)
             add("ReduceMin", [x, "last"], f"{x}.smallest", keepdims=1)
             add("Neg", [f"{x}.smallest"], f"{x}.negated")
             add("Max", [f"{x}.largest", f"{x}.negated", "tiny"], f"{x}.most")  # rows of zeros are divided by it too
             add("Mul", [f"{x}.most", "step"], f"{x}.scale")
-            add("Reshape", [f"{x}.scale", "last"], f"{x}.scales")
-            add("Shape", [f"{x}.scales"], f"{x}.rows")
-            add("Expand", ["middle", f"{x}.rows"], f"{x}.zeros")
-            add("Reshape", [x, f"{x}.flat"], f"{x}.2d")
-            add("QuantizeLinear", [f"{x}.2d", f"{x}.scales", f"{x}.zeros"], f"{x}.quantized.2d", axis=0)
-            add("Shape", [x], f"{x}.shape")
-            add("Reshape", [f"{x}.quantized.2d", f"{x}.shape"], f"{x}.quantized")
+            rows = shapes.get(x, x)
+            if rows not in zeros:
+                zeros[rows] = f"{x}.zeros"
+                add("Shape", [f"{x}.scale"], f"{x}.rows")
+                add("Expand", ["middle", f"{x}.rows"], zeros[rows])
+            # a block is a row
+            add("QuantizeLinear", [x, f"{x}.scale", zeros[rows]], f"{x}.quantized", axis=2, block_size=len(weight))
         scale = np.maximum(np.abs(weight).max(0), 1e-20) / most
         weights[name].CopyFrom(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), name))
         graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))

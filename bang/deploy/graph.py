@@ -150,11 +150,12 @@ class DecoderLayer(nn.Module):
         self.cross_out, self.cross_norm = _output(cross.out_proj, cross.v_proj.bias), layer.encoder_attn_layer_norm
         self.feed_forward = FeedForward(layer, activation)
 
-    def forward(self, x, hidden, bucket, cache_k, cache_v, source_k, source_v, source_hidden, first: int):
+    def forward(self, x, hidden, ones, bucket, cache_k, cache_v, source_k, source_v, source_hidden, first: int):
         """
         Args:
             x: main tokens, then slots, (B, Q, D).
             hidden: what is added to the logits, (B, 1, Q, C + Q).
+            ones: 1, (C + Q, 2); of one column the product would be of another kernel.
             bucket: bucket of each query and key, (B, H, Q, C + Q).
             cache_k, cache_v: earlier keys and values, (B, H, C, d).
             source_k, source_v: those of the cross-attention, (B, H, S, d).
@@ -172,7 +173,7 @@ class DecoderLayer(nn.Module):
         logits = product(q, k.transpose(2, 3)) + relative.gather(3, bucket[:, :, first:]) + hidden[:, :, first:]
         # softmax by products, which add up key by key: keys that are hidden, wherever they stand, change no last digit
         weights = torch.exp(logits - logits.amax(-1, keepdim=True))
-        total = weights @ weights.new_ones(weights.size(3), 2)
+        total = weights @ ones
         x = self.norm(x + self.out_proj(_joined(product(weights, v) / total[..., :1])))
         logits = product(_heads(self.cross_query(x), self.heads), source_k.transpose(2, 3)) + source_hidden
         x = self.cross_norm(x + self.cross_out(_joined(product(torch.softmax(logits, dim=-1), source_v))))
@@ -222,10 +223,11 @@ class DecoderGraph(nn.Module):
         x = self.norm(torch.cat([embedded, slots], 1))
         hidden, source_hidden = _hidden(sees, x)[:, None], _hidden(source_real, x)[:, None, None]
         bucket = bucket[:, None].expand(-1, self.layers[0].heads, -1, -1)
+        ones = x.new_ones(hidden.size(3), 2)
         new = []
         for index, layer in enumerate(self.layers):
             pair = slice(2 * index, 2 * index + 2)
-            x, *kv = layer(x, hidden, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0)
+            x, *kv = layer(x, hidden, ones, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0)
             new += kv
         log_probs = torch.log_softmax((x @ self.output).float(), dim=-1)
         return log_probs, log_probs.index_select(2, self.specials), *new
