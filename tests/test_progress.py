@@ -74,6 +74,12 @@ def stopped(train_here, monkeypatch, caplog):
         signal.signal(number, handler)
 
 
+def test_a_run_that_is_stopped_in_its_last_update_is_finished(stopped, tmp_path):
+    """With its validation, which nothing would make up for."""
+    assert stopped(2, signal.SIGINT, options=["--max-update", "3"]) == 130
+    assert {path.name for path in (tmp_path / "checkpoints").glob("checkpoint_[bl]*.pt")} == {"checkpoint_best.pt", "checkpoint_last.pt"}
+
+
 @pytest.mark.parametrize("after, signals", [(4, [signal.SIGINT, signal.SIGTERM]), (5, [signal.SIGTERM])])
 def test_a_run_that_is_stopped_saves_and_goes_on(after, signals, stopped, train_here, caplog, tmp_path):
     """Amid an epoch and in its last update; Ctrl-C that a recipe passes on comes twice."""
