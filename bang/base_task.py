@@ -150,7 +150,7 @@ class BangTask(FairseqTask):
         found = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         if self._progress is not None:
             self._progress.tell(update_num)
-        if self._stop is not None:
+        if self._stop is not None and update_num + 1 != self._progress.updates:  # the last update ends the run by itself
             self._stop.end_update()
         return found
 

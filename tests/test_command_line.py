@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from bang import command_line
 from bang.data import PairDataset
 from bang.text.vocabulary import read_vocabulary
 from bang.trained_modes import split_shares
+from conftest import ROOT
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -127,3 +129,10 @@ def test_one_line_in_fairseqs_command_lines_alone(script, level, told, monkeypat
     assert capsys.readouterr().err == (told or "a traceback\n")
     sys.excepthook(ValueError, ValueError("a defect"), None)
     assert capsys.readouterr().err == "a traceback\n"
+
+
+def test_nothing_is_said_of_how_fairseq_calls_hydra(data_bin, run, tmp_path):
+    """It warned in 25 lines at the start of each command, and a model of fairseq's made LOGLEVEL count for nothing."""
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--path", tmp_path / "gone.pt"]
+    said = run(*command, "--batch-size", "4", fails=True, env={"PYTHONWARNINGS": "", "LOGLEVEL": "WARNING"})
+    assert said.splitlines() == [f"fairseq-generate: error: checkpoint {tmp_path}/gone.pt: no such file"]

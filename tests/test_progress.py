@@ -74,10 +74,15 @@ def stopped(train_here, monkeypatch, caplog):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
-@pytest.mark.parametrize("after", [4, 5])  # amid an epoch, and in its last update
+def test_a_run_that_is_stopped_in_its_last_update_is_finished(stopped, tmp_path):
+    """With its validation, which nothing would make up for."""
+    assert stopped(2, signal.SIGINT, options=["--max-update", "3"]) == 130
+    assert {path.name for path in (tmp_path / "checkpoints").glob("checkpoint_[bl]*.pt")} == {"checkpoint_best.pt", "checkpoint_last.pt"}
+
+
+@pytest.mark.parametrize("after, signals", [(4, [signal.SIGINT, signal.SIGTERM]), (5, [signal.SIGTERM])])
 def test_a_run_that_is_stopped_saves_and_goes_on(after, signals, stopped, train_here, caplog, tmp_path):
-    """Ctrl-C that a recipe passes on comes twice."""
+    """Amid an epoch and in its last update; Ctrl-C that a recipe passes on comes twice."""
     assert stopped(after, *signals) == 128 + signals[0]
     path = tmp_path / "checkpoints" / "checkpoint_last.pt"
     state = torch.load(path)

@@ -58,6 +58,8 @@ def test_a_run_that_goes_on_keeps_its_start(machine, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "checkpoint_last.pt").touch()
     assert choose(None, [], tmp_path) == small
+    keep(choose("another", [], tmp_path), tmp_path)  # which is refused, or tried: the run has begun without it
+    assert choose(None, [], tmp_path) == small
     (tmp_path / "steps" / "start.json").unlink()  # a folder of an older version: it began from new weights
     assert choose(None, [], tmp_path) == Choice(None)
 

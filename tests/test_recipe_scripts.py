@@ -73,7 +73,7 @@ def test_evidence(arguments, start, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["evidence", "finetune"])
-def test_precision_is_measured_once(script, arguments, tmp_path):
+def test_precision_is_measured_once(script, arguments, data_bin, tmp_path):
     """The answer is kept for all runs that are compared, or is that of the checkpoint; the stand-in of this file has none."""
     out = tmp_path / "an out"
     (out / "pairs").mkdir(parents=True)
@@ -84,7 +84,8 @@ def test_precision_is_measured_once(script, arguments, tmp_path):
     else:  # Python's own module answers, however fast this CPU is
         torch.save({"model": {}, "cfg": {"common": {"bf16": True}, "lr_scheduler": {"warmup_updates": 77}}}, out / "checkpoint_last.pt")
         (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        words = arguments("finetune.sh", "--mode", "nar", "data", out, "--warmup-updates", "9", GPUS="0")
+        words = arguments("finetune.sh", "--mode", "nar", data_bin, out, GPUS="0")
+        assert after(words, "--warmup-updates") == "77"  # with another one the learning rate would jump
     assert words.count("--bf16") == 1 and "--fp16" not in words
 
 

@@ -59,6 +59,8 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     assert [step.name for step in plan.steps] == [
         "tokenize", "binarize", "fine-tune", "curves", *(f"generate-{decoding}" for decoding in decodings.split()), "evaluate",
     ]  # fmt: skip
+    (curves,) = (step for step in plan.steps if step.name == "curves")
+    assert curves.inputs == [tmp_path / "out" / "train.log"]  # no checkpoints are read for them
     assert after(words(plan, "binarize"), "--validpref") == str(tmp_path / "out" / "tokenized" / "dev")
     training = words(plan, "fine-tune")
     assert after(training, "--mode") == mode and training[-2:] == ["--lr", "1"] and "--tensorboard-logdir" in training

