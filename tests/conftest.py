@@ -19,6 +19,7 @@ import torch
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq_cli.preprocess import main as fairseq_preprocess
 from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from omegaconf import OmegaConf
@@ -153,7 +154,7 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def data_bin(run, tmp_path_factory):
+def data_bin(tmp_path_factory):
     """The golden pairs, binarized by the published command with the small dictionary."""
     folder = tmp_path_factory.mktemp("data")
     for side in ("src", "tgt"):
@@ -161,12 +162,13 @@ def data_bin(run, tmp_path_factory):
         shutil.copy(GOLDEN / "data" / f"tokenized_test.{side}", folder / f"test.{side}")
         lines = (folder / f"train.{side}").read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / f"valid.{side}").write_text("".join(lines[:12]), encoding="utf-8")
-    run(
-        "fairseq-preprocess", "--user-dir", ROOT / "bang", "--task", "translation_bang",
-        "--source-lang", "src", "--target-lang", "tgt", "--trainpref", folder / "train", "--validpref", folder / "valid",
-        "--testpref", folder / "test", "--destdir", folder / "bin", "--srcdict", VOCAB_SMALL, "--tgtdict", VOCAB_SMALL,
-        "--workers", "2",
-    )  # fmt: skip
+    command = [
+        "--user-dir", ROOT / "bang", "--task", "translation_bang", "--source-lang", "src", "--target-lang", "tgt",
+        "--trainpref", folder / "train", "--validpref", folder / "valid", "--testpref", folder / "test",
+        "--destdir", folder / "bin", "--srcdict", VOCAB_SMALL, "--tgtdict", VOCAB_SMALL,
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):  # in this process: it is needed by most files
+        fairseq_preprocess(options.get_preprocessing_parser().parse_args(list(map(str, command))))
     return folder / "bin"
 
 

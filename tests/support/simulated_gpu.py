@@ -154,6 +154,8 @@ class _Functions(TorchFunctionMode):
         if function is torch.Tensor.tolist and isinstance(args[0], GpuTensor):
             self.gpu.wait("tolist")
             return args[0].held.tolist()
+        if function is torch.Tensor.new and isinstance(args[0], GpuTensor):
+            return GpuTensor(args[0].held.new(*args[1:], **kwargs))
         if function is torch.Tensor.new_tensor and isinstance(args[0], GpuTensor):
             kwargs.setdefault("device", CUDA)
         if _is_cuda(kwargs.get("device")) and function is not torch._C._nn._parse_to:  # that of a module's `to`
