@@ -176,15 +176,16 @@ def test_a_right_checksum_excuses_nothing(saved, change):
         Link.load(saved)
 
 
-def test_a_million_ngrams_take_ten_megabytes(tmp_path):
+@pytest.mark.parametrize("order", [2, 3])
+def test_an_ngram_takes_ten_bytes(order, tmp_path):
     random = np.random.default_rng(0)
     pieces = [str(number) for number in range(30522)]
-    texts = (random.zipf(1.25, (115_000, 10)) % 30_000 + 103).tolist()
-    link = make_link(texts, pieces, 102)
+    texts = (random.zipf(1.25, (8_000, 10)) % 30_000 + 103).tolist()
+    link = make_link(texts, pieces, 102, order)
     link.save(tmp_path / "link")
-    ngrams = len(link.keys2) + len(link.keys3)
-    assert ngrams > 900_000
-    assert (tmp_path / "link").stat().st_size / ngrams <= 10
+    ngrams, of_vocabulary, head = len(link.keys2) + len(link.keys3), 6 * len(pieces), 1000
+    assert ngrams > 20_000
+    assert (tmp_path / "link").stat().st_size <= 10 * ngrams + of_vocabulary + head
 
 
 def test_larger_vocabularies_have_longer_keys(tmp_path):

@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Link:
         Returns:
             Ratios in 1/1024, int16, and the index of each bigram, -1 where it has no entry, int64.
         """
-        index = find(self.keys2, before * self.size + token)
+        index = self._of_bigrams.find(before * self.size + token)
         return np.where(index < 0, self.back_off1[before], _at(self.ratios2, index)), index
 
     def trigrams(self, context: np.ndarray, token: np.ndarray, ratio: np.ndarray) -> np.ndarray:
@@ -121,7 +122,7 @@ class Link:
         known = np.flatnonzero(context >= 0)
         if len(known):
             context = context.reshape(-1)[known]
-            index = find(self.keys3, context * self.size + token.reshape(-1)[known])
+            index = self._of_trigrams.find(context * self.size + token.reshape(-1)[known])
             shorter = found.reshape(-1)[known] + self.back_off2[context]
             found.reshape(-1)[known] = np.where(index < 0, shorter, _at(self.ratios3, index))
         return found
@@ -137,6 +138,14 @@ class Link:
             _, index = self.bigrams(context[:1], context[1:])
             ratio = self.trigrams(index, everything, ratio)
         return self.unigrams + ratio / UNIT
+
+    @cached_property
+    def _of_bigrams(self) -> "Keys":
+        return Keys(self.keys2)
+
+    @cached_property
+    def _of_trigrams(self) -> "Keys":
+        return Keys(self.keys3)
 
     def save(self, path: StrPath) -> None:
         """Writes the file: the first line names version and checksum, the second is JSON, then the arrays follow."""
@@ -269,7 +278,7 @@ def make_link(
         third = third[at[third - 1] >= 0]
         keys3, _, c3 = _counted(at[third - 1] * size + ids[third], worth[third])
         context, last = keys3 // size, keys3 % size
-        index = find(keys2, token[context] * size + last)
+        index = Keys(keys2).find(token[context] * size + last)
         middle = token[context]
         shorter = np.where(index < 0, np.exp(back_off1[middle]) * p1[last], _at(p2, index))
         p3 = _witten_bell(c3, context, shorter, len(keys2))
@@ -340,13 +349,38 @@ def _in_units(x: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(x * UNIT), -(1 << 15), (1 << 15) - 1).astype(np.int16)
 
 
-def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of each wanted key among sorted keys, -1 where it is not there, int64."""
-    if not len(keys):
-        return np.full(wanted.shape, -1)
-    wanted = wanted.astype(keys.dtype)  # of another type searchsorted would copy all keys
-    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[index] == wanted, index, -1)
+class Keys:
+    """Sorted keys to be looked up in bulk.
+
+    Most pairs of candidates are no n-gram. A table of hashes, one byte each, says so at a tenth of a binary search's time.
+
+    Args:
+        keys: non-negative integers, sorted.
+    """
+
+    def __init__(self, keys: np.ndarray):
+        self._keys = keys
+        bits = min(max(8 * len(keys), 1 << 8).bit_length(), 23)
+        self._shift = np.uint64(64 - bits)
+        self._maybe = np.zeros(1 << bits, dtype=bool)
+        self._maybe[self._hash(keys)] = True
+
+    def find(self, wanted: np.ndarray) -> np.ndarray:
+        """Index of each wanted key, -1 where it is not there, int64."""
+        shape, wanted = wanted.shape, wanted.reshape(-1)
+        index = np.full(len(wanted), -1)
+        likely = self._maybe[self._hash(wanted)].nonzero()[0]
+        if len(likely):
+            key = wanted[likely].astype(self._keys.dtype)  # of another type searchsorted would copy all keys
+            at = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+            index[likely] = np.where(self._keys[at] == key, at, -1)
+        return index.reshape(shape)
+
+    def _hash(self, keys: np.ndarray) -> np.ndarray:
+        return (keys.astype(np.uint64) * _GOLDEN >> self._shift).view(np.int64)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
 
 
 def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .link import UNIT, Link, Weights, find
+from .link import UNIT, Keys, Link, Weights
 
 _REFUSED = -1e4
 _NONE = -np.inf
@@ -247,7 +247,7 @@ class PathSearch:
         may_end = (kept >= self._least) & free
         if forced is not None:
             may_end |= forced[:, slot] == self._rules.eos
-        total = np.where((free & (kept >= self._limit))[:, None, None, None], _NONE, total)
+        total[free & (kept >= self._limit)] = _NONE
         self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
         self._go_on(total, bigram, pair)
         self._token = slots.tokens[:, slot]
@@ -272,32 +272,34 @@ class PathSearch:
     def _go_on(self, total: np.ndarray, bigram: np.ndarray, pair: np.ndarray) -> None:
         """Keeps the best paths into each candidate. `total`: score of each path with each candidate, (B, K, W, K)."""
         rows, before, width, candidates = total.shape
+        row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
         if self._link.order == 3 and width > self._count:  # of equal last two tokens
             path = _highest(total, self._count, axis=2)
             total = np.take_along_axis(total, path, axis=2)
+            flat = total.reshape(rows, -1, candidates)
+            chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
+            parent, path = chosen // total.shape[2], path.reshape(flat.shape)[row, chosen, rank]
         else:
-            path = np.broadcast_to(np.arange(width)[:, None], total.shape)
-        flat = total.reshape(rows, -1, candidates)
-        chosen = _highest(flat, self._width, axis=1)  # (B, W, K)
-        self._score = np.take_along_axis(flat, chosen, axis=1).transpose(0, 2, 1)
-        parent = (chosen // total.shape[2]).transpose(0, 2, 1)  # the candidate before, (B, K, W)
-        path = np.take_along_axis(path.reshape(flat.shape), chosen, axis=1).transpose(0, 2, 1)
-        row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
+            flat = total.reshape(rows, -1, candidates)
+            chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)
+            parent, path = np.divmod(chosen, width)  # the candidate before, and which of its paths
+        self._score = flat[row, chosen, rank]
         new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
         self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
         self._pairs = np.concatenate([self._pairs[row, parent, path], pair[row, parent, rank][..., None]], axis=3)
-        self._bigram = bigram[row, parent, rank]
+        if self._link.order == 3:
+            self._bigram = bigram[row, parent, rank]
 
-    def _pairs_of(self, source: np.ndarray) -> np.ndarray:
-        """Pairs of tokens side by side in the sources, of all rows, sorted."""
+    def _pairs_of(self, source: np.ndarray) -> Keys:
+        """Pairs of tokens side by side in the sources, of all rows."""
         first, second = source[:, :-1].astype(np.int64), source[:, 1:]
         key = self._of_row(first * self._link.size + second)
         special = self._rules.pad, self._rules.eos
-        return np.sort(key[~np.isin(first, special) & ~np.isin(second, special)])
+        return Keys(np.sort(key[~np.isin(first, special) & ~np.isin(second, special)]))
 
     def _in_source(self, pair: np.ndarray) -> np.ndarray:
         """Which pairs, (B, ...), the row's source has."""
-        return find(self._source_pairs, self._of_row(pair)) >= 0
+        return self._source_pairs.find(self._of_row(pair)) >= 0
 
     def _of_row(self, pair: np.ndarray) -> np.ndarray:
         return pair + self._rows.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
@@ -400,4 +402,5 @@ def _highest(x: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 def _wide(ranks: np.ndarray, width: int) -> np.ndarray:
     """Ranks (B, N, any) with columns added."""
-    return np.pad(ranks, [(0, 0), (0, 0), (0, width - ranks.shape[2])])
+    more = np.zeros((*ranks.shape[:2], width - ranks.shape[2]), dtype=ranks.dtype)
+    return np.concatenate([ranks, more], axis=2)
