@@ -44,7 +44,7 @@ class Task:
         ratio, _ = self.link.bigrams(before, np.array(token))
         if self.link.order == 3 and len(text) > 1:
             _, context = self.link.bigrams(np.array(text[-2]), before)
-            ratio = self.link.trigrams(context, np.array(token), ratio)
+            ratio = self.link.trigrams(*(np.array(x).reshape(shape) for x, shape in ((context, (1, 1, 1)), (token, (1, 1)), (ratio, (1, 1, 1)))))[0, 0, 0, 0]
         return int(ratio) / UNIT
 
     def step(self, text, slot, token, history=True):

@@ -109,22 +109,23 @@ class Link:
         return np.where(index < 0, self.back_off1[before], _at(self.ratios2, index)), index
 
     def trigrams(self, context: np.ndarray, token: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-        """Looks up tokens behind two. Arrays broadcast.
+        """Looks up C tokens behind W contexts of two tokens each, for K last tokens of each of B rows.
 
         Args:
-            context: index of the bigram before the token, -1: none.
-            ratio: of the bigram that ends in the token, in 1/1024.
+            context: index of the bigram before the token, -1: none, (B, K, W).
+            token: (B, C).
+            ratio: of the bigram that ends in the token, in 1/1024, (B, K, C).
         Returns:
-            Ratios in 1/1024, int32.
+            Ratios in 1/1024, int32, (B, K, W, C).
         """
-        context, token, ratio = np.broadcast_arrays(context, token, ratio)
-        found = np.array(ratio, dtype=np.int32, order="C")  # so that reshape gives a view
-        known = np.flatnonzero(context >= 0)
-        if len(known):
-            context = context.reshape(-1)[known]
-            index = self._of_trigrams.find(context * self.size + token.reshape(-1)[known])
-            shorter = found.reshape(-1)[known] + self.back_off2[context]
-            found.reshape(-1)[known] = np.where(index < 0, shorter, _at(self.ratios3, index))
+        found = np.empty((*context.shape, token.shape[1]), dtype=np.int32)
+        found[:] = ratio[:, :, None]
+        row, last, path = (context >= 0).nonzero()
+        if len(row):
+            context = context[row, last, path]
+            index = self._of_trigrams.find(context[:, None] * self.size + token[row])
+            shorter = ratio[row, last] + self.back_off2[context].astype(np.int32)[:, None]
+            found[row, last, path] = np.where(index < 0, shorter, _at(self.ratios3, index))
         return found
 
     def log_probs(self, context: Sequence[int]) -> np.ndarray:
@@ -136,7 +137,7 @@ class Link:
             ratio, _ = self.bigrams(context[-1:], everything)
         if len(context) > 1:
             _, index = self.bigrams(context[:1], context[1:])
-            ratio = self.trigrams(index, everything, ratio)
+            ratio = self.trigrams(index[:, None, None], everything[None], ratio[None, None])[0, 0, 0]
         return self.unigrams + ratio / UNIT
 
     @cached_property

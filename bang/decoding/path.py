@@ -235,7 +235,7 @@ class PathSearch:
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
             token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
-            longer = self._link.trigrams(self._bigram[..., None], token[:, None, None], ratio[:, :, None])
+            longer = self._link.trigrams(self._bigram, token, ratio)
             total += self._weights.weight / UNIT * longer
         end, total = total[..., -1], total[..., :-1]
         if self._pairs.shape[3]:
@@ -274,15 +274,13 @@ class PathSearch:
         rows, before, width, candidates = total.shape
         row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
         if self._link.order == 3 and width > self._count:  # of equal last two tokens
-            path = _highest(total, self._count, axis=2)
-            total = np.take_along_axis(total, path, axis=2)
-            flat = total.reshape(rows, -1, candidates)
-            chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
-            parent, path = chosen // total.shape[2], path.reshape(flat.shape)[row, chosen, rank]
-        else:
-            flat = total.reshape(rows, -1, candidates)
-            chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)
-            parent, path = np.divmod(chosen, width)  # the candidate before, and which of its paths
+            best = _highest(total, self._count, axis=2)
+            total = np.take_along_axis(total, best, axis=2)
+        flat = total.reshape(rows, -1, candidates)
+        chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
+        parent, path = np.divmod(chosen, total.shape[2])  # the candidate before, and which of its paths
+        if total.shape[2] < width:
+            path = best[row, parent, path, rank]
         self._score = flat[row, chosen, rank]
         new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
         self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
