@@ -206,7 +206,7 @@ class Link:
             weights, eos = Weights(**head["weights"]), head["eos"]
             found = cls(order, size, eos, head["vocabulary"], **arrays, weights=weights, dropped=head["dropped"])
             found._check()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: is no link that this version of bang reads ({error}): make it again with bang link") from None
         if pieces is not None and found.vocabulary != vocabulary_of(pieces):
             raise ValueError(

@@ -6,7 +6,7 @@ A path takes one candidate of each slot, until it ends. Its score is a sum over 
 
 and at its end the same of eos, less `eos_penalty`, without gain and bonus; h is what stands before y (`link`).
 
-Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `1.1`). No pair of tokens twice in a
+Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `::`). No pair of tokens twice in a
 text. No banned token. A path breaks these only where it has no other way on, and loses 10,000 each time. No text
 ends before its least length, each does at its limit, and a forced token is taken: these hold always.
 
@@ -17,10 +17,11 @@ States. Kept are, for each candidate of the last slot, the `width` best paths th
 order - 1 tokens have the same future, so the best of them is enough (the `count` best, where so many paths are asked
 for). With order 2 the search is exact (Viterbi), with order 3 and a `width` below the number of candidates a beam.
 'No pair twice' looks at a path's whole past, of which a state knows nothing: it is applied to the paths that are
-kept. The best of all paths is still found wherever it keeps the rule by itself.
+kept. Where the best of all paths keeps the rule by itself, an exact search still finds it.
 
 Ties. Candidates are ranked by log-probability, then by id. Of equal scores the shorter text wins, then, from its last
-token backwards, the one with the candidate of better rank; an ended path wins over an open one.
+token backwards, the one with the candidate of better rank (order 3: before that the one whose score without the last
+token is higher); an ended path wins over an open one.
 
 Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept for each, T tokens of a path so far,
 P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
@@ -54,7 +55,8 @@ class Rules(NamedTuple):
     """What texts must keep to.
 
     Attributes:
-        least, limit: tokens before which a text must not end, and after which it must, (B).
+        least, limit: tokens before which a text must not end, and after which it must, (B). A text of NAR has at
+            least 1.
         eos_penalty, unk_penalty: taken off the log-probabilities of eos and unk.
         pad, eos, unk: ids.
     """
