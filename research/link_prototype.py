@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from bang import Bang
 from bang.decoding.link import Link, Weights, make_link
 from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
@@ -61,7 +62,12 @@ def slots_of(session: TorchSession, step: Pass, count: int = CANDIDATES) -> Slot
 def candidates(network, sources: list[list[int]], path: Path) -> Slots:
     """Of one NAR pass over each source; stored."""
     if not path.exists():
-        found = Slots(*(np.zeros((len(sources), SLOTS, *more), kind) for more, kind in [((CANDIDATES,), "i4"), ((CANDIDATES,), "f4"), ((), "f4")]))
+        found = Slots(
+            *(
+                np.zeros((len(sources), SLOTS, *more), kind)
+                for more, kind in [((CANDIDATES,), "i4"), ((CANDIDATES,), "f4"), ((), "f4")]
+            )
+        )
         for rows in batches(sources, 12):
             nothing = np.zeros(len(rows), dtype=np.int64)
             step = Pass(np.zeros((len(rows), 0), dtype=np.int64), nothing, nothing[:, None] - 1, (SLOTS,), SLOTS - 1)
@@ -72,11 +78,15 @@ def candidates(network, sources: list[list[int]], path: Path) -> Slots:
         return Slots(*(stored[name][:, :SLOTS] for name in Slots._fields))
 
 
-def nar(link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS) -> tuple[list[list[int]], float]:
+def nar(
+    link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS
+) -> tuple[list[list[int]], float]:
     """Tokens of each text, and the seconds of CPU time of the search."""
     found, spent = [[]] * len(sources), 0.0
     for batch in batches(sources, rows):
-        part = Slots(slots.tokens[batch, :, : weights.candidates], slots.log_probs[batch, :, : weights.candidates], slots.end[batch])
+        part = Slots(
+            slots.tokens[batch, :, : weights.candidates], slots.log_probs[batch, :, : weights.candidates], slots.end[batch]
+        )
         ones, start = np.ones(len(batch), dtype=np.int64), np.full((len(batch), 1), EOS)
         source, rules = padded([sources[row] for row in batch]), Rules(ones, ones * (SLOTS - 1), PAD, EOS, UNK)
         began = time.thread_time()
@@ -88,7 +98,9 @@ def nar(link: Link, weights: Weights, sources: list[list[int]], slots: Slots, ro
 
 
 @torch.inference_mode()
-def semi_nar(network, link: Link, weights: Weights, sources: list[list[int]], block: int, ahead: int) -> tuple[list[list[int]], float]:
+def semi_nar(
+    network, link: Link, weights: Weights, sources: list[list[int]], block: int, ahead: int
+) -> tuple[list[list[int]], float]:
     """Blocks of the search's paths, from the last kept token on; `ahead` slots are looked at behind a block.
 
     Returns:
@@ -124,8 +136,17 @@ def report(name: str, texts: list[str], references: list[str], **more) -> dict:
     words = [text.split() for text in texts]
     twice = sum(any(a == b for a, b in zip(row, row[1:])) for row in words) / len(words)
     length = sum(map(len, words)) / sum(len(reference.split()) for reference in references)
-    line = {"system": name, "ROUGE-L": scores["ROUGE-L"], "ROUGE-2": scores["ROUGE-2"], "a word twice in a row, %": 100 * twice, "length": length}
-    print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in (line | more).items()}), flush=True)
+    line = {
+        "system": name,
+        "ROUGE-L": scores["ROUGE-L"],
+        "ROUGE-2": scores["ROUGE-2"],
+        "a word twice in a row, %": 100 * twice,
+        "length": length,
+    }
+    print(
+        json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in (line | more).items()}),
+        flush=True,
+    )
     return line
 
 
@@ -134,8 +155,13 @@ def main(checkpoint: str, data: str, folder: str) -> None:
     torch.set_num_threads(1)
     model = Bang.load(checkpoint)
     network = model.engine._network
-    raw = {part: read_texts(Path(data, part)) for part in ("train.src", "train.tgt", "valid.src", "valid.tgt", "test.src", "test.tgt")}
-    ids = {part: ids_of(model, raw[part]) for part in raw if not part.startswith("test.t") and not part.startswith("valid.t")}
+    raw = {
+        part: read_texts(Path(data, part))
+        for part in ("train.src", "train.tgt", "valid.src", "valid.tgt", "test.src", "test.tgt")
+    }
+    ids = {
+        part: ids_of(model, raw[part]) for part in raw if not part.startswith("test.t") and not part.startswith("valid.t")
+    }
     slots = {part: candidates(network, ids[f"{part}.src"], folder / f"{part}.npz") for part in ("valid", "test")}
 
     def text(tokens: list[int]) -> str:
@@ -161,7 +187,14 @@ def main(checkpoint: str, data: str, folder: str) -> None:
         weights = Weights(**json.loads(chosen.read_text()))
         for rows in (1, ROWS):
             tokens, spent = nar(link, weights, ids["test.src"], slots["test"], rows)
-            report(f"nar, order {order}", list(map(text, tokens)), raw["test.tgt"], weights=str(weights), rows=rows, search_ms=1e3 * spent / len(tokens))
+            report(
+                f"nar, order {order}",
+                list(map(text, tokens)),
+                raw["test.tgt"],
+                weights=str(weights),
+                rows=rows,
+                search_ms=1e3 * spent / len(tokens),
+            )
         for ahead in (0, 2):
             tokens, passes = semi_nar(network, link, weights, ids["test.src"], 4, ahead)
             report(f"semi-nar 4 + {ahead}, order {order}", list(map(text, tokens)), raw["test.tgt"], passes=passes)

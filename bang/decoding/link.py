@@ -190,11 +190,14 @@ class Link:
             raise ValueError(f"{path}: is no link; make one with bang link")
         if int(version) != _VERSION:
             raise ValueError(
-                f"{path}: a link of format {int(version)}, and this version of bang reads format {_VERSION}: make it again with bang link"
+                f"{path}: a link of format {int(version)}, and this version of bang reads format {_VERSION}: "
+                "make it again with bang link"
             )
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array, mapped: indexing a memmap is slow
         if hashlib.sha256(memoryview(data)[len(first) :]).hexdigest().encode() != digest:
-            raise ValueError(f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link")
+            raise ValueError(
+                f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link"
+            )
         try:
             head = json.loads(second)
             order, size, lengths = head["order"], head["size"], head["lengths"]
@@ -207,7 +210,9 @@ class Link:
             found = cls(order, size, eos, head["vocabulary"], **arrays, weights=weights, dropped=head["dropped"])
             found._check()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path}: is no link that this version of bang reads ({error}): make it again with bang link") from None
+            raise ValueError(
+                f"{path}: is no link that this version of bang reads ({error}): make it again with bang link"
+            ) from None
         if pieces is not None and found.vocabulary != vocabulary_of(pieces):
             raise ValueError(
                 f"{path}: a link of another vocabulary ({found.size} pieces, the model has {len(pieces)}): "
@@ -258,8 +263,9 @@ def make_link(
     ids, worth, is_start = _joined(texts, others, share, eos)
     if not len(ids):
         raise ValueError("no text to make a link of")
-    if ids.min() < 0 or ids.max() >= size:
-        raise ValueError(f"id {int(ids.max() if ids.max() >= size else ids.min())} is outside the vocabulary of {size} pieces")
+    outside = ids[(ids < 0) | (ids >= size)]
+    if len(outside):
+        raise ValueError(f"id {outside[0]} is outside the vocabulary of {size} pieces")
     p1 = _unigrams(ids[~is_start], worth[~is_start], size)
 
     second = np.flatnonzero(~is_start)  # each has a token before it
@@ -299,7 +305,15 @@ def make_link(
 def _dtypes(size: int) -> dict[str, np.dtype]:
     """The arrays of a link, in the order of the file."""
     key = "<u4" if size <= _MOST_OF_32_BITS else "<u8"
-    kinds = {"unigrams": "<f4", "back_off1": "<i2", "keys2": key, "ratios2": "<i2", "back_off2": "<i2", "keys3": "<u8", "ratios3": "<i2"}
+    kinds = {
+        "unigrams": "<f4",
+        "back_off1": "<i2",
+        "keys2": key,
+        "ratios2": "<i2",
+        "back_off2": "<i2",
+        "keys3": "<u8",
+        "ratios3": "<i2",
+    }
     return {name: np.dtype(kind) for name, kind in kinds.items()}
 
 
@@ -335,7 +349,8 @@ def _unigrams(tokens: np.ndarray, worth: np.ndarray, size: int) -> np.ndarray:
 def _witten_bell(counts: np.ndarray, context: np.ndarray, shorter: np.ndarray, contexts: int) -> np.ndarray:
     """p of each n-gram from its count, its context's number, and p of the n-gram without its first token."""
     total = np.bincount(context, counts, contexts)[context]
-    kinds = np.bincount(context, np.minimum(counts, 1), contexts)[context]  # a token seen a tenth of a time is a tenth of a kind
+    # a token that counts a tenth is a tenth of a kind
+    kinds = np.bincount(context, np.minimum(counts, 1), contexts)[context]
     return (counts + kinds * shorter) / (total + kinds)
 
 

@@ -27,7 +27,7 @@ Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept 
 P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class PathSearch:
         length: np.ndarray,
         rules: Rules,
         count: int = 1,
-        weights: Optional[Weights] = None,
+        weights: Weights | None = None,
     ):
         self._link, self._rules, self._count = link, rules, count
         self._weights = weights or link.weights
@@ -146,7 +146,7 @@ class PathSearch:
         """Rows whose best paths have ended, (B): more slots change nothing."""
         return ~self._open
 
-    def extend(self, slots: Slots, forced: Optional[np.ndarray] = None, banned: Optional[Tuple] = None) -> None:
+    def extend(self, slots: Slots, forced: np.ndarray | None = None, banned: tuple | None = None) -> None:
         """Goes through the next slots.
 
         Args:
@@ -199,7 +199,7 @@ class PathSearch:
         tokens[none], log_probs[none] = self._rules.pad, 0
         return Paths(tokens, log_probs, np.where(none, 0, length + ended), ended & ~none, score)
 
-    def _transitions(self, slots: Slots, forced: Optional[np.ndarray], banned: Optional[Tuple]) -> "_Transitions":
+    def _transitions(self, slots: Slots, forced: np.ndarray | None, banned: tuple | None) -> "_Transitions":
         """What does not depend on a path's past but for its last token, of all slots at once."""
         link, weights, rules = self._link, self._weights, self._rules
         rows, count, candidates = slots.tokens.shape
@@ -230,7 +230,7 @@ class PathSearch:
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
         return _Transitions(score, ratio, bigram, pair)
 
-    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: Optional[np.ndarray]) -> None:
+    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
         score, ratio, bigram, pair = (x[:, slot, :before] for x in step)
@@ -329,9 +329,9 @@ def best_paths(
     rules: Rules,
     slots: Slots,
     count: int = 1,
-    weights: Optional[Weights] = None,
-    forced: Optional[np.ndarray] = None,
-    banned: Optional[Tuple] = None,
+    weights: Weights | None = None,
+    forced: np.ndarray | None = None,
+    banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
     search = PathSearch(link, source, text, length, rules, count, weights)
@@ -339,7 +339,7 @@ def best_paths(
     return search.best()
 
 
-def likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The highest scores along the last dimension, exactly: of equal ones those of lower index; highest first.
 
     Several times as fast as `argpartition`, which moves all V: the `count`-th highest of the maxima of strided blocks
@@ -361,7 +361,7 @@ _AT_ONCE = 16  # rows: few enough for the cache
 _BLOCK = 64
 
 
-def _likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+def _likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """As `likeliest`, of scores (R, V)."""
     size = scores.shape[1]
     blocks = size // _BLOCK

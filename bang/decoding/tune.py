@@ -25,7 +25,9 @@ def tune(
     Returns:
         The best weights, of equal ones those tried first, and the score of all that were tried, in order.
     """
-    best = replace(start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()})
+    best = replace(
+        start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()}
+    )
     tried = {best: score(best)}
     while True:
         before = best
