@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bang.decoding.link import UNIT, Weights, make_link
+from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
@@ -28,7 +29,9 @@ def pairs(tokens):
 class Task:
     """One row: what a search is given, in plain Python, and what brute force makes of it."""
 
-    def __init__(self, order, slots, source=(), text=(), least=0, limit=99, eos_penalty=0.0, unk_penalty=0.0, forced=None, banned=()):
+    def __init__(
+        self, order, slots, source=(), text=(), least=0, limit=99, eos_penalty=0.0, unk_penalty=0.0, forced=None, banned=()
+    ):
         """`slots`: for each its candidates, {token: log-probability}, and eos'."""
         self.link, self.slots, self.source, self.text = LINKS[order], slots, list(source), [EOS, *text]
         self.least, self.limit, self.eos_penalty, self.unk_penalty = min(least, limit), limit, eos_penalty, unk_penalty
@@ -44,7 +47,9 @@ class Task:
         ratio, _ = self.link.bigrams(before, np.array(token))
         if self.link.order == 3 and len(text) > 1:
             _, context = self.link.bigrams(np.array(text[-2]), before)
-            ratio = self.link.trigrams(context, np.array(token), ratio)
+            ratio = self.link.trigrams(
+                *(np.array(x).reshape(shape) for x, shape in ((context, (1, 1, 1)), (token, (1, 1)), (ratio, (1, 1, 1))))
+            )[0, 0, 0, 0]
         return int(ratio) / UNIT
 
     def step(self, text, slot, token, history=True):
@@ -108,7 +113,9 @@ class Task:
         forced = np.array([self.forced])
         for part in (slice(0, cut), slice(cut, None)) if cut else (slice(None),):
             found = [(0, slot, token) for slot, token in sorted(self.banned)]
-            found = [(row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]]
+            found = [
+                (row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]
+            ]
             banned = tuple(np.array(found, dtype=np.int64).reshape(-1, 3).T)
             search.extend(Slots(*(x[:, part] for x in slots)), forced[:, part], banned)
         return results(search.best())[0]
@@ -244,7 +251,9 @@ def test_ties_are_decided_by_rank_then_length():
     flat = ({5: 0.0, 6: 0.0, 7: 0.0}, -9.0)
     task = Task(2, [flat, flat], least=2, limit=2)
     everything = [path for path, score in task.searched(9) if score == task.searched()[0][1]]
-    assert everything == sorted(everything, key=lambda path: path[::-1]), "of equal paths the lower ids, from the last token backwards"
+    assert everything == sorted(everything, key=lambda path: path[::-1]), (
+        "of equal paths the lower ids, from the last token backwards"
+    )
 
 
 def test_a_rule_is_broken_where_there_is_no_other_way():
@@ -262,7 +271,9 @@ def test_positional_scores_are_the_networks():
     search.extend(of_tasks([task]))
     paths = search.best()
     for tokens, log_probs, length in zip(paths.tokens[0], paths.log_probs[0], paths.length[0]):
-        own = [task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])]
+        own = [
+            task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])
+        ]
         assert log_probs[:length].tolist() == own
         assert (tokens[length:] == PAD).all() and (log_probs[length:] == 0).all()
     assert paths.log_probs.dtype == np.float32 and search.finished.tolist() == [bool(paths.ended[0].all())]
@@ -280,7 +291,14 @@ def real_batch(rows=36, slots=10, candidates=6, size=200, seed=0):
     tokens = np.argsort(random.random((rows, slots, size - 3)), axis=2)[:, :, :candidates] + 3
     scores = np.log(random.dirichlet(np.ones(candidates + 1), (rows, slots))).astype(np.float32)
     least = random.integers(0, 6, rows)
-    return links, sources, written, Slots(tokens, scores[..., 1:], scores[..., 0]), least, least + random.integers(2, 9, rows)
+    return (
+        links,
+        sources,
+        written,
+        Slots(tokens, scores[..., 1:], scores[..., 0]),
+        least,
+        least + random.integers(2, 9, rows),
+    )
 
 
 @pytest.mark.parametrize("order", [2, 3])

@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -104,26 +105,27 @@ class Link:
         Returns:
             Ratios in 1/1024, int16, and the index of each bigram, -1 where it has no entry, int64.
         """
-        index = find(self.keys2, before * self.size + token)
+        index = self._of_bigrams.find(before * self.size + token)
         return np.where(index < 0, self.back_off1[before], _at(self.ratios2, index)), index
 
     def trigrams(self, context: np.ndarray, token: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-        """Looks up tokens behind two. Arrays broadcast.
+        """Looks up C tokens behind W contexts of two tokens each, for K last tokens of each of B rows.
 
         Args:
-            context: index of the bigram before the token, -1: none.
-            ratio: of the bigram that ends in the token, in 1/1024.
+            context: index of the bigram before the token, -1: none, (B, K, W).
+            token: (B, C).
+            ratio: of the bigram that ends in the token, in 1/1024, (B, K, C).
         Returns:
-            Ratios in 1/1024, int32.
+            Ratios in 1/1024, int32, (B, K, W, C).
         """
-        context, token, ratio = np.broadcast_arrays(context, token, ratio)
-        found = np.array(ratio, dtype=np.int32, order="C")  # so that reshape gives a view
-        known = np.flatnonzero(context >= 0)
-        if len(known):
-            context = context.reshape(-1)[known]
-            index = find(self.keys3, context * self.size + token.reshape(-1)[known])
-            shorter = found.reshape(-1)[known] + self.back_off2[context]
-            found.reshape(-1)[known] = np.where(index < 0, shorter, _at(self.ratios3, index))
+        found = np.empty((*context.shape, token.shape[1]), dtype=np.int32)
+        found[:] = ratio[:, :, None]
+        row, last, path = (context >= 0).nonzero()
+        if len(row):
+            context = context[row, last, path]
+            index = self._of_trigrams.find(context[:, None] * self.size + token[row])
+            shorter = ratio[row, last] + self.back_off2[context].astype(np.int32)[:, None]
+            found[row, last, path] = np.where(index < 0, shorter, _at(self.ratios3, index))
         return found
 
     def log_probs(self, context: Sequence[int]) -> np.ndarray:
@@ -135,8 +137,16 @@ class Link:
             ratio, _ = self.bigrams(context[-1:], everything)
         if len(context) > 1:
             _, index = self.bigrams(context[:1], context[1:])
-            ratio = self.trigrams(index, everything, ratio)
+            ratio = self.trigrams(index[:, None, None], everything[None], ratio[None, None])[0, 0, 0]
         return self.unigrams + ratio / UNIT
+
+    @cached_property
+    def _of_bigrams(self) -> "Keys":
+        return Keys(self.keys2)
+
+    @cached_property
+    def _of_trigrams(self) -> "Keys":
+        return Keys(self.keys3)
 
     def save(self, path: StrPath) -> None:
         """Writes the file: the first line names version and checksum, the second is JSON, then the arrays follow."""
@@ -180,11 +190,14 @@ class Link:
             raise ValueError(f"{path}: is no link; make one with bang link")
         if int(version) != _VERSION:
             raise ValueError(
-                f"{path}: a link of format {int(version)}, and this version of bang reads format {_VERSION}: make it again with bang link"
+                f"{path}: a link of format {int(version)}, and this version of bang reads format {_VERSION}: "
+                "make it again with bang link"
             )
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array, mapped: indexing a memmap is slow
         if hashlib.sha256(memoryview(data)[len(first) :]).hexdigest().encode() != digest:
-            raise ValueError(f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link")
+            raise ValueError(
+                f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link"
+            )
         try:
             head = json.loads(second)
             order, size, lengths = head["order"], head["size"], head["lengths"]
@@ -196,8 +209,10 @@ class Link:
             weights, eos = Weights(**head["weights"]), head["eos"]
             found = cls(order, size, eos, head["vocabulary"], **arrays, weights=weights, dropped=head["dropped"])
             found._check()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: is no link that this version of bang reads ({error}): make it again with bang link") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: is no link that this version of bang reads ({error}): make it again with bang link"
+            ) from None
         if pieces is not None and found.vocabulary != vocabulary_of(pieces):
             raise ValueError(
                 f"{path}: a link of another vocabulary ({found.size} pieces, the model has {len(pieces)}): "
@@ -248,8 +263,9 @@ def make_link(
     ids, worth, is_start = _joined(texts, others, share, eos)
     if not len(ids):
         raise ValueError("no text to make a link of")
-    if ids.min() < 0 or ids.max() >= size:
-        raise ValueError(f"id {int(ids.max() if ids.max() >= size else ids.min())} is outside the vocabulary of {size} pieces")
+    outside = ids[(ids < 0) | (ids >= size)]
+    if len(outside):
+        raise ValueError(f"id {outside[0]} is outside the vocabulary of {size} pieces")
     p1 = _unigrams(ids[~is_start], worth[~is_start], size)
 
     second = np.flatnonzero(~is_start)  # each has a token before it
@@ -269,7 +285,7 @@ def make_link(
         third = third[at[third - 1] >= 0]
         keys3, _, c3 = _counted(at[third - 1] * size + ids[third], worth[third])
         context, last = keys3 // size, keys3 % size
-        index = find(keys2, token[context] * size + last)
+        index = Keys(keys2).find(token[context] * size + last)
         middle = token[context]
         shorter = np.where(index < 0, np.exp(back_off1[middle]) * p1[last], _at(p2, index))
         p3 = _witten_bell(c3, context, shorter, len(keys2))
@@ -289,7 +305,15 @@ def make_link(
 def _dtypes(size: int) -> dict[str, np.dtype]:
     """The arrays of a link, in the order of the file."""
     key = "<u4" if size <= _MOST_OF_32_BITS else "<u8"
-    kinds = {"unigrams": "<f4", "back_off1": "<i2", "keys2": key, "ratios2": "<i2", "back_off2": "<i2", "keys3": "<u8", "ratios3": "<i2"}
+    kinds = {
+        "unigrams": "<f4",
+        "back_off1": "<i2",
+        "keys2": key,
+        "ratios2": "<i2",
+        "back_off2": "<i2",
+        "keys3": "<u8",
+        "ratios3": "<i2",
+    }
     return {name: np.dtype(kind) for name, kind in kinds.items()}
 
 
@@ -325,7 +349,8 @@ def _unigrams(tokens: np.ndarray, worth: np.ndarray, size: int) -> np.ndarray:
 def _witten_bell(counts: np.ndarray, context: np.ndarray, shorter: np.ndarray, contexts: int) -> np.ndarray:
     """p of each n-gram from its count, its context's number, and p of the n-gram without its first token."""
     total = np.bincount(context, counts, contexts)[context]
-    kinds = np.bincount(context, np.minimum(counts, 1), contexts)[context]  # a token seen a tenth of a time is a tenth of a kind
+    # a token that counts a tenth is a tenth of a kind
+    kinds = np.bincount(context, np.minimum(counts, 1), contexts)[context]
     return (counts + kinds * shorter) / (total + kinds)
 
 
@@ -340,13 +365,38 @@ def _in_units(x: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(x * UNIT), -(1 << 15), (1 << 15) - 1).astype(np.int16)
 
 
-def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Index of each wanted key among sorted keys, -1 where it is not there, int64."""
-    if not len(keys):
-        return np.full(wanted.shape, -1)
-    wanted = wanted.astype(keys.dtype)  # of another type searchsorted would copy all keys
-    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[index] == wanted, index, -1)
+class Keys:
+    """Sorted keys to be looked up in bulk.
+
+    Most pairs of candidates are no n-gram. A table of hashes, one byte each, says so at a tenth of a binary search's time.
+
+    Args:
+        keys: non-negative integers, sorted.
+    """
+
+    def __init__(self, keys: np.ndarray):
+        self._keys = keys
+        bits = min(max(8 * len(keys), 1 << 8).bit_length(), 23)
+        self._shift = np.uint64(64 - bits)
+        self._maybe = np.zeros(1 << bits, dtype=bool)
+        self._maybe[self._hash(keys)] = True
+
+    def find(self, wanted: np.ndarray) -> np.ndarray:
+        """Index of each wanted key, -1 where it is not there, int64."""
+        shape, wanted = wanted.shape, wanted.reshape(-1)
+        index = np.full(len(wanted), -1)
+        likely = self._maybe[self._hash(wanted)].nonzero()[0]
+        if len(likely):
+            key = wanted[likely].astype(self._keys.dtype)  # of another type searchsorted would copy all keys
+            at = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+            index[likely] = np.where(self._keys[at] == key, at, -1)
+        return index.reshape(shape)
+
+    def _hash(self, keys: np.ndarray) -> np.ndarray:
+        return (keys.astype(np.uint64) * _GOLDEN >> self._shift).view(np.int64)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
 
 
 def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:

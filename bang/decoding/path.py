@@ -6,7 +6,7 @@ A path takes one candidate of each slot, until it ends. Its score is a sum over 
 
 and at its end the same of eos, less `eos_penalty`, without gain and bonus; h is what stands before y (`link`).
 
-Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `1.1`). No pair of tokens twice in a
+Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `::`). No pair of tokens twice in a
 text. No banned token. A path breaks these only where it has no other way on, and loses 10,000 each time. No text
 ends before its least length, each does at its limit, and a forced token is taken: these hold always.
 
@@ -17,20 +17,21 @@ States. Kept are, for each candidate of the last slot, the `width` best paths th
 order - 1 tokens have the same future, so the best of them is enough (the `count` best, where so many paths are asked
 for). With order 2 the search is exact (Viterbi), with order 3 and a `width` below the number of candidates a beam.
 'No pair twice' looks at a path's whole past, of which a state knows nothing: it is applied to the paths that are
-kept. The best of all paths is still found wherever it keeps the rule by itself.
+kept. Where the best of all paths keeps the rule by itself, an exact search still finds it.
 
 Ties. Candidates are ranked by log-probability, then by id. Of equal scores the shorter text wins, then, from its last
-token backwards, the one with the candidate of better rank; an ended path wins over an open one.
+token backwards, the one with the candidate of better rank (order 3: before that the one whose score without the last
+token is higher); an ended path wins over an open one.
 
 Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept for each, T tokens of a path so far,
 P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .link import UNIT, Link, Weights, find
+from .link import UNIT, Keys, Link, Weights
 
 _REFUSED = -1e4
 _NONE = -np.inf
@@ -54,7 +55,8 @@ class Rules(NamedTuple):
     """What texts must keep to.
 
     Attributes:
-        least, limit: tokens before which a text must not end, and after which it must, (B).
+        least, limit: tokens before which a text must not end, and after which it must, (B). A text of NAR has at
+            least 1.
         eos_penalty, unk_penalty: taken off the log-probabilities of eos and unk.
         pad, eos, unk: ids.
     """
@@ -107,7 +109,7 @@ class PathSearch:
         length: np.ndarray,
         rules: Rules,
         count: int = 1,
-        weights: Optional[Weights] = None,
+        weights: Weights | None = None,
     ):
         self._link, self._rules, self._count = link, rules, count
         self._weights = weights or link.weights
@@ -144,7 +146,7 @@ class PathSearch:
         """Rows whose best paths have ended, (B): more slots change nothing."""
         return ~self._open
 
-    def extend(self, slots: Slots, forced: Optional[np.ndarray] = None, banned: Optional[Tuple] = None) -> None:
+    def extend(self, slots: Slots, forced: np.ndarray | None = None, banned: tuple | None = None) -> None:
         """Goes through the next slots.
 
         Args:
@@ -197,7 +199,7 @@ class PathSearch:
         tokens[none], log_probs[none] = self._rules.pad, 0
         return Paths(tokens, log_probs, np.where(none, 0, length + ended), ended & ~none, score)
 
-    def _transitions(self, slots: Slots, forced: Optional[np.ndarray], banned: Optional[Tuple]) -> "_Transitions":
+    def _transitions(self, slots: Slots, forced: np.ndarray | None, banned: tuple | None) -> "_Transitions":
         """What does not depend on a path's past but for its last token, of all slots at once."""
         link, weights, rules = self._link, self._weights, self._rules
         rows, count, candidates = slots.tokens.shape
@@ -228,14 +230,14 @@ class PathSearch:
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
         return _Transitions(score, ratio, bigram, pair)
 
-    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: Optional[np.ndarray]) -> None:
+    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
         score, ratio, bigram, pair = (x[:, slot, :before] for x in step)
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
             token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
-            longer = self._link.trigrams(self._bigram[..., None], token[:, None, None], ratio[:, :, None])
+            longer = self._link.trigrams(self._bigram, token, ratio)
             total += self._weights.weight / UNIT * longer
         end, total = total[..., -1], total[..., :-1]
         if self._pairs.shape[3]:
@@ -247,7 +249,7 @@ class PathSearch:
         may_end = (kept >= self._least) & free
         if forced is not None:
             may_end |= forced[:, slot] == self._rules.eos
-        total = np.where((free & (kept >= self._limit))[:, None, None, None], _NONE, total)
+        total[free & (kept >= self._limit)] = _NONE
         self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
         self._go_on(total, bigram, pair)
         self._token = slots.tokens[:, slot]
@@ -272,32 +274,32 @@ class PathSearch:
     def _go_on(self, total: np.ndarray, bigram: np.ndarray, pair: np.ndarray) -> None:
         """Keeps the best paths into each candidate. `total`: score of each path with each candidate, (B, K, W, K)."""
         rows, before, width, candidates = total.shape
-        if self._link.order == 3 and width > self._count:  # of equal last two tokens
-            path = _highest(total, self._count, axis=2)
-            total = np.take_along_axis(total, path, axis=2)
-        else:
-            path = np.broadcast_to(np.arange(width)[:, None], total.shape)
-        flat = total.reshape(rows, -1, candidates)
-        chosen = _highest(flat, self._width, axis=1)  # (B, W, K)
-        self._score = np.take_along_axis(flat, chosen, axis=1).transpose(0, 2, 1)
-        parent = (chosen // total.shape[2]).transpose(0, 2, 1)  # the candidate before, (B, K, W)
-        path = np.take_along_axis(path.reshape(flat.shape), chosen, axis=1).transpose(0, 2, 1)
         row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
+        if self._link.order == 3 and width > self._count:  # of equal last two tokens
+            best = _highest(total, self._count, axis=2)
+            total = np.take_along_axis(total, best, axis=2)
+        flat = total.reshape(rows, -1, candidates)
+        chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
+        parent, path = np.divmod(chosen, total.shape[2])  # the candidate before, and which of its paths
+        if total.shape[2] < width:
+            path = best[row, parent, path, rank]
+        self._score = flat[row, chosen, rank]
         new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
         self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
         self._pairs = np.concatenate([self._pairs[row, parent, path], pair[row, parent, rank][..., None]], axis=3)
-        self._bigram = bigram[row, parent, rank]
+        if self._link.order == 3:
+            self._bigram = bigram[row, parent, rank]
 
-    def _pairs_of(self, source: np.ndarray) -> np.ndarray:
-        """Pairs of tokens side by side in the sources, of all rows, sorted."""
+    def _pairs_of(self, source: np.ndarray) -> Keys:
+        """Pairs of tokens side by side in the sources, of all rows."""
         first, second = source[:, :-1].astype(np.int64), source[:, 1:]
         key = self._of_row(first * self._link.size + second)
         special = self._rules.pad, self._rules.eos
-        return np.sort(key[~np.isin(first, special) & ~np.isin(second, special)])
+        return Keys(np.sort(key[~np.isin(first, special) & ~np.isin(second, special)]))
 
     def _in_source(self, pair: np.ndarray) -> np.ndarray:
         """Which pairs, (B, ...), the row's source has."""
-        return find(self._source_pairs, self._of_row(pair)) >= 0
+        return self._source_pairs.find(self._of_row(pair)) >= 0
 
     def _of_row(self, pair: np.ndarray) -> np.ndarray:
         return pair + self._rows.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
@@ -327,9 +329,9 @@ def best_paths(
     rules: Rules,
     slots: Slots,
     count: int = 1,
-    weights: Optional[Weights] = None,
-    forced: Optional[np.ndarray] = None,
-    banned: Optional[Tuple] = None,
+    weights: Weights | None = None,
+    forced: np.ndarray | None = None,
+    banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
     search = PathSearch(link, source, text, length, rules, count, weights)
@@ -337,7 +339,7 @@ def best_paths(
     return search.best()
 
 
-def likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The highest scores along the last dimension, exactly: of equal ones those of lower index; highest first.
 
     Several times as fast as `argpartition`, which moves all V: the `count`-th highest of the maxima of strided blocks
@@ -359,7 +361,7 @@ _AT_ONCE = 16  # rows: few enough for the cache
 _BLOCK = 64
 
 
-def _likeliest(scores: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
+def _likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """As `likeliest`, of scores (R, V)."""
     size = scores.shape[1]
     blocks = size // _BLOCK
@@ -400,4 +402,5 @@ def _highest(x: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 def _wide(ranks: np.ndarray, width: int) -> np.ndarray:
     """Ranks (B, N, any) with columns added."""
-    return np.pad(ranks, [(0, 0), (0, 0), (0, width - ranks.shape[2])])
+    more = np.zeros((*ranks.shape[:2], width - ranks.shape[2]), dtype=ranks.dtype)
+    return np.concatenate([ranks, more], axis=2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from .link import Weights
 
 GRID = {
-    "gain": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+    "gain": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
     "weight": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2),
     "bonus": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3),
 }
@@ -25,7 +25,9 @@ def tune(
     Returns:
         The best weights, of equal ones those tried first, and the score of all that were tried, in order.
     """
-    best = replace(start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()})
+    best = replace(
+        start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()}
+    )
     tried = {best: score(best)}
     while True:
         before = best
