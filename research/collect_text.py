@@ -54,6 +54,9 @@ MAN_LICENCES = {
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE)
 RESTRICTIVE = re.compile(r"GPL|General Public|MPL|Mozilla|Proprietary|EUPL|Creative Commons|CC-BY", re.IGNORECASE)
 SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3"}
+MOST_FILES = 250  # of a package: large ones would drown the others, and parsing is most of the time
+LARGEST_FILE = 300_000  # bytes; larger ones are tables
+GENERATED = {"plotly", "kubernetes"}  # packages whose docstrings a program has written
 MOST_PAIRS = {"train": 4000, "valid": 1000, "test": 1000, "outside": 1000}  # train: of a package; else: of the part
 MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three words
 LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
@@ -213,22 +216,18 @@ BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,
 def prose(docstring: str) -> list[str]:
     """The paragraphs of running English, cleaned; sections of parameters, examples and the like are left out."""
     kept = []
-    in_section = in_code = False
+    in_section = False
     for block in re.split(r"\n\s*\n", docstring.strip()):
         lines = block.split("\n")
         first = lines[0].strip()
-        underlined = len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1])
-        if underlined or SECTION.match(first):
-            in_section, in_code = not (underlined and first.lower() in ("notes", "note", "description", "overview", "introduction")), False
-            if in_section or not underlined:
-                continue
-            lines = lines[2:]
         indented = all(line.startswith((" ", "\t")) for line in lines)
-        if in_section and not indented and underlined is None and not kept_section(docstring):
-            in_section = False  # Google's style: the end of the indented lines ends the section
-        if in_section or (in_code and indented) or indented or not lines:
+        if len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1]):  # NumPy's style: the section lasts to the next title
+            in_section = first.lower() not in ("notes", "note", "description", "overview", "introduction")
+            lines = lines[2:]
+        elif SECTION.match(first):  # Google's style: what belongs to it is indented
             continue
-        in_code = block.rstrip().endswith("::")
+        if in_section or indented or not lines:
+            continue
         # a field list, a section or code may follow in the same block
         text = []
         for line in lines:
@@ -245,17 +244,12 @@ def prose(docstring: str) -> list[str]:
     return kept
 
 
-def kept_section(docstring: str) -> bool:
-    """Does it underline its sections (NumPy's style)?"""
-    return bool(re.search(r"\n\s*-{3,}\s*(\n|$)", docstring))
-
-
-def docstrings(path: Path, origin: str) -> Iterator[tuple[str, str]]:
+def docstrings(source: bytes, origin: str) -> Iterator[tuple[str, str]]:
     """Names and docstrings of a source file: of the module, its classes and functions, in their order."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return
     pending: list[tuple[str, ast.AST]] = [(origin, tree)]
@@ -301,7 +295,7 @@ def python_packages(folders: Iterable[Path]) -> Iterator[tuple[str, str, list[Pa
             files = [line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines()]
             installed[name] = licence_of(metadata.items()), [folder / f for f in sorted(files) if f.endswith(".py") and ".." not in f]
     for name, (licence, files) in sorted(installed.items()):
-        if licence:
+        if licence and name not in GENERATED:
             yield name, licence, files
 
 
@@ -309,12 +303,14 @@ def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
     for name, licence, files in python_packages(folders):
         package = Package("docstrings", name, licence)
         root = Path(sysconfig.get_path("stdlib"))
-        for path in files:
-            if not path.exists() or SKIPPED_FOLDERS & set(path.parts) or path.name.startswith(("test_", "conftest")):
+        fit = [p for p in files if not SKIPPED_FOLDERS & set(p.parts) and not p.name.startswith(("test_", "conftest")) and p.exists()]
+        for path in sorted(sorted(fit, key=lambda p: order(p.name + p.parent.name))[:MOST_FILES]):
+            source = path.read_bytes()
+            if len(source) > LARGEST_FILE or (b'"""' not in source and b"'''" not in source):
                 continue
             base = root if path.is_relative_to(root) and name == "python" else next(f for f in folders if path.is_relative_to(f))
             origin = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
-            package.found += [f for n, d in docstrings(path, origin) if (f := from_docstring(name, n, d))]
+            package.found += [f for n, d in docstrings(source, origin) if (f := from_docstring(name, n, d))]
         yield package
 
 
