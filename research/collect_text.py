@@ -62,21 +62,25 @@ MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three w
 LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
 TARGET_WORDS = range(3, 17)
 STOP_WORDS = frozenset(
-    "a an and are as at be been being but by can cannot do does for from has have how if in into is it its may must no not of on only or"
-    " other same should so some such than that the their them then there these they this those to use used uses using was when where which"
-    " while will with without you your".split()
+    ["a", "an", "and", "are", "as", "at", "be", "been", "being", "but", "by", "can", "cannot", "do", "does", "for", "from", "has", "have", "how", "if", "in", "into", "is", "it", "its", "may", "must", "no", "not", "of", "on", "only", "or", "other", "same", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "use", "used", "uses", "using", "was", "when", "where", "which", "while", "will", "with", "without", "you", "your"]
 )
 
 
 # ---- text ----
 
+MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-"})
 ROLE = re.compile(r"(?::[a-z][\w+.-]*)+:`([^`]*)`")
 
 
 def role_text(match: re.Match) -> str:
     """What a Sphinx role shows: the title before <target>, else the target, of ~a.b.c the last name."""
     text = re.sub(r"\s*<[^<>]*>$", "", match[1]) or match[1]
-    return text.rpartition(".")[2] if text.startswith("~") else text.lstrip("!")
+    return shown_name(text)
+
+
+def shown_name(target: str) -> str:
+    """What a reference shows of its target: of ~a.b.c the last name, of .Name and _module.Name the name."""
+    return target.rpartition(".")[2] if target.startswith("~") else re.sub(r"^[!.]+|^_\w+\.", "", target)
 
 
 def plain(text: str) -> str:
@@ -85,7 +89,7 @@ def plain(text: str) -> str:
     text = ROLE.sub(role_text, text)
     text = re.sub(r"``(.*?)``", r"\1", text)
     text = re.sub(r"`([^`<>]*?)\s*<[^`<>]*>`_{0,2}", r"\1", text)
-    text = re.sub(r"`([^`]*)`_{0,2}", r"\1", text)
+    text = re.sub(r"`([^`]*)`_{0,2}", lambda match: shown_name(match[1]), text)
     text = re.sub(r"\[([^\[\]]*)\]\([^()\s]*\)", r"\1", text)
     text = re.sub(r"\s*\[[\w#*-]{1,12}\]_", "", text)
     text = re.sub(r"\b[A-Z]\{([^{}]*)\}", r"\1", text)
@@ -93,7 +97,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\|(\w+)\|", r"\1", text)
     text = re.sub(r"#\s*noqa.*$|# type:.*$", "", text)
     text = re.sub(r"\.\.\s", ". ", text)
-    return re.sub(r"\s*::$", ":", text).replace("\u2019", "'").replace("\u2010", "-").strip()
+    return re.sub(r"\s*::$", ":", text).translate(MARKS).strip()
 
 
 def words(text: str) -> list[str]:
@@ -206,11 +210,12 @@ def as_found(package: str, origin: str, title: str, paragraphs: list[str]) -> Fo
 
 SECTION = re.compile(
     r"(parameters?|params?|args?|arguments?|returns?|raises?|yields?|examples?|references?|see also|attributes?|methods|keyword arg\w*|"
-    r"keywords|inputs?|outputs?|usage|todo|shapes?|fields?|exceptions?|versions?|authors?|licen[sc]e|copyright|options|variables|"
+    r"keywords|inputs?|outputs?|usage|todo|shapes?|fields?|exceptions?|warns|other parameters|receives|versions?|authors?|licen[sc]e|copyright|options|variables|"
     r"example usage|call arguments|calling|properties|kwargs|signature|sample usage|samples?)( \w+)?\s*:{0,2}$",
     re.IGNORECASE,
 )
-BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,}:$|\w+\s*=|\d+[.)] |[-*+] |```|#|<")
+BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,}:$|\w+\s*=|\d+[.)] |[-*+\u2022] |```|#|<")
+UNFINISHED = re.compile(r"(:|,|\b(is|are|to|the|a|by|as|with|where|and|or|of|form|that|than|using|for|in|from))$")
 
 
 def prose(docstring: str) -> list[str]:
@@ -222,7 +227,7 @@ def prose(docstring: str) -> list[str]:
         first = lines[0].strip()
         indented = all(line.startswith((" ", "\t")) for line in lines)
         if len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1]):  # NumPy's style: the section lasts to the next title
-            in_section = first.lower() not in ("notes", "note", "description", "overview", "introduction")
+            in_section = bool(SECTION.match(first))
             lines = lines[2:]
         elif SECTION.match(first):  # Google's style: what belongs to it is indented
             continue
@@ -235,8 +240,11 @@ def prose(docstring: str) -> list[str]:
                 break
             text.append(line)
         paragraph = plain("\n".join(text))
-        if kept and paragraph.endswith(":"):  # what it announces is left out
+        broken = len(text) < len(lines) and not paragraph.endswith((".", "!", "?"))
+        if kept and (broken or UNFINISHED.search(paragraph)):  # a list, a formula or code goes on with the sentence, and is left out
             paragraph = paragraph.rpartition(". ")[0] + "." if ". " in paragraph else ""
+        if kept and paragraph.startswith("where "):
+            continue  # it explains a formula
         if paragraph and (not kept or is_prose(paragraph)):
             kept.append(paragraph)
         elif not kept:
@@ -300,17 +308,18 @@ def python_packages(folders: Iterable[Path]) -> Iterator[tuple[str, str, list[Pa
 
 
 def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
+    roots = [Path(sysconfig.get_path("stdlib")), *folders]
     for name, licence, files in python_packages(folders):
         package = Package("docstrings", name, licence)
-        root = Path(sysconfig.get_path("stdlib"))
-        fit = [p for p in files if not SKIPPED_FOLDERS & set(p.parts) and not p.name.startswith(("test_", "conftest")) and p.exists()]
-        for path in sorted(sorted(fit, key=lambda p: order(p.name + p.parent.name))[:MOST_FILES]):
+        modules = []
+        for path in files:
+            below = path.relative_to(next(root for root in reversed(roots) if path.is_relative_to(root)))
+            if not SKIPPED_FOLDERS & set(below.parts) and not path.name.startswith(("test_", "conftest")) and path.exists():
+                modules.append((".".join(below.with_suffix("").parts).removesuffix(".__init__"), path))
+        for module, path in sorted(sorted(modules, key=lambda m: order(m[0]))[:MOST_FILES]):
             source = path.read_bytes()
-            if len(source) > LARGEST_FILE or (b'"""' not in source and b"'''" not in source):
-                continue
-            base = root if path.is_relative_to(root) and name == "python" else next(f for f in folders if path.is_relative_to(f))
-            origin = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
-            package.found += [f for n, d in docstrings(source, origin) if (f := from_docstring(name, n, d))]
+            if len(source) <= LARGEST_FILE and (b'"""' in source or b"'''" in source):
+                package.found += [f for n, d in docstrings(source, module) if (f := from_docstring(name, n, d))]
         yield package
 
 
@@ -343,10 +352,10 @@ def sections(rendered: str) -> dict[str, list[str]]:
 
 def from_manual(package: str, origin: str, rendered: str) -> Found | None:
     """NAME's line and DESCRIPTION's prose; None where the page lacks one of them."""
-    found = sections(re.sub(".\b", "", rendered).replace("\u2010", "-").replace("\u2019", "'").replace("\u2018", "'"))
+    found = sections(re.sub(".\b", "", rendered).translate(MARKS))
     names, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
     title = re.sub(r"\s*\([^()]*\)$", "", title.strip())
-    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not p.endswith(":")]
+    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not UNFINISHED.search(p) and not BLOCK.match(p)]
     if not title or not paragraphs:
         return None
     return as_found(package, origin, title, paragraphs)
@@ -406,34 +415,31 @@ def order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def select(packages: list[Package], held: Seen, held_targets: set[str]) -> dict[str, list[Found]]:
-    """Pairs of each part, without doubles; what outside, test and valid have is held, and no train pair is near to it."""
-    parts: dict[str, list[Found]] = {}
-    for part in ("outside", "test", "valid", "train"):
-        seen, targets = Seen(), Counter()
-        kept: list[Found] = []
-        for package in (p for p in packages if p.part == part):
-            alike: Counter = Counter()
-            chosen = []
-            for found in sorted((f for f in package.found if f.target), key=lambda f: order(f.source + f.target)):
-                target = " ".join(words(found.target))
-                begins = " ".join(words(found.target)[:3])
-                if held.share(found.source) >= 0.3 or seen.share(found.source) >= 0.5 or alike[begins] >= MOST_PAIRS_ALIKE:
-                    continue
-                if target in held_targets or targets[target] >= (2 if part == "train" else 1):
-                    continue
-                seen.add(found.source)
-                targets[target] += 1
-                alike[begins] += 1
-                chosen.append(found)
-            kept += chosen[: MOST_PAIRS["train"]] if part == "train" else chosen
-        if part != "train":
-            kept = sorted(kept, key=lambda f: order(f.target))[: MOST_PAIRS[part]]
-            for found in kept:
-                held.add(found.source)
-                held_targets.add(" ".join(words(found.target)))
-        parts[part] = sorted(kept, key=lambda f: order(f.source))
-    return parts
+def select(packages: list[Package], part: str, held: Seen, held_targets: set[str]) -> list[Found]:
+    """Pairs of a part, without doubles and none near to what is held; those of outside, test and valid are held from then on."""
+    seen, targets = Seen(), Counter()
+    kept: list[Found] = []
+    for package in (p for p in packages if p.part == part):
+        alike: Counter = Counter()
+        chosen: list[Found] = []
+        for found in sorted((f for f in package.found if f.target), key=lambda f: order(f.source + f.target)):
+            target = " ".join(words(found.target))
+            begins = " ".join(words(found.target)[:3])
+            if held.share(found.source) >= 0.3 or seen.share(found.source) >= 0.5 or alike[begins] >= MOST_PAIRS_ALIKE:
+                continue
+            if target in held_targets or targets[target] >= (2 if part == "train" else 1):
+                continue
+            seen.add(found.source)
+            targets[target] += 1
+            alike[begins] += 1
+            chosen.append(found)
+        kept += chosen[: MOST_PAIRS["train"]] if part == "train" else chosen
+    if part != "train":
+        kept = sorted(kept, key=lambda f: order(f.target))[: MOST_PAIRS[part]]
+        for found in kept:
+            held.add(found.source)
+            held_targets.add(" ".join(words(found.target)))
+    return sorted(kept, key=lambda f: order(f.source))
 
 
 def running_text(packages: list[Package], debian: Iterable[str], held: Seen) -> Iterator[tuple[str, str]]:
@@ -470,20 +476,13 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
             held.add(line)
         held_targets |= {" ".join(words(line)) for line in read_lines(debian / f"{part}.tgt")}
     by_kind = {"docstrings": list(collect_docstrings(folders)), "manuals": list(collect_manuals(man, mandoc)) if man else []}
-    pairs = {}
-    for kind, packages in by_kind.items():
-        pairs[kind] = select(packages, held, held_targets)
-        for part, kept in pairs[kind].items():
-            for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
-                write(out / kind / f"{part}.{suffix}", lines)
+    pairs: dict[str, dict[str, list[Found]]] = {kind: {} for kind in by_kind}
+    for part in ("outside", "test", "valid", "train"):
+        for kind, packages in by_kind.items():
+            pairs[kind][part] = kept = select(packages, part, held, held_targets)
+            write(out / kind / f"{part}.src", (f.source for f in kept))
+            write(out / kind / f"{part}.tgt", (f.target for f in kept))
             write(out / kind / f"{part}.origin", (f"{f.package}\t{f.origin}" for f in kept))
-    # manuals are held out after the docstrings' train part was chosen: what is near to them goes now
-    near = lambda f: held.share(f.source) >= 0.3 or " ".join(words(f.target)) in held_targets  # noqa: E731
-    kept = [f for f in pairs["docstrings"]["train"] if not near(f)]
-    pairs["docstrings"]["train"] = kept
-    for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
-        write(out / "docstrings" / f"train.{suffix}", lines)
-    write(out / "docstrings" / "train.origin", (f"{f.package}\t{f.origin}" for f in kept))
 
     with gzip.open(debian / "text.txt.gz", "rt", encoding="utf-8") as file:
         documents = [d.strip() for d in re.split(r"\n\s*\n", file.read()) if d.strip()]
