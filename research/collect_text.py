@@ -353,7 +353,7 @@ def sections(rendered: str) -> dict[str, list[str]]:
 def from_manual(package: str, origin: str, rendered: str) -> Found | None:
     """NAME's line and DESCRIPTION's prose; None where the page lacks one of them."""
     found = sections(re.sub(".\b", "", rendered).translate(MARKS))
-    names, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
+    _, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
     title = re.sub(r"\s*\([^()]*\)$", "", title.strip())
     paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not UNFINISHED.search(p) and not BLOCK.match(p)]
     if not title or not paragraphs:
