@@ -36,7 +36,8 @@ PARTS = {
     },
     "manuals": {
         "valid": "nmh libpcap0.8-dev tk8.6-doc x11-apps libxext-dev cups-client libarchive-dev",
-        "test": "postgresql-client-15 postgresql-doc-15 openssh-client sudo x11-utils x11-xserver-utils krb5-user ldap-utils ncurses-doc tmux",
+        "test": "postgresql-client-15 postgresql-doc-15 openssh-client sudo x11-utils x11-xserver-utils krb5-user ldap-utils"
+        " ncurses-doc tmux",
         "outside": "coreutils util-linux",
     },
 }
@@ -53,7 +54,9 @@ MAN_LICENCES = {
 }  # fmt: skip
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE)
 RESTRICTIVE = re.compile(r"GPL|General Public|MPL|Mozilla|Proprietary|EUPL|Creative Commons|CC-BY", re.IGNORECASE)
-SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3"}
+SKIPPED_FOLDERS = {
+    "tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3",
+}  # fmt: skip
 MOST_FILES = 250  # of a package: large ones would drown the others, and parsing is most of the time
 LARGEST_FILE = 300_000  # bytes; larger ones are tables
 GENERATED = {"plotly", "kubernetes"}  # packages whose docstrings a program has written
@@ -190,6 +193,7 @@ class Package:
     kind: str
     name: str
     licence: str
+    page_licences: Counter = field(default_factory=Counter)  # pages that name their own
     found: list[Found] = field(default_factory=list)
 
     @property
@@ -220,7 +224,7 @@ UNFINISHED = re.compile(r"(:|,|\b(is|are|to|the|a|by|as|with|where|and|or|of|for
 
 def prose(docstring: str) -> list[str]:
     """The paragraphs of running English, cleaned; sections of parameters, examples and the like are left out."""
-    kept = []
+    kept: list[str] = []
     in_section = False
     for block in re.split(r"\n\s*\n", docstring.strip()):
         lines = block.split("\n")
@@ -252,6 +256,9 @@ def prose(docstring: str) -> list[str]:
     return kept
 
 
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
 def docstrings(source: bytes, origin: str) -> Iterator[tuple[str, str]]:
     """Names and docstrings of a source file: of the module, its classes and functions, in their order."""
     try:
@@ -260,7 +267,7 @@ def docstrings(source: bytes, origin: str) -> Iterator[tuple[str, str]]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return
-    pending: list[tuple[str, ast.AST]] = [(origin, tree)]
+    pending: list[tuple[str, Scope]] = [(origin, tree)]
     while pending:
         name, node = pending.pop()
         if docstring := ast.get_docstring(node):
@@ -300,8 +307,8 @@ def python_packages(folders: Iterable[Path]) -> Iterator[tuple[str, str, list[Pa
             record = info / "RECORD"
             if name in installed or not record.exists():
                 continue
-            files = [line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines()]
-            installed[name] = licence_of(metadata.items()), [folder / f for f in sorted(files) if f.endswith(".py") and ".." not in f]
+            names = sorted(line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines())
+            installed[name] = licence_of(metadata.items()), [folder / n for n in names if n.endswith(".py") and ".." not in n]
     for name, (licence, files) in sorted(installed.items()):
         if licence and name not in GENERATED:
             yield name, licence, files
@@ -328,25 +335,24 @@ def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
 
 def sections(rendered: str) -> dict[str, list[str]]:
     """Sections of a page that mandoc has rendered -> their paragraphs that stand at the section's own indentation, on a line each."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[list[str]]] = {}
     blocks: list[list[str]] = []
     for line in rendered.split("\n"):
         if line and not line[0].isspace():
-            blocks = []
-            found[line.strip()] = blocks  # type: ignore[assignment]
+            blocks = found[line.strip()] = [[]]
         elif not line.strip():
             blocks.append([])
-        else:
-            if not blocks:
-                blocks.append([])
+        elif blocks:
             blocks[-1].append(line)
+
+    def indent(line: str) -> int:
+        return len(line) - len(line.lstrip())
+
     paragraphs = {}
-    for name, blocks in found.items():  # type: ignore[assignment]
-        indents = [len(b[0]) - len(b[0].lstrip()) for b in blocks if b]
-        paragraphs[name] = [
-            " ".join(" ".join(b).split()) for b in blocks
-            if b and all(len(line) - len(line.lstrip()) == min(indents) for line in b)
-        ]  # fmt: skip
+    for name, blocks in found.items():
+        least = min((indent(block[0]) for block in blocks if block), default=0)
+        flush = [block for block in blocks if block and all(indent(line) == least for line in block)]
+        paragraphs[name] = [" ".join(" ".join(block).split()) for block in flush]
     return paragraphs
 
 
@@ -371,21 +377,20 @@ def collect_manuals(folder: Path, mandoc: Path) -> Iterator[Package]:
         package = Package("manuals", name, MAN_LICENCES[name])
         # the C library's pages of other languages lie a level deeper (man/de/man3)
         for path in sorted((folder / name).rglob("*")):
-            if path.is_symlink() or not re.fullmatch(r"man\d\w*", path.parent.name) or path.parent.parent.name != "man" or not path.is_file():
+            if path.parent.parent.name != "man" or not re.fullmatch(r"man\d\w*", path.parent.name):
+                continue
+            if path.is_symlink() or not path.is_file():
                 continue
             page = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             if page.startswith(b".so "):
                 continue  # another page's second name
             licence = re.search(rb"SPDX-License-Identifier:\s*(\S+)", page)
             if licence and name.startswith("manpages"):
-                licences.setdefault(name, Counter())[licence[1].decode()] += 1
+                package.page_licences[licence[1].decode()] += 1
             rendered = subprocess.run([mandoc, "-T", "utf8", "-O", "width=1000"], input=page, capture_output=True, check=False).stdout
             if found := from_manual(name, path.name.removesuffix(".gz"), rendered.decode("utf-8", "replace")):
                 package.found.append(found)
         yield package
-
-
-licences: dict[str, Counter] = {}
 
 
 # ---- duplicates and parts ----
@@ -417,7 +422,8 @@ def order(text: str) -> str:
 
 def select(packages: list[Package], part: str, held: Seen, held_targets: set[str]) -> list[Found]:
     """Pairs of a part, without doubles and none near to what is held; those of outside, test and valid are held from then on."""
-    seen, targets = Seen(), Counter()
+    seen = Seen()
+    targets: Counter = Counter()
     kept: list[Found] = []
     for package in (p for p in packages if p.part == part):
         alike: Counter = Counter()
@@ -487,7 +493,8 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
     with gzip.open(debian / "text.txt.gz", "rt", encoding="utf-8") as file:
         documents = [d.strip() for d in re.split(r"\n\s*\n", file.read()) if d.strip()]
     texts: dict[str, list[str]] = {"train": [], "valid": []}
-    documents_of, words_of = Counter(), Counter()
+    documents_of: Counter = Counter()
+    words_of: Counter = Counter()
     for name, document in running_text([p for ps in by_kind.values() for p in ps], documents, held):
         texts["valid" if order(document) < "05" else "train"].append(document)  # one in 51
         documents_of[name] += 1
@@ -495,17 +502,18 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
     for part, found in texts.items():
         write(out / f"text.{part}", (d + "\n" for d in sorted(found, key=order)))
 
-    table = ["| kind | package | licence | part | pairs | documents of running text | words |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    table = ["| kind | package | licence | part | pairs | documents of running text | words |", "| --- " * 7 + "|"]
     for kind, packages in by_kind.items():
         for package in packages:
             count = sum(f.package == package.name for f in pairs[kind][package.part])
-            counted = licences.get(package.name)
-            licence = ", ".join(f"{k} {n}" for k, n in sorted(counted.items())) if counted else package.licence
+            licence = ", ".join(f"{k} {n}" for k, n in sorted(package.page_licences.items())) or package.licence
             if count or documents_of[package.name]:
-                table.append(f"| {kind} | {package.name} | {licence} | {package.part} | {count} | {documents_of[package.name]} | {words_of[package.name]} |")
+                cells = kind, package.name, licence, package.part, count, documents_of[package.name], words_of[package.name]
+                table.append("| " + " | ".join(map(str, cells)) + " |")
     table.append(f"| running text | Debian's descriptions | the packages' | train | | {documents_of['debian']} | {words_of['debian']} |")
     for kind in by_kind:
-        table.append(f"| all {kind} | | | " + ", ".join(f"{p} {len(k)}" for p, k in pairs[kind].items()) + " | | | |")
+        counts = ", ".join(f"{part} {len(kept)}" for part, kept in pairs[kind].items())
+        table.append(f"| all {kind} | | | | {counts} | | |")
     table.append(f"| all running text | | | | | {sum(documents_of.values())} | {sum(words_of.values())} |")
     write(out / "packages.md", table)
     return "\n".join(table)
@@ -515,12 +523,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("debian", type=Path, metavar="DEBIAN", help="folder with {valid,test}.{src,tgt} and text.txt.gz")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is collected")
-    parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages folders; the first that has a package counts")
+    parser.add_argument(
+        "--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages; the first that has a package counts"
+    )
     parser.add_argument("--man", type=Path, metavar="FOLDER", help="what fetch_man_pages.sh has fetched")
     parser.add_argument("--mandoc", type=Path, metavar="PROGRAM", help="renders pages (default: the one in --man)")
     args = parser.parse_args()
     try:
-        print(collect(args.debian, args.out, args.packages, args.man, args.mandoc or (args.man or Path()) / "mandoc/usr/bin/mandoc"))
+        mandoc = args.mandoc or (args.man or Path()) / "mandoc/usr/bin/mandoc"
+        print(collect(args.debian, args.out, args.packages, args.man, mandoc))
     except (OSError, ValueError) as error:
         sys.exit(f"collect_text.py: error: {error}")
 

