@@ -224,7 +224,7 @@ class Study:
         self.score(ending)
 
     def score(self, ending: Path) -> None:
-        modes = {
+        modes: dict[str, list] = {
             "AR, beam 4": ["--mode", "ar", "--beam", 4, "--len-penalty", 1.2],
             "AR, greedy": ["--mode", "ar", "--beam", 1],
             "semi-NAR, blocks of 4": ["--mode", "semi-nar", "--block-size", 4],
