@@ -36,7 +36,8 @@ PARTS = {
     },
     "manuals": {
         "valid": "nmh libpcap0.8-dev tk8.6-doc x11-apps libxext-dev cups-client libarchive-dev",
-        "test": "postgresql-client-15 postgresql-doc-15 openssh-client sudo x11-utils x11-xserver-utils krb5-user ldap-utils ncurses-doc tmux",
+        "test": "postgresql-client-15 postgresql-doc-15 openssh-client sudo x11-utils x11-xserver-utils krb5-user ldap-utils"
+        " ncurses-doc tmux",
         "outside": "coreutils util-linux",
     },
 }
@@ -53,27 +54,36 @@ MAN_LICENCES = {
 }  # fmt: skip
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE)
 RESTRICTIVE = re.compile(r"GPL|General Public|MPL|Mozilla|Proprietary|EUPL|Creative Commons|CC-BY", re.IGNORECASE)
-SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3"}
+SKIPPED_FOLDERS = {
+    "tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3",
+}  # fmt: skip
+MOST_FILES = 250  # of a package: large ones would drown the others, and parsing is most of the time
+LARGEST_FILE = 300_000  # bytes; larger ones are tables
+GENERATED = {"plotly", "kubernetes"}  # packages whose docstrings a program has written
 MOST_PAIRS = {"train": 4000, "valid": 1000, "test": 1000, "outside": 1000}  # train: of a package; else: of the part
 MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three words
 LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
 TARGET_WORDS = range(3, 17)
 STOP_WORDS = frozenset(
-    "a an and are as at be been being but by can cannot do does for from has have how if in into is it its may must no not of on only or"
-    " other same should so some such than that the their them then there these they this those to use used uses using was when where which"
-    " while will with without you your".split()
+    ["a", "an", "and", "are", "as", "at", "be", "been", "being", "but", "by", "can", "cannot", "do", "does", "for", "from", "has", "have", "how", "if", "in", "into", "is", "it", "its", "may", "must", "no", "not", "of", "on", "only", "or", "other", "same", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "use", "used", "uses", "using", "was", "when", "where", "which", "while", "will", "with", "without", "you", "your"]
 )
 
 
 # ---- text ----
 
+MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-"})
 ROLE = re.compile(r"(?::[a-z][\w+.-]*)+:`([^`]*)`")
 
 
 def role_text(match: re.Match) -> str:
     """What a Sphinx role shows: the title before <target>, else the target, of ~a.b.c the last name."""
     text = re.sub(r"\s*<[^<>]*>$", "", match[1]) or match[1]
-    return text.rpartition(".")[2] if text.startswith("~") else text.lstrip("!")
+    return shown_name(text)
+
+
+def shown_name(target: str) -> str:
+    """What a reference shows of its target: of ~a.b.c the last name, of .Name and _module.Name the name."""
+    return target.rpartition(".")[2] if target.startswith("~") else re.sub(r"^[!.]+|^_\w+\.", "", target)
 
 
 def plain(text: str) -> str:
@@ -82,7 +92,7 @@ def plain(text: str) -> str:
     text = ROLE.sub(role_text, text)
     text = re.sub(r"``(.*?)``", r"\1", text)
     text = re.sub(r"`([^`<>]*?)\s*<[^`<>]*>`_{0,2}", r"\1", text)
-    text = re.sub(r"`([^`]*)`_{0,2}", r"\1", text)
+    text = re.sub(r"`([^`]*)`_{0,2}", lambda match: shown_name(match[1]), text)
     text = re.sub(r"\[([^\[\]]*)\]\([^()\s]*\)", r"\1", text)
     text = re.sub(r"\s*\[[\w#*-]{1,12}\]_", "", text)
     text = re.sub(r"\b[A-Z]\{([^{}]*)\}", r"\1", text)
@@ -90,7 +100,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\|(\w+)\|", r"\1", text)
     text = re.sub(r"#\s*noqa.*$|# type:.*$", "", text)
     text = re.sub(r"\.\.\s", ". ", text)
-    return re.sub(r"\s*::$", ":", text).replace("\u2019", "'").replace("\u2010", "-").strip()
+    return re.sub(r"\s*::$", ":", text).translate(MARKS).strip()
 
 
 def words(text: str) -> list[str]:
@@ -183,6 +193,7 @@ class Package:
     kind: str
     name: str
     licence: str
+    page_licences: Counter = field(default_factory=Counter)  # pages that name their own
     found: list[Found] = field(default_factory=list)
 
     @property
@@ -203,32 +214,29 @@ def as_found(package: str, origin: str, title: str, paragraphs: list[str]) -> Fo
 
 SECTION = re.compile(
     r"(parameters?|params?|args?|arguments?|returns?|raises?|yields?|examples?|references?|see also|attributes?|methods|keyword arg\w*|"
-    r"keywords|inputs?|outputs?|usage|todo|shapes?|fields?|exceptions?|versions?|authors?|licen[sc]e|copyright|options|variables|"
+    r"keywords|inputs?|outputs?|usage|todo|shapes?|fields?|exceptions?|warns|other parameters|receives|versions?|authors?|licen[sc]e|copyright|options|variables|"
     r"example usage|call arguments|calling|properties|kwargs|signature|sample usage|samples?)( \w+)?\s*:{0,2}$",
     re.IGNORECASE,
 )
-BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,}:$|\w+\s*=|\d+[.)] |[-*+] |```|#|<")
+BLOCK = re.compile(r"\.\. |:\w[^:`]*:(?!`)|@\w+|>>>|\$ |[-=~^*+]{3,}|\||[A-Z]{2,}:$|\w+\s*=|\d+[.)] |[-*+\u2022] |```|#|<")
+UNFINISHED = re.compile(r"(:|,|\b(is|are|to|the|a|by|as|with|where|and|or|of|form|that|than|using|for|in|from))$")
 
 
 def prose(docstring: str) -> list[str]:
     """The paragraphs of running English, cleaned; sections of parameters, examples and the like are left out."""
-    kept = []
-    in_section = in_code = False
+    kept: list[str] = []
+    in_section = False
     for block in re.split(r"\n\s*\n", docstring.strip()):
         lines = block.split("\n")
         first = lines[0].strip()
-        underlined = len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1])
-        if underlined or SECTION.match(first):
-            in_section, in_code = not (underlined and first.lower() in ("notes", "note", "description", "overview", "introduction")), False
-            if in_section or not underlined:
-                continue
-            lines = lines[2:]
         indented = all(line.startswith((" ", "\t")) for line in lines)
-        if in_section and not indented and underlined is None and not kept_section(docstring):
-            in_section = False  # Google's style: the end of the indented lines ends the section
-        if in_section or (in_code and indented) or indented or not lines:
+        if len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1]):  # NumPy's style: the section lasts to the next title
+            in_section = bool(SECTION.match(first))
+            lines = lines[2:]
+        elif SECTION.match(first):  # Google's style: what belongs to it is indented
             continue
-        in_code = block.rstrip().endswith("::")
+        if in_section or indented or not lines:
+            continue
         # a field list, a section or code may follow in the same block
         text = []
         for line in lines:
@@ -236,8 +244,11 @@ def prose(docstring: str) -> list[str]:
                 break
             text.append(line)
         paragraph = plain("\n".join(text))
-        if kept and paragraph.endswith(":"):  # what it announces is left out
+        broken = len(text) < len(lines) and not paragraph.endswith((".", "!", "?"))
+        if kept and (broken or UNFINISHED.search(paragraph)):  # a list, a formula or code goes on with the sentence, and is left out
             paragraph = paragraph.rpartition(". ")[0] + "." if ". " in paragraph else ""
+        if kept and paragraph.startswith("where "):
+            continue  # it explains a formula
         if paragraph and (not kept or is_prose(paragraph)):
             kept.append(paragraph)
         elif not kept:
@@ -245,20 +256,18 @@ def prose(docstring: str) -> list[str]:
     return kept
 
 
-def kept_section(docstring: str) -> bool:
-    """Does it underline its sections (NumPy's style)?"""
-    return bool(re.search(r"\n\s*-{3,}\s*(\n|$)", docstring))
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def docstrings(path: Path, origin: str) -> Iterator[tuple[str, str]]:
+def docstrings(source: bytes, origin: str) -> Iterator[tuple[str, str]]:
     """Names and docstrings of a source file: of the module, its classes and functions, in their order."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return
-    pending: list[tuple[str, ast.AST]] = [(origin, tree)]
+    pending: list[tuple[str, Scope]] = [(origin, tree)]
     while pending:
         name, node = pending.pop()
         if docstring := ast.get_docstring(node):
@@ -298,23 +307,26 @@ def python_packages(folders: Iterable[Path]) -> Iterator[tuple[str, str, list[Pa
             record = info / "RECORD"
             if name in installed or not record.exists():
                 continue
-            files = [line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines()]
-            installed[name] = licence_of(metadata.items()), [folder / f for f in sorted(files) if f.endswith(".py") and ".." not in f]
+            names = sorted(line.partition(",")[0].strip('"') for line in record.read_text("utf-8").splitlines())
+            installed[name] = licence_of(metadata.items()), [folder / n for n in names if n.endswith(".py") and ".." not in n]
     for name, (licence, files) in sorted(installed.items()):
-        if licence:
+        if licence and name not in GENERATED:
             yield name, licence, files
 
 
 def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
+    roots = [Path(sysconfig.get_path("stdlib")), *folders]
     for name, licence, files in python_packages(folders):
         package = Package("docstrings", name, licence)
-        root = Path(sysconfig.get_path("stdlib"))
+        modules = []
         for path in files:
-            if not path.exists() or SKIPPED_FOLDERS & set(path.parts) or path.name.startswith(("test_", "conftest")):
-                continue
-            base = root if path.is_relative_to(root) and name == "python" else next(f for f in folders if path.is_relative_to(f))
-            origin = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
-            package.found += [f for n, d in docstrings(path, origin) if (f := from_docstring(name, n, d))]
+            below = path.relative_to(next(root for root in reversed(roots) if path.is_relative_to(root)))
+            if not SKIPPED_FOLDERS & set(below.parts) and not path.name.startswith(("test_", "conftest")) and path.exists():
+                modules.append((".".join(below.with_suffix("").parts).removesuffix(".__init__"), path))
+        for module, path in sorted(sorted(modules, key=lambda m: order(m[0]))[:MOST_FILES]):
+            source = path.read_bytes()
+            if len(source) <= LARGEST_FILE and (b'"""' in source or b"'''" in source):
+                package.found += [f for n, d in docstrings(source, module) if (f := from_docstring(name, n, d))]
         yield package
 
 
@@ -323,34 +335,33 @@ def collect_docstrings(folders: Iterable[Path]) -> Iterator[Package]:
 
 def sections(rendered: str) -> dict[str, list[str]]:
     """Sections of a page that mandoc has rendered -> their paragraphs that stand at the section's own indentation, on a line each."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[list[str]]] = {}
     blocks: list[list[str]] = []
     for line in rendered.split("\n"):
         if line and not line[0].isspace():
-            blocks = []
-            found[line.strip()] = blocks  # type: ignore[assignment]
+            blocks = found[line.strip()] = [[]]
         elif not line.strip():
             blocks.append([])
-        else:
-            if not blocks:
-                blocks.append([])
+        elif blocks:
             blocks[-1].append(line)
+
+    def indent(line: str) -> int:
+        return len(line) - len(line.lstrip())
+
     paragraphs = {}
-    for name, blocks in found.items():  # type: ignore[assignment]
-        indents = [len(b[0]) - len(b[0].lstrip()) for b in blocks if b]
-        paragraphs[name] = [
-            " ".join(" ".join(b).split()) for b in blocks
-            if b and all(len(line) - len(line.lstrip()) == min(indents) for line in b)
-        ]  # fmt: skip
+    for name, blocks in found.items():
+        least = min((indent(block[0]) for block in blocks if block), default=0)
+        flush = [block for block in blocks if block and all(indent(line) == least for line in block)]
+        paragraphs[name] = [" ".join(" ".join(block).split()) for block in flush]
     return paragraphs
 
 
 def from_manual(package: str, origin: str, rendered: str) -> Found | None:
     """NAME's line and DESCRIPTION's prose; None where the page lacks one of them."""
-    found = sections(re.sub(".\b", "", rendered).replace("\u2010", "-").replace("\u2019", "'").replace("\u2018", "'"))
-    names, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
+    found = sections(re.sub(".\b", "", rendered).translate(MARKS))
+    _, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
     title = re.sub(r"\s*\([^()]*\)$", "", title.strip())
-    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not p.endswith(":")]
+    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not UNFINISHED.search(p) and not BLOCK.match(p)]
     if not title or not paragraphs:
         return None
     return as_found(package, origin, title, paragraphs)
@@ -366,21 +377,20 @@ def collect_manuals(folder: Path, mandoc: Path) -> Iterator[Package]:
         package = Package("manuals", name, MAN_LICENCES[name])
         # the C library's pages of other languages lie a level deeper (man/de/man3)
         for path in sorted((folder / name).rglob("*")):
-            if path.is_symlink() or not re.fullmatch(r"man\d\w*", path.parent.name) or path.parent.parent.name != "man" or not path.is_file():
+            if path.parent.parent.name != "man" or not re.fullmatch(r"man\d\w*", path.parent.name):
+                continue
+            if path.is_symlink() or not path.is_file():
                 continue
             page = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             if page.startswith(b".so "):
                 continue  # another page's second name
             licence = re.search(rb"SPDX-License-Identifier:\s*(\S+)", page)
             if licence and name.startswith("manpages"):
-                licences.setdefault(name, Counter())[licence[1].decode()] += 1
+                package.page_licences[licence[1].decode()] += 1
             rendered = subprocess.run([mandoc, "-T", "utf8", "-O", "width=1000"], input=page, capture_output=True, check=False).stdout
             if found := from_manual(name, path.name.removesuffix(".gz"), rendered.decode("utf-8", "replace")):
                 package.found.append(found)
         yield package
-
-
-licences: dict[str, Counter] = {}
 
 
 # ---- duplicates and parts ----
@@ -410,34 +420,32 @@ def order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def select(packages: list[Package], held: Seen, held_targets: set[str]) -> dict[str, list[Found]]:
-    """Pairs of each part, without doubles; what outside, test and valid have is held, and no train pair is near to it."""
-    parts: dict[str, list[Found]] = {}
-    for part in ("outside", "test", "valid", "train"):
-        seen, targets = Seen(), Counter()
-        kept: list[Found] = []
-        for package in (p for p in packages if p.part == part):
-            alike: Counter = Counter()
-            chosen = []
-            for found in sorted((f for f in package.found if f.target), key=lambda f: order(f.source + f.target)):
-                target = " ".join(words(found.target))
-                begins = " ".join(words(found.target)[:3])
-                if held.share(found.source) >= 0.3 or seen.share(found.source) >= 0.5 or alike[begins] >= MOST_PAIRS_ALIKE:
-                    continue
-                if target in held_targets or targets[target] >= (2 if part == "train" else 1):
-                    continue
-                seen.add(found.source)
-                targets[target] += 1
-                alike[begins] += 1
-                chosen.append(found)
-            kept += chosen[: MOST_PAIRS["train"]] if part == "train" else chosen
-        if part != "train":
-            kept = sorted(kept, key=lambda f: order(f.target))[: MOST_PAIRS[part]]
-            for found in kept:
-                held.add(found.source)
-                held_targets.add(" ".join(words(found.target)))
-        parts[part] = sorted(kept, key=lambda f: order(f.source))
-    return parts
+def select(packages: list[Package], part: str, held: Seen, held_targets: set[str]) -> list[Found]:
+    """Pairs of a part, without doubles and none near to what is held; those of outside, test and valid are held from then on."""
+    seen = Seen()
+    targets: Counter = Counter()
+    kept: list[Found] = []
+    for package in (p for p in packages if p.part == part):
+        alike: Counter = Counter()
+        chosen: list[Found] = []
+        for found in sorted((f for f in package.found if f.target), key=lambda f: order(f.source + f.target)):
+            target = " ".join(words(found.target))
+            begins = " ".join(words(found.target)[:3])
+            if held.share(found.source) >= 0.3 or seen.share(found.source) >= 0.5 or alike[begins] >= MOST_PAIRS_ALIKE:
+                continue
+            if target in held_targets or targets[target] >= (2 if part == "train" else 1):
+                continue
+            seen.add(found.source)
+            targets[target] += 1
+            alike[begins] += 1
+            chosen.append(found)
+        kept += chosen[: MOST_PAIRS["train"]] if part == "train" else chosen
+    if part != "train":
+        kept = sorted(kept, key=lambda f: order(f.target))[: MOST_PAIRS[part]]
+        for found in kept:
+            held.add(found.source)
+            held_targets.add(" ".join(words(found.target)))
+    return sorted(kept, key=lambda f: order(f.source))
 
 
 def running_text(packages: list[Package], debian: Iterable[str], held: Seen) -> Iterator[tuple[str, str]]:
@@ -474,25 +482,19 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
             held.add(line)
         held_targets |= {" ".join(words(line)) for line in read_lines(debian / f"{part}.tgt")}
     by_kind = {"docstrings": list(collect_docstrings(folders)), "manuals": list(collect_manuals(man, mandoc)) if man else []}
-    pairs = {}
-    for kind, packages in by_kind.items():
-        pairs[kind] = select(packages, held, held_targets)
-        for part, kept in pairs[kind].items():
-            for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
-                write(out / kind / f"{part}.{suffix}", lines)
+    pairs: dict[str, dict[str, list[Found]]] = {kind: {} for kind in by_kind}
+    for part in ("outside", "test", "valid", "train"):
+        for kind, packages in by_kind.items():
+            pairs[kind][part] = kept = select(packages, part, held, held_targets)
+            write(out / kind / f"{part}.src", (f.source for f in kept))
+            write(out / kind / f"{part}.tgt", (f.target for f in kept))
             write(out / kind / f"{part}.origin", (f"{f.package}\t{f.origin}" for f in kept))
-    # manuals are held out after the docstrings' train part was chosen: what is near to them goes now
-    near = lambda f: held.share(f.source) >= 0.3 or " ".join(words(f.target)) in held_targets  # noqa: E731
-    kept = [f for f in pairs["docstrings"]["train"] if not near(f)]
-    pairs["docstrings"]["train"] = kept
-    for suffix, lines in (("src", [f.source for f in kept]), ("tgt", [f.target for f in kept])):
-        write(out / "docstrings" / f"train.{suffix}", lines)
-    write(out / "docstrings" / "train.origin", (f"{f.package}\t{f.origin}" for f in kept))
 
     with gzip.open(debian / "text.txt.gz", "rt", encoding="utf-8") as file:
         documents = [d.strip() for d in re.split(r"\n\s*\n", file.read()) if d.strip()]
     texts: dict[str, list[str]] = {"train": [], "valid": []}
-    documents_of, words_of = Counter(), Counter()
+    documents_of: Counter = Counter()
+    words_of: Counter = Counter()
     for name, document in running_text([p for ps in by_kind.values() for p in ps], documents, held):
         texts["valid" if order(document) < "05" else "train"].append(document)  # one in 51
         documents_of[name] += 1
@@ -500,17 +502,18 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
     for part, found in texts.items():
         write(out / f"text.{part}", (d + "\n" for d in sorted(found, key=order)))
 
-    table = ["| kind | package | licence | part | pairs | documents of running text | words |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    table = ["| kind | package | licence | part | pairs | documents of running text | words |", "| --- " * 7 + "|"]
     for kind, packages in by_kind.items():
         for package in packages:
             count = sum(f.package == package.name for f in pairs[kind][package.part])
-            counted = licences.get(package.name)
-            licence = ", ".join(f"{k} {n}" for k, n in sorted(counted.items())) if counted else package.licence
+            licence = ", ".join(f"{k} {n}" for k, n in sorted(package.page_licences.items())) or package.licence
             if count or documents_of[package.name]:
-                table.append(f"| {kind} | {package.name} | {licence} | {package.part} | {count} | {documents_of[package.name]} | {words_of[package.name]} |")
+                cells = kind, package.name, licence, package.part, count, documents_of[package.name], words_of[package.name]
+                table.append("| " + " | ".join(map(str, cells)) + " |")
     table.append(f"| running text | Debian's descriptions | the packages' | train | | {documents_of['debian']} | {words_of['debian']} |")
     for kind in by_kind:
-        table.append(f"| all {kind} | | | " + ", ".join(f"{p} {len(k)}" for p, k in pairs[kind].items()) + " | | | |")
+        counts = ", ".join(f"{part} {len(kept)}" for part, kept in pairs[kind].items())
+        table.append(f"| all {kind} | | | | {counts} | | |")
     table.append(f"| all running text | | | | | {sum(documents_of.values())} | {sum(words_of.values())} |")
     write(out / "packages.md", table)
     return "\n".join(table)
@@ -520,12 +523,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("debian", type=Path, metavar="DEBIAN", help="folder with {valid,test}.{src,tgt} and text.txt.gz")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is collected")
-    parser.add_argument("--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages folders; the first that has a package counts")
+    parser.add_argument(
+        "--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages; the first that has a package counts"
+    )
     parser.add_argument("--man", type=Path, metavar="FOLDER", help="what fetch_man_pages.sh has fetched")
     parser.add_argument("--mandoc", type=Path, metavar="PROGRAM", help="renders pages (default: the one in --man)")
     args = parser.parse_args()
     try:
-        print(collect(args.debian, args.out, args.packages, args.man, args.mandoc or (args.man or Path()) / "mandoc/usr/bin/mandoc"))
+        mandoc = args.mandoc or (args.man or Path()) / "mandoc/usr/bin/mandoc"
+        print(collect(args.debian, args.out, args.packages, args.man, mandoc))
     except (OSError, ValueError) as error:
         sys.exit(f"collect_text.py: error: {error}")
 
