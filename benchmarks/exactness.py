@@ -20,6 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fairseq.dataclass.configs import GenerationConfig  # noqa: E402
+
 from bang import modes  # noqa: E402
 from bang.inference.trained_model import read_checkpoint  # noqa: E402
 from bang.options import SOURCE_GAIN  # noqa: E402
@@ -27,7 +29,6 @@ from bang.text.cleanup import to_text  # noqa: E402
 from bang.text.evaluate import read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
 from bang.text.wordpieces import WordPieces  # noqa: E402
-from fairseq.dataclass.configs import GenerationConfig  # noqa: E402
 
 
 @torch.inference_mode()

@@ -18,12 +18,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from bang import Bang  # noqa: E402
-from bang.text.evaluate import evaluate  # noqa: E402
-from bang.text.files import replacing  # noqa: E402
 from frontier import parts  # noqa: E402
 from report import cpu_name, versions  # noqa: E402
 from systems import MODES  # noqa: E402
+
+from bang import Bang  # noqa: E402
+from bang.text.evaluate import evaluate  # noqa: E402
+from bang.text.files import replacing  # noqa: E402
 
 MOST_LOST = 0.3
 """ROUGE-L that int8 may lose against float32, the target."""

@@ -27,11 +27,12 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
+from report import cpu_name, versions  # noqa: E402
+
 from bang.inference.api import Bang, Generation  # noqa: E402
-from bang.inference.folder import EXPORT, MODEL, read_config  # noqa: E402
+from bang.safety.folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
-from report import cpu_name, versions  # noqa: E402
 
 DRAFTS = (1, 2, 3, 4, 5, 6)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

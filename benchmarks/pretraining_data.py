@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from fairseq.data.indexed_dataset import make_builder  # noqa: E402
 
-from bang.pretraining.task import PretrainingConfig, PretrainingTask  # noqa: E402
+from bang.plugin.pretraining.task import PretrainingConfig, PretrainingTask  # noqa: E402
 
 
 def write_random_text(folder: Path, pieces: int) -> None:

@@ -16,7 +16,7 @@ first=$(seq -s, 0 $((depth - 1))) last=$(seq -s, $((layers - depth)) $((layers -
 ends=$({ echo 0; seq $((layers - depth + 1)) $((layers - 1)); } | paste -sd,)
 variants=${VARIANTS:-"spread: first:$first last:$last ends:$ends noise:"}
 precision=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
-[ -n "$precision" ] || precision="--cpu $(python -m bang.precision)"
+[ -n "$precision" ] || precision="--cpu $(python -m bang.recipes.precision)"
 mkdir -p "$out"
 if [ ! -d "$out/data" ]; then
     python -m bang tokenize --out-dir "$out/tokenized" examples/debian/{train,valid,test}.{src,tgt}

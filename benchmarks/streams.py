@@ -26,9 +26,9 @@ sys.path.insert(0, str(REPOSITORY))
 from bang import visibility  # noqa: E402
 from bang.network.config import ARCHITECTURES, with_defaults  # noqa: E402
 from bang.network.decoder import BangDecoder  # noqa: E402
-from bang.dictionary import BertDictionary  # noqa: E402
-from bang.loss import linear_nll  # noqa: E402
 from bang.network.encoder import BangEncoder  # noqa: E402
+from bang.plugin.dictionary import BertDictionary  # noqa: E402
+from bang.plugin.loss import linear_nll  # noqa: E402
 
 GIB = 2**30
 SPAN = 9  # word pieces of a hidden span, one in every 64

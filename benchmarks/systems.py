@@ -79,7 +79,7 @@ def make_system(name: str, arch: str, folder: Path, threads: int, device: str):
         return lambda mode: translate
     if kind == "onnx":
         from bang.inference.onnx_engine import load
-        from bang.inference.folder import EXPORT, read_config
+        from bang.safety.folder import EXPORT, read_config
 
         engine = load(folder / name, read_config(folder / name, EXPORT), device=device, threads=threads)[0]
     else:
@@ -150,15 +150,17 @@ def _torch_baseline(kind: str, arch: str, device: str):
 
 def trained_model(arch: str):
     """A model with new weights, as a checkpoint would hold it."""
-    import torch
-    from bang import plugin  # noqa: F401
-    from bang.dictionary import BertDictionary
-    from bang.network.config import BangConfig
-    from bang.network.model import BangModel
-    from bang.inference.trained_model import TrainedModel
     from dataclasses import fields
+
+    import torch
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from omegaconf import OmegaConf
+
+    from bang import plugin  # noqa: F401
+    from bang.inference.trained_model import TrainedModel
+    from bang.network.config import BangConfig
+    from bang.network.model import BangModel
+    from bang.plugin.dictionary import BertDictionary
 
     dictionary = BertDictionary.load(VOCAB)
     cfg = MODEL_DATACLASS_REGISTRY[arch](max_source_positions=512, max_target_positions=512)
@@ -174,11 +176,12 @@ def trained_model(arch: str):
 def transformer(arch: str):
     """fairseq's Transformer of the same sizes, with new weights, and its task."""
     import torch
-    from bang import plugin  # noqa: F401
-    from bang.dictionary import BertDictionary
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.models.transformer import TransformerConfig, TransformerModelBase
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+    from bang import plugin  # noqa: F401
+    from bang.plugin.dictionary import BertDictionary
 
     ours, cfg = MODEL_DATACLASS_REGISTRY[arch](), TransformerConfig()
     for side in ("encoder", "decoder"):
@@ -225,8 +228,9 @@ def write_ctranslate2(arch: str, folder: Path) -> None:
 def read_sources(path: Path, count: int, length: int | None) -> list:
     """Ids of the first sources, eos last, longest first; joined one after another up to `length` if given."""
     import numpy as np
-    from bang.text.wordpieces import load_word_pieces
+
     from bang.text.vocabulary import read_vocabulary
+    from bang.text.wordpieces import load_word_pieces
 
     pieces, ids = load_word_pieces(), {piece: index for index, piece in enumerate(read_vocabulary(VOCAB))}
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -148,7 +148,7 @@ class Study:
         """Times updates of each stage and writes down how many make the CPU time of the full length; once for all seeds."""
         path = self.data / "plan.json"
         if not path.exists():
-            self.plan = {"precision": os.popen(f"PYTHONPATH={ROOT} {sys.executable} -m bang.precision").read().strip()}
+            self.plan = {"precision": os.popen(f"PYTHONPATH={ROOT} {sys.executable} -m bang.recipes.precision").read().strip()}
             seconds: dict = {stage: [] for stage in ("pairs", *STREAMS)}
             for until in (NOT_TIMED, NOT_TIMED + TIMED):
                 for stage, taken in seconds.items():

@@ -63,7 +63,7 @@ source "$repository/scripts/environment.sh" recipes rouge_score matplotlib
 mkdir -p "$out"
 if [[ ! -f $out/precision ]]; then # one for all runs to be compared, measured once
     # shellcheck disable=SC2086
-    python -m bang.precision ${TRAIN:-} > "$out/precision.new"
+    python -m bang.recipes.precision ${TRAIN:-} > "$out/precision.new"
     mv "$out/precision.new" "$out/precision"
 fi
 precision=$(< "$out/precision")

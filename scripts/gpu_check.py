@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from check_steps import ROOT, Step, finish, keep_logs, run_step, start
 
 from bang.text.files import replacing
-from check_steps import ROOT, Step, finish, keep_logs, run_step, start
 
 PRECISIONS = {"float32": "", "fp16": "--fp16", "bf16": "--bf16", "amp": "--amp"}
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
@@ -168,9 +168,9 @@ def generate(name: str, data: Path, checkpoint: Path, options: str, case: Case) 
 
 def measure(data: str, checkpoint: str, case: Case) -> None:
     """Measures speeds once its standard input is closed, and prints them as fairseq's command lines do."""
-    from fairseq_cli.train import main as fairseq_train  # first of all: it sets up how logs are printed
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq_cli.train import main as fairseq_train  # first of all: it sets up how logs are printed
 
     import bang.plugin  # noqa: F401
     from bang.inference.api import Bang

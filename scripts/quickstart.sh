@@ -58,7 +58,7 @@ kept() {
 }
 
 gpu=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available() else "")')
-precision=$(python -m bang.precision --save-dir "$run/checkpoints")
+precision=$(python -m bang.recipes.precision --save-dir "$run/checkpoints")
 start=${QUICKSTART_START-$(kept start minilm)}
 printf '%s\n' "$start" >"$run/start"
 if [ -n "$start" ] && [ "$start" != none ]; then

@@ -26,11 +26,11 @@ from omegaconf import OmegaConf
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
-from bang.dictionary import BertDictionary
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
-from bang.task import BangTranslationConfig, BangTranslationTask
+from bang.plugin.dictionary import BertDictionary
+from bang.plugin.task import BangTranslationConfig, BangTranslationTask
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

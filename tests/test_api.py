@@ -18,19 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
-from bang.inference import folder, trained_model
+from bang.inference import trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
-from bang.options import Options
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
+from bang.options import Options
+from bang.safety import folder
 from bang.safety.hooks import GlobalHydra
 from bang.trained_modes import split_shares
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 MODES = ("ar", "semi-nar", "nar", "speculative")

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from bang.generation.autoregressive import NgramBlocker
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.token_generation_constraints import pack_constraints
-
 from test_generation import decode, options
+
+from bang.generation.beam_search import NgramBlocker
 
 
 def test_limits_by_source_are_kept_in_one_search(golden_model, make_task, pairs, monkeypatch):

@@ -5,8 +5,8 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
 from bang.text.vocabulary import read_vocabulary
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -4,9 +4,10 @@
 import numpy as np
 import pytest
 import torch
-from bang import checkpoints, starts
-
 from conftest import GOLDEN
+
+from bang import starts
+from bang.safety import checkpoints
 
 ADAPT = GOLDEN / "adapt" / "short_positions_pretrained.pt"
 

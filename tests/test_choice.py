@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from bang.generation.choice import Bounds, Chooser
+
+from bang.decoding.choice import Bounds, Chooser
 
 PAD, UNK, EOS, VOCABULARY = 0, 1, 2, 12
 CHOOSER = Chooser(PAD, UNK, EOS)

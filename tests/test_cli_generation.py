@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
-from bang import visibility
-from bang.safety.files import read
+from conftest import GOLDEN, VOCAB_SMALL, hypotheses
 from fairseq.models import MODEL_REGISTRY
 
-from conftest import GOLDEN, VOCAB_SMALL, hypotheses
+from bang import visibility
+from bang.safety.files import read
 from post_processed_nar import clean_up
 
 MIXED = GOLDEN / "mixed" / "checkpoint.pt"

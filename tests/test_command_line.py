@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
-from bang import command_line
-from bang.data import PairDataset
-from bang.text.vocabulary import read_vocabulary
-from bang.trained_modes import split_shares
 from conftest import ROOT
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from bang.plugin import command_line
+from bang.plugin.data import PairDataset
+from bang.text.vocabulary import read_vocabulary
+from bang.trained_modes import split_shares
 
 COMMAND = ["data-bin", "--task", "translation_bang", "--arch", "bang_ar_nar_mixed", "--optimizer", "adam", "--max-tokens", "9"]
 COMMAND += ["--criterion", "ngram_language_loss_NAR_mixed"]

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-
 from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses, train_log
 
 USER_DIR = ["--user-dir", ROOT / "bang"]

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from bang import visibility
-from bang.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode
-from bang.data import PairDataset, targets_from
-from bang import loss as loss_module
-from bang.loss import linear_nll
-from torch.utils.flop_counter import FlopCounterMode
-from fairseq.logging import metrics
-
 from conftest import GOLDEN
+from fairseq.logging import metrics
+from torch.utils.flop_counter import FlopCounterMode
+
+from bang import visibility
+from bang.plugin import loss as loss_module
+from bang.plugin.criterion import NgramLanguageLoss, NgramLanguageLossNarMixed, draw_mode
+from bang.plugin.data import PairDataset, targets_from
+from bang.plugin.loss import linear_nll
 
 
 @pytest.fixture

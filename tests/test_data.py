@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from bang.data import PairDataset
-from bang.task import BangTranslationConfig, BangTranslationTask
 from fairseq.data import data_utils
+
+from bang.plugin.data import PairDataset
+from bang.plugin.task import BangTranslationConfig, BangTranslationTask
 
 
 def batches_of_fairseq_0_9(indices, sizes, max_tokens, max_sentences, multiple):

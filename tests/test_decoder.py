@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from bang import visibility
 from bang.network.attention import make_view
 from bang.network.stepping import Cache, plain_sight

@@ -6,12 +6,12 @@ import struct
 
 import demo_screenshot
 import pytest
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 from bang import Bang
 from bang.__main__ import main
 from bang.inference.api import Generation
 from bang.options import Options
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 

@@ -12,6 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
+from onnxruntime import quantization
+
 from bang import visibility
 from bang.__main__ import main
 from bang.cli.export import _cost
@@ -21,13 +27,6 @@ from bang.inference import cpu, trained_model
 from bang.inference.api import Bang, Generation
 from bang.options import Options
 from bang.text.evaluate import evaluate
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from omegaconf import OmegaConf
-from onnxruntime import quantization
-
-from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
-
 
 LAYOUTS = {
     "ar": visibility.autoregressive(6),

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from make_blanks import examples, learn, words_and_blanks
 
 from bang.text.detokenize import BLANKS, detokenize
 from bang.text.vocabulary import VOCAB
 from bang.text.wordpieces import load_word_pieces
-from conftest import ROOT
-from make_blanks import examples, learn, words_and_blanks
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from detokenization import docstrings, is_unseen, name_lines, spelled  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bang.dictionary import BertDictionary
+from bang.plugin.dictionary import BertDictionary
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB = ROOT / "vocab.txt"

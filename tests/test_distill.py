@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import GOLDEN, VOCAB_SMALL
+from test_run_task import LITTLE, after, words
 
 from bang.__main__ import main
 from bang.recipes.distill import check_teacher, distillation_plan
@@ -15,8 +17,6 @@ from bang.recipes.steps import Plan
 from bang.recipes.tasks import Options
 from bang.safety.files import read
 from bang.text.vocabulary import VOCAB, fingerprint
-from conftest import GOLDEN, VOCAB_SMALL
-from test_run_task import LITTLE, after, words
 
 TEACHER = GOLDEN / "mixed" / "checkpoint.pt"
 """Trained on these very pairs: what it writes for them are sentences."""

@@ -15,9 +15,10 @@ import sys
 
 import pytest
 import torch
-from bang.__main__ import _parser, main
 from conftest import GOLDEN, ROOT
 from fairseq import options
+
+from bang.__main__ import _parser, main
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]

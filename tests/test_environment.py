@@ -10,7 +10,6 @@ import sysconfig
 import tomllib
 
 import pytest
-
 from conftest import ROOT
 
 SCRIPT = ROOT / "scripts" / "environment.sh"

@@ -9,14 +9,14 @@ from math import exp, log, prod
 
 import nltk.corpus
 import pytest
-
-from bang.__main__ import main
-from bang.recipes.tasks import PRESETS
-from bang.text.evaluate import METRICS, evaluate, warn_of_equal_texts
 from conftest import ROOT
 from nltk.corpus.reader import CorpusReader, WordNetCorpusReader
 from nltk.corpus.util import LazyCorpusLoader
 from rouge_score.rouge_scorer import RougeScorer
+
+from bang.__main__ import main
+from bang.recipes.tasks import PRESETS
+from bang.text.evaluate import METRICS, evaluate, warn_of_equal_texts
 
 EXAMPLES = ROOT / "examples" / "debian"
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 from rouge import rouge
 
@@ -78,7 +77,7 @@ def script(tmp_path):
         (tmp_path / "bin").mkdir(exist_ok=True)
         python = tmp_path / "bin" / "python"
         python.write_text(
-            f'#!/usr/bin/env bash\ncase "$*" in "-m bang.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
+            f'#!/usr/bin/env bash\ncase "$*" in "-m bang.recipes.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
             f'exec "{sys.executable}" "$@"\n'
         )
         python.chmod(0o755)

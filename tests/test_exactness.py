@@ -3,10 +3,10 @@
 import sys
 
 import pytest
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
 from bang import modes
 from bang.text.vocabulary import read_vocabulary
-
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import exactness  # noqa: E402

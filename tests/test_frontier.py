@@ -4,9 +4,9 @@ import json
 import sys
 
 import pytest
-from bang.text.vocabulary import read_vocabulary
-
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
+from bang.text.vocabulary import read_vocabulary
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import frontier  # noqa: E402

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from bang.generation import loop
+from conftest import GOLDEN, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
-from conftest import GOLDEN, hypotheses
+from bang.decoding import loop
 from post_processed_nar import clean_up
 
 

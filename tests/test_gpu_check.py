@@ -11,9 +11,8 @@ import gpu_check
 import pytest
 import torch
 from check_steps import Step, keep_logs, run_step
-from gpu_check import Case, Decoding, Training, count_of_tests, decoding_result, report, speeds_result, training_result
-
 from conftest import ROOT, TINY
+from gpu_check import Case, Decoding, Training, count_of_tests, decoding_result, report, speeds_result, training_result
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

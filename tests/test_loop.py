@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+
 from bang import modes
-from bang.generation import loop
+from bang.decoding import loop
 
 PAD, EOS, VOCABULARY = 0, 2, 9
 
@@ -234,5 +235,5 @@ def test_what_cannot_be_is_refused(make, option):
 
 
 def test_the_loop_needs_no_torch():
-    code = "import sys, bang.generation.loop, bang.generation.choice; assert not {'torch', 'fairseq'} & set(sys.modules)"
+    code = "import sys, bang.decoding.loop, bang.decoding.choice; assert not {'torch', 'fairseq'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

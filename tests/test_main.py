@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-
-from bang import cli, packages
-from bang.__main__ import COMMANDS, main
 from conftest import GOLDEN, ROOT
+
+from bang import cli
+from bang.__main__ import COMMANDS, main
+from bang.safety import packages
 
 
 def test_listing_the_commands_loads_neither_torch_nor_fairseq():
@@ -47,8 +48,8 @@ def test_mistakes_are_one_line(capsys):
     (["export", "{checkpoint}", "new"], "onnx", "bang.deploy.export", "'.[export]'"),
     (["export", "{checkpoint}", "new"], "onnxscript", "bang.deploy.export", "'.[export]'"),
     (["pack", "{checkpoint}", "new"], "safetensors", "bang.deploy.pack", "."),
-    (["starts", "{checkpoint}"], "torch", "bang.starts.convert", "."),
-    (["options"], "fairseq", "bang.options_page", "."),
+    (["starts", "{checkpoint}"], "torch", "bang.deploy.convert", "."),
+    (["options"], "fairseq", "bang.plugin.options_page", "."),
 ])  # fmt: skip
 def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp_path, monkeypatch):
     config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={}, specials=[0, 1, 2],

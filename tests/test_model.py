@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+
 from bang import visibility
 from bang.network.config import ARCHITECTURES
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 GOLDEN_NAMES = ("mixed", "nar")
 

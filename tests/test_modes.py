@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 import torch
+from conftest import GOLDEN, ROOT, TEXTS, hypotheses
+
 from bang import modes, visibility
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.modes import MODES, Mode, Strategy
 from bang.options import DESCRIBED, Options
-from conftest import GOLDEN, ROOT, TEXTS, hypotheses
 
 
 def _doubling(options):
@@ -110,7 +111,7 @@ def test_unknown_modes_are_named_in_one_line(make_task, golden_model):
 
 def test_fairseqs_task_the_api_and_the_command_line_share_one_description(make_task):
     from bang.cli import _options
-    from bang.task import OF_MODES, BangTranslationConfig
+    from bang.plugin.task import OF_MODES, BangTranslationConfig
 
     fields = BangTranslationConfig.__dataclass_fields__
     for name in OF_MODES:

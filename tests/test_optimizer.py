@@ -4,8 +4,9 @@ import copy
 import inspect
 
 import torch
-from bang.optimizer import fused_step, plain_step
 from fairseq.optim.adam import Adam
+
+from bang.plugin.optimizer import fused_step, plain_step
 
 
 def test_the_same_updates_and_state_as_fairseqs():

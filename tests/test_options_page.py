@@ -2,12 +2,12 @@
 
 import re
 
-from bang.options_page import page
-from bang.criterion import MixedLossConfig
-from bang.network.config import BangConfig
-from bang.task import BangTranslationConfig
-
 from conftest import ROOT
+
+from bang.network.config import BangConfig
+from bang.plugin.criterion import MixedLossConfig
+from bang.plugin.options_page import page
+from bang.plugin.task import BangTranslationConfig
 
 
 def test_the_page_is_current():

@@ -11,13 +11,14 @@ import sys
 
 import pytest
 import torch
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 from fairseq import checkpoint_utils
 
-from bang import Bang, checkpoints
+from bang import Bang
 from bang.__main__ import main
 from bang.deploy import pack
 from bang.inference import trained_model
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from bang.safety import checkpoints
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"

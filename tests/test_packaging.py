@@ -9,7 +9,6 @@ import sys
 import tomllib
 
 import pytest
-
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 PROVIDED = {"fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "sklearn": "scikit-learn", "PIL": "pillow"}

@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 import torch
-from bang.network.packed import MOST_ROWS, PackedProduct, lay_by_columns
 from torch.nn import functional as F
+
+from bang.network.packed import MOST_ROWS, PackedProduct, lay_by_columns
 
 
 @pytest.mark.parametrize("shape", [(1, 32), (1, 9, 32), (4, 5, 32), (MOST_ROWS + 1, 32), (0, 32)])

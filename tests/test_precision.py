@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from bang import precision
+
+from bang.recipes import precision
 
 
 @pytest.mark.parametrize("bf16,option", [(0.5, "--bf16"), (0.9, ""), (2.0, "")])
@@ -19,7 +20,7 @@ def test_bf16_where_it_pays(bf16, option, monkeypatch):
 
 
 def test_command_prints_what_fairseq_takes():
-    done = subprocess.run([sys.executable, "-m", "bang.precision"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "bang.recipes.precision"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("", "--bf16", "--fp16")
     assert precision.matmul_seconds(torch.float32) > 0
 
@@ -48,8 +49,8 @@ def test_a_precision_that_a_checkpoint_cannot_go_on_in_is_refused_in_one_line(tm
         with pytest.raises(ValueError, match=f"^{option}: .*checkpoint_last.pt was trained with float32, .* or give --reset-optimizer"):
             precision.training_option(words)
         assert precision.training_option([*words, "--reset-optimizer"]) == ""  # asked for already
-    done = subprocess.run([sys.executable, "-m", "bang.precision", *words], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("bang.precision: error: --amp") and done.stderr.count("\n") == 1
+    done = subprocess.run([sys.executable, "-m", "bang.recipes.precision", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("bang.recipes.precision: error: --amp") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, train_log
 
 CPU = {"GPUS": "0", "CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

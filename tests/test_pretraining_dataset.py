@@ -13,9 +13,9 @@ from fairseq.data import indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 
-from bang.pretraining.dataset import BREAK_MODES, SpanDataset, TextBlocks
-from bang.pretraining.masking import SpanMasking, block_generator, hide_spans
-from bang.pretraining.task import PretrainingConfig, PretrainingTask, ordinary_pieces
+from bang.plugin.pretraining.dataset import BREAK_MODES, SpanDataset, TextBlocks
+from bang.plugin.pretraining.masking import SpanMasking, block_generator, hide_spans
+from bang.plugin.pretraining.task import PretrainingConfig, PretrainingTask, ordinary_pieces
 
 VOCABULARY = Path(__file__).parent / "golden" / "data" / "vocab_small.txt"
 PAD, EOS, MASK = 0, 102, 103

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bang.pretraining.masking import SpanMasking, block_generator, choose_spans, hide_spans
+from bang.plugin.pretraining.masking import SpanMasking, block_generator, choose_spans, hide_spans
 
 MASK, EOS = 103, 102
 PIECES = np.arange(5000, 5050)  # no block below holds any of them, so a drawn piece is seen to be one

@@ -5,8 +5,9 @@ import signal
 
 import pytest
 import torch
-from bang import base_task, progress
-from bang.progress import Progress, duration
+
+from bang.plugin import base_task, progress
+from bang.plugin.progress import Progress, duration
 
 
 def lines(seconds, updates, **options):
@@ -47,7 +48,7 @@ def stopped(train_here, monkeypatch, caplog):
     """Trains as the command fairseq-train does, gets the signals after an update; the status and the checkpoint's folder."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-    caplog.set_level("INFO", "bang.progress")
+    caplog.set_level("INFO", "bang.plugin.progress")
     monkeypatch.setattr(base_task, "program", lambda: "fairseq-train")
 
     def call(after, *signals, options=()):

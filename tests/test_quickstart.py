@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bang.text.vocabulary import VOCAB, read_vocabulary
 from conftest import ROOT
 from transformers import BertConfig, BertModel
+
+from bang.text.vocabulary import VOCAB, read_vocabulary
 
 
 @pytest.fixture(scope="module")

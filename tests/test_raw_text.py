@@ -5,16 +5,16 @@ import io
 import re
 
 import pytest
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 from fairseq import checkpoint_utils
 from fairseq.data import encoders
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
-from bang import raw_text
-from bang.command_line import users_mistake
+from bang.plugin import raw_text
+from bang.plugin.command_line import users_mistake
 from bang.text.cleanup import to_text
 from bang.text.evaluate import evaluate
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
 
 RAW = "Extra PEP monitor [X_SEP] for node.js zebras"
 
@@ -141,7 +141,7 @@ def test_binarized_raw_text_is_told_when_loaded(make_task, data_bin, caplog, mon
         return [record.getMessage() for record in caplog.records if "[UNK]" in record.getMessage()]
 
     assert load() == []
-    monkeypatch.setattr("bang.task._unknown", lambda texts, dictionary: (len(texts), len(texts)))
+    monkeypatch.setattr("bang.plugin.task._unknown", lambda texts, dictionary: (len(texts), len(texts)))
     assert [line.split(":")[0] for line in load()] == [f"{data_bin}, split test.{side}" for side in ("src", "tgt")]
 
 

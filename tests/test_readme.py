@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from bang.text.vocabulary import VOCAB, read_vocabulary
 from conftest import ROOT, TINY
 from test_docs import DOCS, README, blocks
 from transformers import BertConfig, BertModel
+
+from bang.text.vocabulary import VOCAB, read_vocabulary
 
 UPDATES = ["--max-update", "4", "--warmup-updates", "2"]
 LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last

@@ -5,13 +5,13 @@ import re
 import signal
 
 import pytest
+from conftest import ROOT
 
 from bang.__main__ import main
 from bang.cli import run_task
 from bang.recipes import choice
 from bang.recipes.choice import Choice, choose, keep
 from bang.recipes.steps import Plan
-from conftest import ROOT
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT
 from test_run_task import after
 
@@ -25,7 +24,7 @@ def arguments(tmp_path):
     )
     # what is faster on this CPU is measured for seconds
     (folder / "python").write_text(
-        f'#!/bin/sh\ncase "$*" in "-m bang.precision"*) exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
+        f'#!/bin/sh\ncase "$*" in "-m bang.recipes.precision"*) exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
         f'exec "{sys.executable}" "$@"\n'
     )
     for program in folder.iterdir():

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
+from test_generation import options
 
 from bang import visibility
-from test_generation import options
 
 
 def best(generator, batches):

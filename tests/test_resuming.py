@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from bang import checkpoints, starts
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
+
+from bang import starts
 from bang.__main__ import main
 from bang.deploy import pack
 from bang.inference.trained_model import read_checkpoint
-from bang.safety import hooks
+from bang.safety import checkpoints, hooks
 from bang.text.vocabulary import fingerprint
-
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 STILL = "--activation-fn gelu --lr-scheduler fixed --lr 0 --max-update 1".split()

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
+from conftest import GOLDEN, ROOT, TINY
+from fairseq import options
 
 from bang.__main__ import main
 from bang.recipes import gpus, tasks
 from bang.recipes.steps import fingerprint
 from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
-from conftest import GOLDEN, ROOT, TINY
-from fairseq import options
 
 LITTLE = " ".join([*TINY[:-1], "--max-update", "4", "--warmup-updates", "2", "--num-workers", "0", "--log-interval", "2"])
 

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from bang.inference import onnx_engine
-from bang.inference.api import Bang
-from bang.options import Options
-from bang.inference.onnx_session import Candidates, OnnxSession, columns
 from conftest import ROOT, TEXTS
 from hypothesis import HealthCheck, given, settings, strategies
 from test_api import SPECIAL
 
+from bang.inference import onnx_engine
+from bang.inference.api import Bang
+from bang.inference.onnx_session import Candidates, OnnxSession, columns
+from bang.options import Options
 
 MODES = {
     "ar": dict(mode="ar", beam=1),

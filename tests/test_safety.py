@@ -11,6 +11,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN, TINY, hypotheses
 from fairseq import checkpoint_utils, file_utils, models
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
@@ -18,8 +19,6 @@ from omegaconf import OmegaConf
 
 from bang.network.model import BangModel
 from bang.safety import files, settings
-
-from conftest import GOLDEN, TINY, hypotheses
 
 MIXED = GOLDEN / "mixed" / "checkpoint.pt"
 

@@ -5,15 +5,15 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from bang import self_distillation
-from bang.criterion import MixedLossConfig, NgramLanguageLossNarMixed
-from bang import modes
-from bang.generation import loop
-from bang.generation.choice import Bounds, Chooser
-from bang.generation.torch_session import TorchSession
-from bang.text.collect import make_closest
-
 from conftest import train_log
+
+from bang import modes
+from bang.decoding import loop
+from bang.decoding.choice import Bounds, Chooser
+from bang.generation.session import TorchSession
+from bang.plugin import self_distillation
+from bang.plugin.criterion import MixedLossConfig, NgramLanguageLossNarMixed
+from bang.text.collect import make_closest
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from bang.inference.folder import MODEL, read_config
 from conftest import ROOT
+
+from bang.safety.folder import MODEL, read_config
 
 
 @pytest.mark.slow

@@ -3,23 +3,23 @@
 import contextlib
 from dataclasses import fields
 
+import conftest
 import pytest
 import torch
-from bang import loss
-from bang.criterion import MixedLossConfig, NgramLanguageLossNarMixed
-from bang.generation.torch_session import TorchSession
-from bang.inference.api import Bang
-from bang.network import attention
+from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.modules import FairseqDropout
-
-import conftest
-from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from support.simulated_gpu import CUDA, simulated_gpu
 from test_generation import options
 from test_pretraining_dataset import binarize, random_documents
 from test_pretraining_dataset import make_task as make_pretraining_task
+
+from bang.generation.session import TorchSession
+from bang.inference.api import Bang
+from bang.network import attention
+from bang.plugin import loss
+from bang.plugin.criterion import MixedLossConfig, NgramLanguageLossNarMixed
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the tests marked gpu run on the real one")
 

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from conftest import TEXTS
+from omegaconf import OmegaConf
+
 from bang import visibility
-from bang.criterion import NgramLanguageLossNarMixed
 from bang.deploy import export, pack
 from bang.deploy.graph import DecoderGraph, EncoderGraph
 from bang.inference.api import Bang
-from bang.options import Options
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import TrainedModel, read_folder, size_options
-from omegaconf import OmegaConf
-
-from conftest import TEXTS
+from bang.options import Options
+from bang.plugin.criterion import NgramLanguageLossNarMixed
 
 OWN_TABLES = dict(share_all_embeddings=False)
 UNEQUAL = {

@@ -11,15 +11,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bang import modes
-from bang.generation import passes
-from bang.generation.choice import Bounds, Chooser
-from bang.generation.torch_session import TorchSession
-from bang.options import SOURCE_GAIN
-from fairseq import utils
-
 from conftest import GOLDEN, ROOT, hypotheses
+from fairseq import utils
 from test_generation import decode, options
+
+from bang import modes
+from bang.decoding import passes
+from bang.decoding.choice import Bounds, Chooser
+from bang.generation.session import TorchSession
+from bang.options import SOURCE_GAIN
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from bang import starts, visibility
-from bang.starts.adapt import spread
 from foreign_models import MASK, PAD, edit_config, edit_vocabulary, edit_weights, randomize, source
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from bang import starts, visibility
+from bang.starts.adapt import spread
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from bang import starts
-from bang.__main__ import main
-from bang.deploy.pack import write_folder
-from bang.inference.trained_model import read_checkpoint
-from bang.text.wordpieces import VOCAB, load_word_pieces
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from test_starts import bert, bert_folder, bert_output, encode  # noqa: F401  (fixtures too)
 from test_starts_prophetnet import prophetnet, prophetnet_folder  # noqa: F401
 from transformers import BertModel
+
+from bang import starts
+from bang.__main__ import main
+from bang.deploy.pack import write_folder
+from bang.inference.trained_model import read_checkpoint
+from bang.text.wordpieces import VOCAB, load_word_pieces
 
 
 def call(*arguments):

@@ -3,10 +3,11 @@
 from argparse import Namespace
 
 import pytest
-from bang import starts
 import torch
 from foreign_models import PAD, SEP, edit_config, edit_weights, randomize, source
 from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
+
+from bang import starts
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from bang.recipes.steps import Command, Plan, Step, fingerprint
-from conftest import ROOT
 
 
 def shell(script, **options):

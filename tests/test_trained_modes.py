@@ -3,12 +3,12 @@
 from argparse import Namespace
 
 import pytest
-from bang import checkpoints
-from bang.modes import MODES
-from bang.trained_modes import Blocks, best_trained, split_shares, trained_blocks, trained_modes, update_shares
+from conftest import GOLDEN
 from fairseq.dataclass.configs import GenerationConfig
 
-from conftest import GOLDEN
+from bang.modes import MODES
+from bang.safety import checkpoints
+from bang.trained_modes import Blocks, best_trained, split_shares, trained_blocks, trained_modes, update_shares
 
 MIXED = "ngram_language_loss_NAR_mixed"
 

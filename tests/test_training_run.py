@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from bang import training_run
 from omegaconf import OmegaConf
+
+from bang.plugin import training_run
 
 
 def saved(folder):

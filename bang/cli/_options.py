@@ -6,6 +6,7 @@ from typing import Any
 from ..modes import MODES
 from ..options import DESCRIBED
 
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder of bang pack or bang export, or a checkpoint")
     parser.add_argument("--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the "

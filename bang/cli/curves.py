@@ -11,11 +11,10 @@ import argparse
 import itertools
 from pathlib import Path
 
+from ..modes import trained
 from ..packages import install_command
 from ..text.files import refuse_overwriting, replacing
-from ..modes import trained
 from ..text.training_log import Curves, read_curves
-
 
 HELP = "learning curves as a picture, from fairseq-train's log"
 

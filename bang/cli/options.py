@@ -7,7 +7,7 @@ fairseq-train --help ends before it has seen --task, --arch and --criterion, so 
 
 import argparse
 
-from ..inference.folder import import_heavy
+from ..safety.folder import import_heavy
 
 HELP = "the options that BANG adds to fairseq's command lines"
 
@@ -17,4 +17,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(import_heavy("bang.options_page").page(), end="")
+    print(import_heavy("bang.plugin.options_page").page(), end="")

@@ -11,7 +11,7 @@ Face layout: the folder with config.json and model.safetensors (or a weights-onl
 import argparse
 import sys
 
-from ..inference.folder import import_heavy
+from ..safety.folder import import_heavy
 from ..text.vocabulary import VOCAB
 
 HELP = "the options that a pretrained start needs, or the start as a checkpoint"
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    convert = import_heavy("bang.starts.convert")
+    convert = import_heavy("bang.deploy.convert")
     import_heavy("bang.plugin")  # registers the architectures
     from .. import starts
-    from ..dictionary import BertDictionary
     from ..deploy.pack import write_checkpoint
+    from ..plugin.dictionary import BertDictionary
 
     options = {name: getattr(args, name) for name in _MODEL}
     given = [name for name, value in options.items() if value is not None]

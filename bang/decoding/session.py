@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.choice import Bounds, Chooser
-from ..generation.passes import Pass, drafting_slots
+from .choice import Bounds, Chooser
+from .passes import Pass, drafting_slots
 
 
 class BaseSession:

@@ -20,10 +20,10 @@ from torch.export import Dim
 
 from ..inference import cpu
 from ..inference.api import Bang, Generation
-from ..inference.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..inference.torch_engine import TorchEngine
 from ..inference.trained_model import DTYPES, TrainedModel
 from ..network.model import BangModel
+from ..safety.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
 from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
 

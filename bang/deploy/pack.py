@@ -17,12 +17,12 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from .. import checkpoints
-from ..options import Options
-from ..inference.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
+from ..options import Options
+from ..plugin.task import BangTranslationConfig
+from ..safety import checkpoints
+from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
 from ..safety.settings import FRESH
-from ..task import BangTranslationConfig
 from ..text.files import StrPath, new_folder, replacing
 from ..trained_modes import best_trained, update_shares
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..decoding.choice import Bounds, Chooser
+from ..decoding.limits import check_lengths, least_length, length_limits
+from ..decoding.loop import Decoding, Text
 from ..modes import Strategy
-from .choice import Bounds, Chooser
-from .limits import check_lengths, least_length, length_limits
-from .loop import Decoding, Text
+from .session import TorchSession
 from .statistics import Statistics
-from .torch_session import TorchSession
 
 
 class LoopGenerator:

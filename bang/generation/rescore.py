@@ -15,7 +15,7 @@ from torch import Tensor
 from ..network.stepping import send
 from ..visibility import autoregressive
 from .generator import LoopGenerator
-from .torch_session import encode
+from .session import encode
 
 
 class RescoringGenerator:

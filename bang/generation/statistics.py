@@ -7,7 +7,7 @@ from typing import Iterable
 
 import numpy as np
 
-from .loop import Text
+from ..decoding.loop import Text
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from .. import modes
 from ..options import DESCRIBED, Options, check_number
+from ..safety import folder
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
 from ..trained_modes import Blocks, best_trained, warning_of_blocks
-from . import folder
 
 logger = logging.getLogger(__name__)
 

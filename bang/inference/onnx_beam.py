@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..generation.passes import Pass
+from ..decoding.passes import Pass
 from .onnx_session import OnnxSession, columns
 
 

@@ -10,16 +10,16 @@ import onnxruntime
 from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
-from ..generation import loop
+from ..decoding import loop
+from ..decoding.choice import Bounds
+from ..decoding.limits import least_length, length_limits
 from ..modes import MODES
 from ..options import Options, check_number
-from ..generation.choice import Bounds
-from ..generation.limits import least_length, length_limits
+from ..safety.folder import check_vocabulary, read_pieces
 from ..text.files import StrPath
 from ..trained_modes import Blocks
 from . import cpu
 from .api import Hypothesis
-from .folder import check_vocabulary, read_pieces
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 

@@ -11,9 +11,9 @@ import numpy as np
 from onnxruntime import InferenceSession, OrtValue
 
 from .. import visibility
+from ..decoding.choice import Bounds, Chooser
+from ..decoding.passes import Pass
 from ..decoding.session import BaseSession
-from ..generation.choice import Bounds, Chooser
-from ..generation.passes import Pass
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
 _NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees

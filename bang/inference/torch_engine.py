@@ -13,10 +13,10 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
-from ..data import PairDataset
 from ..network.model import BangModel
 from ..options import Options, check_number
-from ..task import OF_MODES
+from ..plugin.data import PairDataset
+from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from .api import Hypothesis
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder

@@ -14,14 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .. import checkpoints, plugin  # noqa: F401  (plugin: registers the architectures)
-from ..dictionary import BertDictionary
+from .. import plugin  # noqa: F401  (plugin: registers the architectures)
 from ..network.model import BangModel
-from ..task import BangTranslationConfig, BangTranslationTask
+from ..plugin.dictionary import BertDictionary
+from ..plugin.task import BangTranslationConfig, BangTranslationTask
+from ..safety import checkpoints
+from ..safety.folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
 from ..trained_modes import Blocks, trained_blocks, trained_modes
-from .folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -7,11 +7,10 @@ import functools
 from typing import NamedTuple, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from fairseq import utils
 from fairseq.modules import FairseqDropout
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import visibility
 from ..visibility import Layout

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import visibility
+from ..visibility import Layout
 from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, side_by_side, slot_positions
 from .config import BangConfig
 from .packed import PackedProduct
 from .stepping import Cache, Sight, plain_sight, run_layers
-from ..visibility import Layout
-
 
 CACHE = "bang.cache"
 """Where the keys and values lie in fairseq's incremental state."""

@@ -7,12 +7,13 @@ from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
-from .. import checkpoints, modes, visibility
+from .. import modes, visibility
+from ..safety import checkpoints
+from ..visibility import Layout
 from .config import BangConfig
 from .decoder import BangDecoder
 from .encoder import BangEncoder
 from .packed import lay_by_columns
-from ..visibility import Layout
 
 logger = logging.getLogger(__name__)
 

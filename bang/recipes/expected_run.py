@@ -76,7 +76,7 @@ def begun_warmup(checkpoint) -> int:
 
 def describe(cfg, world: int, warmup: int) -> str:
     """Updates and warm-up of the run with the options `cfg` in `world` processes; of pretraining blocks and cost too."""
-    from ..training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
+    from ..plugin.training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
 
     task = tasks.setup_task(cfg.task)
     examples, batches = count(cfg, task, world)

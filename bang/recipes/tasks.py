@@ -244,7 +244,7 @@ def has_separator(source: StrPath) -> bool:
 def start_options(start: str) -> list[str]:
     """fairseq-train's options for a model that starts from `start`: the sizes are read from it."""
     from .. import plugin, starts  # noqa: F401  (registers the architectures, which brings torch and fairseq)
-    from ..starts import convert
+    from ..deploy import convert
 
     return shlex.split(convert.train_options(starts.read(start)))
 

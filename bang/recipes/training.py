@@ -174,7 +174,7 @@ def launch(options: Sequence[str], machines: Machines, dry: bool = False) -> Non
     Raises:
         ValueError: the options name a precision that the checkpoint they go on from does not have.
     """
-    from ..precision import training_option  # brings torch
+    from .precision import training_option  # brings torch
 
     words = command(options, machines, training_option(["--gpus", str(machines.gpus), *options]))
     if dry:

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .. import checkpoints
-from ..inference.folder import MODEL, read_pieces
+from ..safety import checkpoints
+from ..safety.folder import MODEL, read_pieces
 from ..safety.settings import check_start
 from ..text.files import read_lines
 from . import bert, names, prophetnet
@@ -84,11 +84,11 @@ def _locate(path: str) -> tuple[str | None, str]:
         if not os.path.isfile(path):
             raise ValueError(f"{OPTION} {path}: no such file or folder")
         return (os.path.dirname(path) or "." if beside else None), path
-    for names in (("config.json",), WEIGHT_FILES):
-        found = [file for name in names if os.path.isfile(file := os.path.join(path, name))]
+    for wanted in (("config.json",), WEIGHT_FILES):
+        found = [file for name in wanted if os.path.isfile(file := os.path.join(path, name))]
         if not found:
             raise ValueError(
-                f"{OPTION} {path}: no {' or '.join(names)} in this folder; give a checkpoint file, a folder of the "
+                f"{OPTION} {path}: no {' or '.join(wanted)} in this folder; give a checkpoint file, a folder of the "
                 "Hugging Face layout, or one of bang pack"
             )
     return path, found[0]

@@ -2,8 +2,8 @@
 
 import logging
 
-from .. import checkpoints
 from ..network.model import BangModel
+from ..safety import checkpoints
 from .adapt import weights_for
 from .files import OPTION, Start, read
 

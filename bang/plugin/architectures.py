@@ -2,9 +2,9 @@
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model
 
+from ..network.config import ARCHITECTURES, with_defaults
+from ..network.model import BangArModel, BangModel, BangNarModel
 from .command_line import settle_options
-from .network.config import ARCHITECTURES, with_defaults
-from .network.model import BangArModel, BangModel, BangNarModel
 
 FAMILIES = {"bang_ar_nar_mixed": BangModel, "bang_ar": BangArModel, "bang_nar": BangNarModel}
 

@@ -9,9 +9,9 @@ from typing import IO
 from fairseq.data import Dictionary
 from fairseq.tokenizer import tokenize_line
 
+from ..text.files import StrPath
+from ..text.vocabulary import read_vocabulary
 from .raw_text import warn_of_unknown
-from .text.files import StrPath
-from .text.vocabulary import read_vocabulary
 
 
 @dataclass

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..modes import MODES
 from ..packages import install_command
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
-from ..modes import MODES
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
 MODEL, EXPORT = "bang model", "bang export"

@@ -10,8 +10,8 @@ from typing import Iterable, List, Optional
 
 from omegaconf import DictConfig
 
-from . import modes
-from .trained_modes import update_shares
+from .. import modes
+from ..trained_modes import update_shares
 
 logger = logging.getLogger(__name__)
 

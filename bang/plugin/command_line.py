@@ -38,7 +38,7 @@ def settle_options(args: argparse.Namespace) -> None:
         args.tpu = False
 
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parents[1]
 _FRAME = re.compile(r'^ *File "(.+)", line \d+, in .+\n +(.+)$', flags=re.M)
 
 

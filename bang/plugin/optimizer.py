@@ -6,7 +6,6 @@ import torch
 from fairseq.optim.adam import Adam
 from torch.optim.adamw import adamw
 
-
 plain_step = Adam.step
 
 

@@ -7,10 +7,10 @@ import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
-from ..dictionary import BertDictionary
 from ..inference.trained_model import TrainedModel
-from .files import OPTION, Start
-from .load import load_into
+from ..plugin.dictionary import BertDictionary
+from ..starts.files import OPTION, Start
+from ..starts.load import load_into
 
 ARCHITECTURE = "bang_ar_nar_mixed"
 

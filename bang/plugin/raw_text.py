@@ -9,10 +9,10 @@ from typing import Iterator, List, Optional, Sequence
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
-from .text.cleanup import to_text
-from .text.files import decode_line, read_lines
-from .text.vocabulary import VOCAB, read_vocabulary
-from .text.wordpieces import WordPieces
+from ..text.cleanup import to_text
+from ..text.files import decode_line, read_lines
+from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.wordpieces import WordPieces
 
 logger = logging.getLogger(__name__)
 

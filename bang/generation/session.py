@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import visibility
+from ..decoding.choice import Bounds, Chooser
+from ..decoding.passes import Pass
 from ..decoding.session import BaseSession
 from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
-from .choice import Bounds, Chooser
-from .passes import Pass
-
 
 AT_ONCE = 64
 """So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""

@@ -1,4 +1,4 @@
-"""Which precision a training takes: `python -m bang.precision [OPTION of fairseq-train ...]` prints the option to add, if any.
+"""Which precision a training takes: `python -m bang.recipes.precision [OPTION of fairseq-train ...]` prints the option to add, if any.
 
 A run that goes on from a checkpoint keeps the checkpoint's precision: its optimizer fits no other. A new run takes
 --fp16 on a GPU. Of CPUs with bf16 instructions some multiply matrices twice as fast with them, others slower than in
@@ -74,7 +74,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _saved(path: str) -> str:
     """The precision that a checkpoint was trained with: one of OPTIMIZERS, or nothing for float32."""
-    from .safety import files  # brings fairseq
+    from ..safety import files  # brings fairseq
 
     state = files.read(path, mmap=True)
     return _named((state.get("cfg") or {}).get("common") or vars(state.get("args") or argparse.Namespace()))
@@ -88,4 +88,4 @@ if __name__ == "__main__":
     try:
         print(training_option(sys.argv[1:]))
     except ValueError as error:
-        sys.exit(f"bang.precision: error: {error}")
+        sys.exit(f"bang.recipes.precision: error: {error}")

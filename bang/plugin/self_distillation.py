@@ -11,12 +11,12 @@ Shapes: B sentences, N texts drawn of each, T tokens.
 import numpy as np
 import torch
 
+from .. import modes
+from ..decoding import loop
+from ..decoding.choice import Bounds, Chooser
+from ..generation.session import TorchSession, encode
+from ..text.collect import make_closest
 from .data import targets_from
-from . import modes
-from .generation import loop
-from .generation.choice import Bounds, Chooser
-from .generation.torch_session import TorchSession, encode
-from .text.collect import make_closest
 
 TEMPERATURE, AMONG = 0.5, 20
 """Of the draws, and the tokens they are drawn among: near what the model would choose, without what label smoothing spreads."""

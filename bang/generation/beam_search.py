@@ -8,8 +8,8 @@ from fairseq.search import Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor, nn
 
+from ..decoding.limits import check_lengths, length_limits
 from ..network.decoder import BangDecoder
-from .limits import check_lengths, length_limits
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from typing import Dict
 
 from torch import Tensor
 
-from .safety import settings
-from .safety.files import read
+from . import settings
+from .files import read
 
 _SIZE_OPTIONS = {
     "embed_positions.weight": "--max-{side}-positions",

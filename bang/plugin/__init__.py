@@ -1,8 +1,8 @@
 """What BANG gives fairseq: importing this registers its models, criterions and tasks."""
 
+from ..safety import hooks
 from . import architectures, command_line, criterion, optimizer, raw_text, task  # noqa: F401  (importing registers)
 from .pretraining import task as pretraining_task  # noqa: F401
-from .safety import hooks
 
 hooks.install()
 command_line.quiet_hydra()

@@ -10,14 +10,15 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
-from . import checkpoints, starts, training_run
+from .. import starts
+from ..safety import checkpoints, settings
+from ..safety.hooks import FILE
+from ..text.vocabulary import fingerprint
+from ..trained_modes import trained_blocks, trained_modes
+from . import training_run
 from .command_line import add_min_lr, program
 from .dictionary import BertDictionary
 from .progress import Progress, Stop
-from .safety import settings
-from .safety.hooks import FILE
-from .text.vocabulary import fingerprint
-from .trained_modes import trained_blocks, trained_modes
 
 logger = logging.getLogger(__name__)
 

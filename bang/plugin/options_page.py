@@ -10,8 +10,8 @@ from fairseq.models import MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 
-from . import plugin  # noqa: F401  (registers)
-from .network.config import ARCHITECTURES, BangConfig
+from .. import plugin  # noqa: F401  (registers)
+from ..network.config import ARCHITECTURES, BangConfig
 
 HEAD = """\
 # Options

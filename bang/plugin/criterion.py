@@ -17,11 +17,12 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from . import modes, self_distillation, visibility
+from .. import modes, visibility
+from ..network.attention import layout_tensors
+from ..options import Options
+from ..trained_modes import split_shares
+from . import self_distillation
 from .loss import linear_nll
-from .network.attention import layout_tensors
-from .options import Options
-from .trained_modes import split_shares
 
 logger = logging.getLogger(__name__)
 

@@ -19,17 +19,18 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import II
 
-from . import modes, raw_text, training_run, visibility
+from .. import modes
+from ..decoding.choice import Chooser
+from ..generation.beam_search import AlignedArGenerator, ArGenerator
+from ..generation.generator import LoopGenerator
+from ..generation.rescore import RescoringGenerator
+from ..generation.statistics import Statistics
+from ..modes import MODES, Mode, options_without_effect
+from ..options import DESCRIBED, Options, describe
+from ..trained_modes import warning_of_blocks
+from . import raw_text, training_run
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
-from .generation.autoregressive import AlignedArGenerator, ArGenerator
-from .generation.choice import Chooser
-from .generation.generator import LoopGenerator
-from .generation.rescore import RescoringGenerator
-from .generation.statistics import Statistics
-from .modes import MODES, Mode, options_without_effect
-from .options import DESCRIBED, Options, describe
-from .trained_modes import warning_of_blocks
 
 logger = logging.getLogger(__name__)
 
