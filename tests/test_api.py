@@ -24,12 +24,11 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
-from bang.inference import trained_model
+from bang.inference import load, trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.options import Options
-from bang.safety import folder
 from bang.safety.hooks import GlobalHydra
 from bang.trained_modes import split_shares
 
@@ -406,9 +405,9 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
 
     def load(_):
         under_way.wait()
-        folder.import_heavy("some.module")
+        load.import_heavy("some.module")
 
-    monkeypatch.setattr(folder.importlib, "import_module", slow_import)
+    monkeypatch.setattr(load.importlib, "import_module", slow_import)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

@@ -15,8 +15,8 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from ..inference.load import import_heavy
 from ..packages import install_command
-from ..safety.folder import import_heavy
 from ..text.files import read_lines
 
 HELP = "a model to ONNX graphs that run without torch"

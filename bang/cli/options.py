@@ -7,7 +7,7 @@ fairseq-train --help ends before it has seen --task, --arch and --criterion, so 
 
 import argparse
 
-from ..safety.folder import import_heavy
+from ..inference.load import import_heavy
 
 HELP = "the options that BANG adds to fairseq's command lines"
 

@@ -10,7 +10,7 @@ The folder holds weights without the optimizer (model.safetensors), sizes, train
 
 import argparse
 
-from ..safety.folder import import_heavy
+from ..inference.load import import_heavy
 from ._options import add_generation_arguments, generation_options
 
 HELP = "a checkpoint to a folder that holds all that generation needs"

@@ -11,7 +11,7 @@ Face layout: the folder with config.json and model.safetensors (or a weights-onl
 import argparse
 import sys
 
-from ..safety.folder import import_heavy
+from ..inference.load import import_heavy
 from ..text.vocabulary import VOCAB
 
 HELP = "the options that a pretrained start needs, or the start as a checkpoint"

@@ -8,7 +8,7 @@ It has no optimizer state: a run that goes on from it begins with a new one.
 
 import argparse
 
-from ..safety.folder import import_heavy
+from ..inference.load import import_heavy
 
 HELP = "a folder of bang pack back to a checkpoint for fairseq's commands"
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from .. import modes
 from ..options import DESCRIBED, Options, check_number
-from ..safety import folder
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
 from ..trained_modes import Blocks, best_trained, warning_of_blocks
+from .load import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Bang:
         Raises:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
-        engine, pieces, defaults = folder.load(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
+        engine, pieces, defaults = load_model(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
         defaults = {name: value for name, value in defaults.items() if name in DESCRIBED}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:

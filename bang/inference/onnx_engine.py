@@ -146,7 +146,7 @@ def _first_line(error: Exception) -> str:
 def load(
     folder: StrPath, config: dict[str, Any], device: str | None = None, dtype: str = "float32", threads: int | None = None
 ) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
-    """See `folder.load`. The precision is the export's own: `dtype` must be its default."""
+    """See `load.load_model`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
         raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
     engine, pieces = OnnxEngine(folder, config, device, threads), read_pieces(folder)

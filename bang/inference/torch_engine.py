@@ -126,12 +126,12 @@ def _device(name: str | None) -> torch.device:
 
 
 def load(folder: StrPath, config: dict[str, Any], **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
-    """See `folder.load`."""
+    """See `load.load_model`."""
     return _ready(read_folder(folder), options)
 
 
 def load_checkpoint(path: StrPath, vocab: StrPath | None, **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
-    """See `folder.load`."""
+    """See `load.load_model`."""
     return _ready(read_checkpoint(path, vocab), options)
 
 

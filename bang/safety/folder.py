@@ -1,23 +1,15 @@
-"""What a model is made of on disk: the folders of `bang pack` and `bang export`, and fairseq's checkpoints.
+"""The folders of `bang pack` and `bang export`: what config.json must hold, and whether a folder is whole.
 
-Light: says which engine a model wants and leaves the rest to it. A folder's config.json begins with
-`format` and `version`; `bang/deploy` writes the two kinds.
+Its config.json begins with `format` and `version`; `bang/deploy` writes the two kinds.
 """
 
-import contextlib
-import importlib
 import json
-import logging
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..modes import MODES
-from ..packages import install_command
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
 
@@ -55,10 +47,6 @@ _KEYS = {
 """What config.json must hold, and what of it serves."""
 _MAY = dict(files=_list_of(_is(str), 0), blocks=_list_of(_from(0), 2, 2), reduce_range=_is(bool))
 """What it may hold besides, if not null."""
-
-_ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
-_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export"}
-"""Extras of setup.py that bring packages which bang itself does not."""
 
 
 def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
@@ -108,62 +96,3 @@ def check_vocabulary(folder: StrPath, pieces: int, rows: int) -> None:
     """
     if pieces != rows:
         raise ValueError(f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole")
-
-
-def load(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, list[str], dict[str, Any]]:
-    """Loads a model into the engine it is made for.
-
-    Args:
-        model: a folder, or a checkpoint of fairseq-train.
-        vocab: a checkpoint's vocabulary.
-        options: the engine's: device, dtype, threads.
-    Returns:
-        Engine, vocabulary in the order of its ids, generation defaults.
-    Raises:
-        FileNotFoundError, ValueError: one line.
-    """
-    if not os.path.isdir(model):
-        if not os.path.exists(model):
-            raise FileNotFoundError(f"{model}: no such model; give a folder of bang pack or bang export, or a checkpoint")
-        return import_heavy(_ENGINES[MODEL]).load_checkpoint(model, vocab, **options)
-    config = read_config(model, MODEL, EXPORT)
-    if vocab is not None:
-        raise ValueError(f"{model}: brings its own {VOCABULARY}; give no other vocabulary")
-    return import_heavy(_ENGINES[config["format"]]).load(model, config, **options)
-
-
-def import_heavy(name: str) -> ModuleType:
-    """Imports a module that loads torch and fairseq, or onnxruntime, and leaves logging as it was.
-
-    fairseq's imports would send every library's debug messages to stderr where the root logger has no handler yet.
-
-    Raises:
-        ValueError: a package that it needs is not installed; one line that says how to.
-    """
-    try:
-        with _IMPORTING, _unchanged_logging():
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "bang").partition(".")[0]
-        if package == "bang":
-            raise
-        raise ValueError(
-            f"needs {package}, which is not installed: {install_command(package, _EXTRAS.get(package, ''))}"
-        ) from None
-
-
-_IMPORTING = threading.RLock()  # the root logger's handlers are everybody's
-
-
-@contextlib.contextmanager
-def _unchanged_logging() -> Iterator[None]:
-    """Within, `logging.basicConfig` does nothing, as it never does where there is a handler."""
-    root = logging.getLogger()
-    stand_in = None if root.handlers else logging.lastResort
-    if stand_in is not None:
-        root.addHandler(stand_in)
-    try:
-        yield
-    finally:
-        if stand_in is not None:
-            root.removeHandler(stand_in)
