@@ -6,7 +6,7 @@ from .pretraining import task as pretraining_task  # noqa: F401
 from .safety import hooks
 
 hooks.install()
-command_line.quiet_hydra()
+command_line.quiet_libraries()
 command_line.set_log_level()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()
