@@ -64,8 +64,9 @@ def users_mistake(error: BaseException, traceback: Optional[TracebackType]) -> O
     return None
 
 
-def quiet_hydra() -> None:
-    """Leaves out what today's Hydra says of the way in which fairseq calls it: it is nothing that a user can mend."""
+def quiet_libraries() -> None:
+    """Leaves out what today's Hydra and torch say of the way in which fairseq calls them: no user can mend it."""
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
     warnings.filterwarnings("ignore", module=r"hydra\b")
     warnings.filterwarnings("ignore", message=r"\s*'config' is validated against ConfigStore schema")
     logging.getLogger("hydra").setLevel(logging.WARNING)
