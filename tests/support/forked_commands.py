@@ -16,7 +16,7 @@ import traceback
 
 
 class ForkedCommands:
-    """The process that is forked; it ends with `close`, or when the process that made it ends."""
+    """The process that is forked; it ends with `close`."""
 
     def __init__(self):
         self._process = subprocess.Popen(
@@ -38,7 +38,9 @@ class ForkedCommands:
         return subprocess.CompletedProcess([sys.executable, "-m", module, *arguments], code, *texts)
 
     def close(self) -> None:
-        self._process.communicate()
+        self._process.terminate()  # the end of its input may never come: workers that pytest has forked hold the pipe too
+        with self._process:
+            pass
 
 
 def _run(command: dict) -> int:
