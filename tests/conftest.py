@@ -31,6 +31,7 @@ from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.plugin.dictionary import BertDictionary
 from bang.plugin.task import BangTranslationConfig, BangTranslationTask
+from support.forked_commands import ForkedCommands
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -132,18 +133,26 @@ def forward_arrays():
 
 
 @pytest.fixture(scope="session")
-def run():
-    """Runs a command line; a CLI of fairseq by its name. Returns what it printed to stdout."""
+def forked_commands():
+    """Started by the first command that needs it."""
+    started = []
+    yield lambda: started[0] if started else started.append(ForkedCommands()) or started[0]
+    for commands in started:
+        commands.close()
+
+
+@pytest.fixture(scope="session")
+def run(forked_commands):
+    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout."""
 
     def call(*command, cwd=None, fails=False, env=None):
-        program = str(command[0])
+        program, *arguments = (str(part) for part in command)
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})}
         if program.startswith("fairseq-"):
             main = {"fairseq-hydra-train": "hydra_train"}.get(program, program.removeprefix("fairseq-"))
-            command = [sys.executable, "-m", f"fairseq_cli.{main}", *command[1:]]
-        done = subprocess.run(
-            [str(part) for part in command], cwd=cwd, capture_output=True, text=True,
-            env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})},
-        )  # fmt: skip
+            done = forked_commands().run(f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+        else:
+            done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
         if fails:
             assert done.returncode != 0, done.stdout[-2000:]
             return done.stdout + done.stderr
