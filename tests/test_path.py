@@ -18,7 +18,7 @@ PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
 TEXTS = [[3, 4, 5], [3, 4, 4, 6], [7, 8, 3, 5], [4, 5], [6], [5, 3, 4], [8, 7, 8]]
 LINKS = {order: make_link(TEXTS, PIECES, EOS, order) for order in (2, 3)}
-WEIGHTS = Weights(0.5, 2.0, 0.25, candidates=3, width=3)  # a width of K is exact for order 3
+WEIGHTS = Weights(0.5, 2.0, 0.25, end=1.5, candidates=3, width=3)  # a width of K is exact for order 3
 REFUSED = -1e4
 
 
@@ -57,6 +57,7 @@ class Task:
         kept, forced = len(text) - 1, self.forced[slot]
         link = WEIGHTS.weight * self.ratio(text, token)
         if token == EOS:
+            link *= WEIGHTS.end
             if forced >= 0 and forced != EOS or forced < 0 and kept < self.least:
                 return None
             return self.slots[slot][1] - self.eos_penalty + link
