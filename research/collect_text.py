@@ -65,7 +65,12 @@ MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three w
 LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
 TARGET_WORDS = range(3, 17)
 STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "been", "being", "but", "by", "can", "cannot", "do", "does", "for", "from", "has", "have", "how", "if", "in", "into", "is", "it", "its", "may", "must", "no", "not", "of", "on", "only", "or", "other", "same", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "use", "used", "uses", "using", "was", "when", "where", "which", "while", "will", "with", "without", "you", "your"]
+    re.findall(
+        r"\w+",
+        "a an and are as at be been being but by can cannot do does for from has have how if in into is it its may must no "
+        "not of on only or other same should so some such than that the their them then there these they this those to use "
+        "used uses using was when where which while will with without you your",
+    )
 )
 
 
