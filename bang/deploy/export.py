@@ -182,7 +182,8 @@ def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
     constants = {"last": np.array([-1]), "tiny": np.float32(1e-30), "step": np.float32(1 / 127), "middle": np.uint8(128), "one": np.float32(1)}
     graph.initializer.extend(numpy_helper.from_array(np.asarray(x), f"quantize.{name}") for name, x in constants.items())
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    shapes = {value.name: str(value.type.tensor_type.shape.dim[:2]) for value in graph.value_info}
+    dims = {value.name: value.type.tensor_type.shape.dim[:2] for value in graph.value_info}
+    shapes = {name: str(known) for name, known in dims.items() if all(dim.dim_param or dim.dim_value for dim in known)}
     nodes, quantized, zeros = [], set(), {}  # zeros: zero points by the shape of what is quantized
 
     def add(kind: str, inputs: list[str], output: str, **attributes) -> None:

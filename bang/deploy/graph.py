@@ -6,8 +6,9 @@ Q = M + N queries, C cached keys, R buckets, V vocabulary, L decoder layers, k c
 The numbers are those of `bang.network`; the scale of the queries is in their weights. Keys and values go without
 their biases: a bias of keys adds the same to all logits of a query, and one of values, since attention weights add up
 to 1, the same to all outputs, so that it is in the bias of the output. Queries, keys, values and relative terms come
-from products of their own: of one product, cutting its result apart would cost more than it saves. The encoder gives the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees
-and how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
+from products of their own: of one product, cutting its result apart would cost more than it saves. The encoder gives
+the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees and
+how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
 """
 
 from typing import List, Sequence
