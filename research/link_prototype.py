@@ -78,9 +78,7 @@ def candidates(network, sources: list[list[int]], path: Path) -> Slots:
         return Slots(*(stored[name][:, :SLOTS] for name in Slots._fields))
 
 
-def nar(
-    link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS
-) -> tuple[list[list[int]], float]:
+def nar(link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS) -> tuple[list[list[int]], float]:
     """Tokens of each text, and the seconds of CPU time of the search."""
     found, spent = [[]] * len(sources), 0.0
     for batch in batches(sources, rows):

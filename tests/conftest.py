@@ -23,6 +23,7 @@ from fairseq_cli.preprocess import main as fairseq_preprocess
 from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from omegaconf import OmegaConf
+from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
@@ -31,7 +32,6 @@ from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.plugin.dictionary import BertDictionary
 from bang.plugin.task import BangTranslationConfig, BangTranslationTask
-from support.forked_commands import ForkedCommands
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -105,9 +105,7 @@ def make_model(make_task):
 @pytest.fixture(scope="session")
 def golden_states():
     """The golden checkpoints, through fairseq's own loader."""
-    return {
-        name: checkpoint_utils.load_checkpoint_to_cpu(str(GOLDEN / name / "checkpoint.pt")) for name in ("mixed", "nar")
-    }
+    return {name: checkpoint_utils.load_checkpoint_to_cpu(str(GOLDEN / name / "checkpoint.pt")) for name in ("mixed", "nar")}
 
 
 @pytest.fixture

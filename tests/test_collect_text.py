@@ -18,7 +18,9 @@ def collect_text():
     return module
 
 
-BODY = "The archive is opened again for each file, so that an archive with many files takes longer to be read than a small archive."
+BODY = (
+    "The archive is opened again for each file, so that an archive with many files takes longer to be read than a small archive."
+)
 DOCSTRING = f"""Read the files of an archive.
 
 {BODY}
@@ -62,7 +64,14 @@ def test_google_sections_are_left_out(collect_text):
 
 
 @pytest.mark.parametrize(
-    "title", ["See the archive of files", "read(files) -> archive", "Archive", "Deprecated: read the archive", "Read archive_2 of the files"]
+    "title",
+    [
+        "See the archive of files",
+        "read(files) -> archive",
+        "Archive",
+        "Deprecated: read the archive",
+        "Read archive_2 of the files",
+    ],
 )
 def test_no_target(collect_text, title):
     found = collect_text.from_docstring("pkg", "pkg.read", f"{title}.\n\n{BODY}")
@@ -97,7 +106,9 @@ def test_licences(collect_text):
     licence = collect_text.licence_of
     assert licence([("License-Expression", "MIT")]) == "MIT"
     assert licence([("Classifier", "License :: OSI Approved :: BSD License")]) == "BSD License"
-    assert licence([("License", "Apache 2.0"), ("Classifier", "License :: OSI Approved :: GNU General Public License (GPL)")]) == ""
+    assert (
+        licence([("License", "Apache 2.0"), ("Classifier", "License :: OSI Approved :: GNU General Public License (GPL)")]) == ""
+    )
     assert licence([("License", "ask us")]) == ""
 
 

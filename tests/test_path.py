@@ -114,9 +114,7 @@ class Task:
         forced = np.array([self.forced])
         for part in (slice(0, cut), slice(cut, None)) if cut else (slice(None),):
             found = [(0, slot, token) for slot, token in sorted(self.banned)]
-            found = [
-                (row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]
-            ]
+            found = [(row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]]
             banned = tuple(np.array(found, dtype=np.int64).reshape(-1, 3).T)
             search.extend(Slots(*(x[:, part] for x in slots)), forced[:, part], banned)
         return results(search.best())[0]
@@ -272,9 +270,7 @@ def test_positional_scores_are_the_networks():
     search.extend(of_tasks([task]))
     paths = search.best()
     for tokens, log_probs, length in zip(paths.tokens[0], paths.log_probs[0], paths.length[0]):
-        own = [
-            task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])
-        ]
+        own = [task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])]
         assert log_probs[:length].tolist() == own
         assert (tokens[length:] == PAD).all() and (log_probs[length:] == 0).all()
     assert paths.log_probs.dtype == np.float32 and search.finished.tolist() == [bool(paths.ended[0].all())]

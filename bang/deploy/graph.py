@@ -11,7 +11,7 @@ the keys and values of every decoder layer's cross-attention. The decoder does n
 how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
 """
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 from fairseq import utils
@@ -103,7 +103,7 @@ class EncoderGraph(nn.Module):
         keys_values = (proj for attention in cross for proj in (attention.k_proj, attention.v_proj))
         self.keys_values = nn.ModuleList(map(_without_bias, keys_values))
 
-    def forward(self, source: Tensor) -> List[Tensor]:
+    def forward(self, source: Tensor) -> list[Tensor]:
         """
         Args:
             source: piece ids, pads on the right, (B, S).
@@ -228,7 +228,9 @@ class DecoderGraph(nn.Module):
         new = []
         for index, layer in enumerate(self.layers):
             pair = slice(2 * index, 2 * index + 2)
-            x, *kv = layer(x, hidden, ones, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0)
+            x, *kv = layer(
+                x, hidden, ones, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0
+            )
             new += kv
         log_probs = torch.log_softmax((x @ self.output).float(), dim=-1)
         return log_probs, log_probs.index_select(2, self.specials), *new

@@ -3,8 +3,8 @@
 import itertools
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Iterator, List, Optional, Sequence
 
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class BangBpeConfig(FairseqDataclass):
-    bpe_vocab_file: Optional[str] = field(
+    bpe_vocab_file: str | None = field(
         default=None, metadata={"help": "vocabulary of --bpe bang (default: the data's, or the published vocab.txt)"}
     )
 
@@ -60,7 +60,7 @@ class BangDetokenizer:
         return to_text(x, keep_repeats=True)
 
 
-def read_in_buffers(path: str, buffer_size: int) -> Iterator[List[str]]:
+def read_in_buffers(path: str, buffer_size: int) -> Iterator[list[str]]:
     """fairseq-interactive's `buffered_read`; a line ends at a line feed and nowhere else, so each gives one text.
 
     Args:
