@@ -69,7 +69,8 @@ class Options:
     def __post_init__(self) -> None:
         for option in fields(self):
             if option.type in (int, float):
-                check_number(option.name, getattr(self, option.name), *option.metadata["limits"], whole=option.type is int)
+                least, most = option.metadata["limits"]
+                check_number(option.name, getattr(self, option.name), least, most, option.type is int)
         if not isinstance(self.mode, str):
             raise ValueError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:

@@ -31,8 +31,8 @@ def best_trained(shares: Mapping[str, float] | None, names: Iterable[str]) -> st
         shares: {mode: share}; None or empty where nobody knows.
         names: of at least one mode; the first of them where no share is known.
     """
-    names, shares = list(names), rounded(shares or {})
-    return max((name for name in modes.trained() if name in names and name in shares), key=shares.get, default=names[0])
+    names, known = list(names), rounded(shares or {})
+    return max((name for name in modes.trained() if name in names and name in known), key=known.__getitem__, default=names[0])
 
 
 def update_shares(cfg: Mapping | Namespace) -> dict[str, float]:

@@ -5,11 +5,11 @@ Shapes: B rows, n slots of a row, V vocabulary.
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Bounds(NamedTuple):
-    """What a row's text must keep to: integer arrays (B).
+    """What a row's text must keep to: integer arrays (B), of numpy or torch.
 
     Attributes:
         least: tokens before which no eos may come; at most `limit`.
@@ -17,9 +17,9 @@ class Bounds(NamedTuple):
         key: what makes the row's random numbers its own.
     """
 
-    least: object
-    limit: object
-    key: object
+    least: Any
+    limit: Any
+    key: Any
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Chooser:
             x[tuple(where)] += gain
         if banned is not None:
             x[banned] = -float("inf")
-        token = self._pick(xp, x, total, target, bounds)
+        token = self._pick(xp, x, total, target, bounds and bounds.key)
         if bounds is not None:
             token = xp.where(last, self.eos, token)
         if forced is not None:
@@ -160,12 +160,12 @@ class Chooser:
         mean = sum(xp.exp(x - _logsumexp(xp, x)[..., None]) for x in logits) / len(logits)
         return xp.log(mean), xp.zeros_like(mean[..., 0])
 
-    def _pick(self, xp, x, total, target, bounds: Bounds | None):
+    def _pick(self, xp, x, total, target, key):
         if not self.sampling:
             return x.argmax(-1)
         if self.topk > 0 and not self.topp > 0:
             best = _best(xp, x, min(self.topk, x.shape[-1]))
-            drawn = (_take(xp, x, best) + self._gumbel(xp, best, target, bounds.key)).argmax(-1)
+            drawn = (_take(xp, x, best) + self._gumbel(xp, best, target, key)).argmax(-1)
             return _take(xp, best, drawn[..., None])[..., 0]
         if self.topp > 0:
             ranked = xp.sort(x, -1)
@@ -174,7 +174,7 @@ class Chooser:
             above = mass[..., -1:] - mass  # probability of what ranks higher
             lowest = xp.amin(xp.where(above < self.topp, ranked, float("inf")), -1)
             x = xp.where(x < lowest[..., None], -float("inf"), x)
-        return (x + self._gumbel(xp, _count(x[0, 0]), target, bounds.key)).argmax(-1)
+        return (x + self._gumbel(xp, _count(x[0, 0]), target, key)).argmax(-1)
 
     def _gumbel(self, xp, piece, target, key):
         """Gumbel noise of pieces, (V) or (B, n, k), at each slot: (B, n, V or k)."""

@@ -133,12 +133,12 @@ class Link:
     def log_probs(self, context: Sequence[int]) -> np.ndarray:
         """log p(y | context) of every y, float64 (V); of a context the last order - 1 tokens count."""
         everything = np.arange(self.size)
-        context = np.array(context, dtype=np.int64)[-(self.order - 1) :]
+        last = np.array(context, dtype=np.int64)[-(self.order - 1) :]
         ratio = np.zeros(self.size)
-        if len(context):
-            ratio, _ = self.bigrams(context[-1:], everything)
-        if len(context) > 1:
-            _, index = self.bigrams(context[:1], context[1:])
+        if len(last):
+            ratio, _ = self.bigrams(last[-1:], everything)
+        if len(last) > 1:
+            _, index = self.bigrams(last[:1], last[1:])
             ratio = self.trigrams(index[:, None, None], everything[None], ratio[None, None])[0, 0, 0]
         return self.unigrams + ratio / UNIT
 
@@ -196,7 +196,7 @@ class Link:
                 "make it again with bang link"
             )
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array, mapped: indexing a memmap is slow
-        if hashlib.sha256(memoryview(data)[len(first) :]).hexdigest().encode() != digest:
+        if hashlib.sha256(data.data[len(first) :]).hexdigest().encode() != digest:
             raise ValueError(
                 f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link"
             )

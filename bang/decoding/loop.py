@@ -97,7 +97,7 @@ class Decoding:
 
     def run(self) -> list[Text]:
         """The texts, in the order of the batch."""
-        texts: list[Text | None] = [None] * len(self.row)
+        texts: dict[int, Text] = {}
         while len(self.row):
             step = self._next_pass()
             tokens, scores = self.session.run(step)
@@ -108,7 +108,7 @@ class Decoding:
                     kept = slice(1, self.length[row])
                     texts[self.row[row]] = Text(*(x[row, kept].copy() for x in (self.text, self.score, self.when)))
                 self._keep((~ended).nonzero()[0])
-        return texts
+        return [texts[row] for row in sorted(texts)]
 
     def _draft_prefix(self) -> None:
         """A prefix is drafted and its tokens forced, so that they are scored."""
@@ -147,9 +147,10 @@ class Decoding:
 
     def _repeats(self, blocks: int):
         """Tokens that would complete an n-gram that the text, drafts and all, holds already."""
-        size, found = self.no_repeat_ngram, [[], [], []]
+        size = self.no_repeat_ngram
+        found: list[list[int]] = [[], [], []]
         for row, (text, length, drafted) in enumerate(zip(self.text, self.length, self.drafted)):
-            for block in range(min(blocks, 1 + drafted)):
+            for block in range(min(blocks, 1 + int(drafted))):
                 so_far = text[: length + block]
                 if len(so_far) < size:
                     continue

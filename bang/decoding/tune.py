@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .link import Weights
 
@@ -14,7 +15,7 @@ GRID = {
 
 
 def tune(
-    score: Callable[[Weights], float], start: Weights = Weights(), grid: Mapping[str, Sequence[float]] = GRID
+    score: Callable[[Weights], float], start: Weights = Weights(), grid: Mapping[str, Sequence[Any]] = GRID
 ) -> tuple[Weights, dict[Weights, float]]:
     """Climbs along one weight after another, value by value, until none gains.
 

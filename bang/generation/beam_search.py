@@ -121,8 +121,13 @@ class BeamsOfOneSource(EnsembleModel):
         ]
 
 
-class _Mended:
-    """Mixin for fairseq's generators: n-grams are blocked, and a sentence is decoded as if alone."""
+class _Mended(SequenceGenerator):
+    """fairseq's generators, in which n-grams are blocked and a sentence is decoded as if alone."""
+
+    search: Search
+    min_len: int
+    max_len_a: float
+    max_len_b: int
 
     def __init__(self, *args, no_repeat_ngram_size: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
@@ -172,7 +177,7 @@ class _Mended:
         )
 
 
-class ArGenerator(_Mended, SequenceGenerator):
+class ArGenerator(_Mended):
     """fairseq's SequenceGenerator."""
 
     def __init__(self, models, *args, **kwargs):

@@ -24,7 +24,7 @@ class Statistics:
     def __init__(self, decoding: str):
         self.decoding = decoding
         self.texts = 0
-        self.kept = Counter()
+        self.kept: Counter[int] = Counter()
 
     def add(self, texts: Iterable[Text]) -> None:
         """Counts the texts of a batch."""

@@ -92,8 +92,8 @@ class Generation:
     text: str
     pieces: list[str]
     score: float = 0.0
-    piece_scores: list[float] = ()
-    passes: list[int] = ()
+    piece_scores: Sequence[float] = ()
+    passes: Sequence[int] = ()
     truncated: bool = False
     error: str | None = None
 
@@ -207,25 +207,23 @@ class Bang:
                 text over the limit. Of a list, before anything is generated. From an iterator, when it gets there, and
                 behind the answers to what came before.
         """
-        options = self._options(mode, options)
+        chosen = self._options(mode, options)
         check_number("batch_tokens", batch_tokens, least=1)
         check_number("read_ahead", read_ahead, least=1)
         if on_error not in _ON_ERROR:
             raise ValueError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
-        is_one = isinstance(texts, str)
         _check_texts(texts)
         if drop_repeats is None:
-            drop_repeats = modes.find(options.mode).drops_repeats
-        sources = self._sources([texts] if is_one else texts, truncate, on_error)
-        is_stream = not is_one and not _has_length(texts)
+            drop_repeats = modes.find(chosen.mode).drops_repeats
+        is_one, is_stream = isinstance(texts, str), not _has_length(texts)
+        sources = self._sources([texts] if isinstance(texts, str) else texts, truncate, on_error)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
-        found = self._stream(sources, windows, options, drop_repeats, batch_tokens)
-        if not details:
-            found = (generation.text for generation in found)
+        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens)
+        answers: Iterator[Any] = found if details else (generation.text for generation in found)
         if is_one:
-            return next(found)
-        return found if is_stream else list(found)
+            return next(answers)
+        return answers if is_stream else list(answers)
 
     def _options(self, mode: str | None, given: dict) -> Options:
         unknown = given.keys() - DESCRIBED.keys()
@@ -233,7 +231,7 @@ class Bang:
             near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
             raise ValueError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
-        options = replace(self.defaults, **({} if mode is None else {"mode": mode}), **given)
+        options = replace(self.defaults, **(given if mode is None else {"mode": mode, **given}))
         if options.mode not in self.engine.modes:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         beam_search = modes.find(options.mode).beam_search
@@ -354,7 +352,7 @@ def _check_texts(texts: Any) -> None:
         raise ValueError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
 
 
-def _has_length(texts: Iterable) -> bool:
+def _has_length(texts: Any) -> bool:
     try:
         return len(texts) >= 0
     except TypeError:

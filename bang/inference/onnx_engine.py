@@ -84,14 +84,11 @@ class OnnxEngine:
         if len(sources) > rows:
             parts = (sources[start : start + rows] for start in range(0, len(sources), rows))
             return [found for part in parts for found in self.generate(part, options)]
-        if beam > 1:
-            found = search(
-                OnnxSession(self._graphs, sources), beam, least, limit, specials, options.len_penalty,
-                options.no_repeat_ngram_size,
-            )  # fmt: skip
-            return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         bounds = Bounds(least, limit, np.arange(len(sources)))
         session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
+        if beam > 1:
+            found = search(session, beam, least, limit, specials, options.len_penalty, options.no_repeat_ngram_size)
+            return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
         decoding = loop.Decoding(session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
         return [

@@ -70,14 +70,14 @@ class OnnxSession(BaseSession):
     Args:
         graphs: the network.
         sources: ids, eos last, each (S,).
-        chooser: which token a slot gives, by log-probabilities; None: the caller chooses (`candidates`).
+        chooser: which token a slot gives, by log-probabilities.
         bounds: of the rows.
     """
 
-    def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser | None = None, bounds: Bounds | None = None):
+    def __init__(self, graphs: Graphs, sources: list[np.ndarray], chooser: Chooser, bounds: Bounds):
         self._graphs, self.chooser, self.bounds = graphs, chooser, bounds
         # the same rules where the tokens are candidates, in the order of `columns`
-        self._of_candidates = chooser and replace(chooser, pad=0, unk=1, eos=2)
+        self._of_candidates = replace(chooser, pad=0, unk=1, eos=2)
         names, found = _encoded(graphs, sources)
         self._source = dict(zip(names, found))
         real = np.arange(max(map(len, sources))) < np.array([len(ids) for ids in sources])[:, None]
@@ -91,7 +91,8 @@ class OnnxSession(BaseSession):
         rows, heads, _, head_width = of_source.shape()
         dtype = np.float16 if "float16" in of_source.data_type() else np.float32
         self._cache = [np.zeros((rows, heads, 0, head_width), dtype) for _ in names]  # (B, H, C, d) each
-        self._new = None  # what the last pass is to put into it, as `_write` takes it
+        # what the last pass is to put into it, as `_write` takes it
+        self._new: tuple[np.ndarray, int, list[np.ndarray]] | None = None
 
     def forward(self, step: Pass) -> list[np.ndarray]:
         """Log-probabilities of the whole vocabulary, (B, N, V), or of candidates, as `Candidates`."""
@@ -175,8 +176,7 @@ class OnnxSession(BaseSession):
             sources: the same of the sources where they are other rows, as with beams; empty: they stay.
         """
         self._write()
-        if self.bounds is not None:
-            self.bounds = Bounds(*(x[rows] for x in self.bounds))
+        self.bounds = Bounds(*(x[rows] for x in self.bounds))
         self._cache = [buffer[rows] for buffer in self._cache]
         sources = rows if sources is None else sources
         if len(sources):
@@ -192,7 +192,8 @@ def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list
     """
     names = [output.name for output in graphs.encoder.get_outputs()]
     lengths = np.array([len(ids) for ids in sources])
-    order, whole = np.argsort(-lengths, kind="stable"), None
+    order = np.argsort(-lengths, kind="stable")
+    whole: list[np.ndarray] = []
     while len(order):
         rows = order[: max(1, graphs.at_once // lengths[order[0]])]
         order = order[len(rows) :]
@@ -203,7 +204,7 @@ def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list
         if len(rows) == 1 == len(sources):
             return names, found
         arrays = [x.numpy() for x in found]
-        if whole is None:  # the longest come first
+        if not whole:  # the longest come first
             whole = [np.zeros((len(sources), *x.shape[1:]), x.dtype) for x in arrays]
         for all_rows, x in zip(whole, arrays):
             all_rows[rows, :, : x.shape[2]] = x

@@ -113,7 +113,7 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None) -> TrainedModel
     sizes = {option: getattr(cfg.model, option, getattr(options, option)) for option in size_options(name)}
     if sizes["share_all_embeddings"]:
         sizes["share_decoder_input_output_embed"] = True
-    criterion = OmegaConf.to_container(cfg.criterion, resolve=True) if cfg.criterion is not None else {}
+    criterion: Any = OmegaConf.to_container(cfg.criterion, resolve=True) if cfg.criterion is not None else {}
     return TrainedModel(
         architecture=name,
         sizes=sizes,

@@ -1,12 +1,11 @@
 """The tasks translation_bang and translation_bang_nar: data in, generator out."""
 
 import filecmp
-import itertools
 import logging
 import os
 import weakref
 from dataclasses import dataclass, field, fields
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +135,8 @@ class BangTranslationTask(BangTask, TranslationTask):
         """The first part of a split whose sides differ, `train` or `train1` …, and how many lines they have."""
         paths = utils.split_paths(self.cfg.data)
         src, tgt = self.cfg.source_lang, self.cfg.target_lang
-        for number in itertools.count():
+        number = 0
+        while True:
             part = f"{split}{number or ''}"
             prefix = os.path.join(paths[(epoch - 1) % len(paths)], f"{part}.{src}-{tgt}.")
             sizes = [
@@ -144,6 +144,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             ]
             if sizes[0] != sizes[1] or not any(sizes):
                 return f"{part}: {sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
+            number += 1
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         """As fairseq's; --bpe bang gives --eval-bleu text for people too."""
@@ -211,8 +212,9 @@ class BangTranslationTask(BangTask, TranslationTask):
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
-            layout = partial(mode.layout, options=options, start=0)
-            return ReferenceScorer(self.target_dictionary, layout, bool(args.print_alignment))
+            return ReferenceScorer(
+                self.target_dictionary, lambda length: mode.layout(length, options, 0), bool(args.print_alignment)
+            )
         if mode.beam_search:
             if seq_gen_cls is None:
                 seq_gen_cls = AlignedArGenerator if getattr(args, "print_alignment", None) else ArGenerator
@@ -281,7 +283,7 @@ class BangTranslationTask(BangTask, TranslationTask):
 
     def _chooser(self, mode: Mode, options: Options, args) -> Chooser:
         """Which token a slot gives. The noise of sampling follows torch's random numbers, and so --seed."""
-        sampling = {}
+        sampling: dict[str, Any] = {}
         if "sampling" in mode.options and getattr(args, "sampling", False):
             sampling = {
                 "sampling": True,
@@ -347,9 +349,9 @@ def _check_dictionaries(cfg: BangTranslationConfig) -> None:
     first, *others = utils.split_paths(cfg.data)
     for folder in others:
         for side in (cfg.source_lang, cfg.target_lang):
-            paths = [os.path.join(path, f"dict.{side}.txt") for path in (first, folder)]
-            if os.path.exists(paths[1]) and not filecmp.cmp(*paths, shallow=False):
-                raise ValueError(f"{paths[1]} differs from {paths[0]}: binarize all folders with one --srcdict and --tgtdict")
+            ours, theirs = (os.path.join(path, f"dict.{side}.txt") for path in (first, folder))
+            if os.path.exists(theirs) and not filecmp.cmp(ours, theirs, shallow=False):
+                raise ValueError(f"{theirs} differs from {ours}: binarize all folders with one --srcdict and --tgtdict")
 
 
 def _unknown(texts, dictionary) -> tuple[int, int]:
