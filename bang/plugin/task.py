@@ -6,8 +6,8 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass, field, fields
-from typing import Optional
 from functools import partial
+from typing import Optional
 
 import numpy as np
 import torch
