@@ -14,9 +14,7 @@ Activation: Any = ChoiceEnum(utils.get_available_activation_fns())
 class BangConfig(FairseqDataclass):
     """Sizes and rates of the network. Defaults: the architecture `bang_ar_nar_mixed`."""
 
-    activation_fn: Activation = field(
-        default="relu", metadata={"help": "activation function of the feed-forward layers"}
-    )
+    activation_fn: Activation = field(default="relu", metadata={"help": "activation function of the feed-forward layers"})
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout probability of attention weights"})
     activation_dropout: float = field(

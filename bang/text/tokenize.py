@@ -81,7 +81,9 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _map_in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[tuple[Item, Result], None, None]:
+def _map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Yields (item, function(item)) in order, reading only a few items ahead of the consumer."""
     if workers == 1:
         for item in items:
