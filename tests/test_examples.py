@@ -1,4 +1,7 @@
-"""The files of examples/ run as they stand, and what they print is right."""
+"""The files of examples/ run as they stand, and what they print is right.
+
+test_runtime.py, which has an export, runs ship_without_torch.py.
+"""
 
 import io
 import os
@@ -81,33 +84,14 @@ def test_scores_and_passes(example):
     assert float(first.rpartition(" ")[2]) == pytest.approx(mean, abs=0.01)
 
 
-def test_ship_without_torch(exported, tmp_path):
-    """A new process, since torch is here already."""
-    (tmp_path / "exported").symlink_to(exported)
-    script = ROOT / "examples" / "ship_without_torch.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    expected = Bang.load(exported, threads=1).generate("A header-only dbus-binding leveraging C++-11.", mode="nar")
-    assert done.stdout == f"{expected}\n" and expected
-
-
 @pytest.mark.slow
 def test_finetune_from_pairs(tmp_path):
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
         (pairs / path.name).write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]), encoding="utf-8")
-    command = [
-        sys.executable,
-        "examples/finetune_from_pairs.py",
-        pairs,
-        tmp_path / "task",
-        "--max-update",
-        "2",
-        "--num-workers",
-        "0",
-    ]
+    little = "--max-update 2 --num-workers 0 --no-epoch-checkpoints --no-save-optimizer-state".split()
+    command = [sys.executable, "examples/finetune_from_pairs.py", pairs, tmp_path / "task", *little]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
