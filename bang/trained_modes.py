@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
-from typing import Any, Dict, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from . import modes
 from .modes import Mode
@@ -13,18 +13,18 @@ _DIGITS = 9  # of shares: 1 - 0.4 - 0.2 is less than 0.4 only by rounding
 _DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
 
 
-def split_shares(nar_ratio: float, semi_nar_ratio: float) -> Dict[str, float]:
+def split_shares(nar_ratio: float, semi_nar_ratio: float) -> dict[str, float]:
     """Shares of the updates by mode; AR has what --nar-ratio and --semi-nar-ratio leave."""
     shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
     return {mode: share for mode, share in rounded(shares).items() if share > 0}
 
 
-def rounded(shares: Mapping[str, float]) -> Dict[str, float]:
+def rounded(shares: Mapping[str, float]) -> dict[str, float]:
     """Shares without what floating-point arithmetic added to them."""
     return {mode: round(share, _DIGITS) for mode, share in shares.items()}
 
 
-def best_trained(shares: Optional[Mapping[str, float]], names: Iterable[str]) -> str:
+def best_trained(shares: Mapping[str, float] | None, names: Iterable[str]) -> str:
     """Of the modes that a model can run the one with the largest share of the training, in a tie the first of the table.
 
     Args:
@@ -35,7 +35,7 @@ def best_trained(shares: Optional[Mapping[str, float]], names: Iterable[str]) ->
     return max((name for name in modes.trained() if name in names and name in shares), key=shares.get, default=names[0])
 
 
-def update_shares(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
+def update_shares(cfg: Mapping | Namespace) -> dict[str, float]:
     """The share of a run's updates that is spent on each mode; they add up to 1.
 
     Args:
@@ -54,7 +54,7 @@ def update_shares(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
     return {}
 
 
-def trained_modes(cfg: Union[Mapping, Namespace]) -> Dict[str, float]:
+def trained_modes(cfg: Mapping | Namespace) -> dict[str, float]:
     """The share of a checkpoint's updates that trained each mode.
 
     With several predicting streams an AR update trains semi-NAR too: stream i sees what slot i of a
@@ -80,7 +80,7 @@ class Blocks(NamedTuple):
     anywhere: int
 
 
-def trained_blocks(cfg: Union[Mapping, Namespace]) -> Optional[Blocks]:
+def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     """The blocks that a checkpoint was trained with; None where its options do not say.
 
     Args: as `update_shares`.
@@ -96,7 +96,7 @@ def trained_blocks(cfg: Union[Mapping, Namespace]) -> Optional[Blocks]:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
-def warning_of_blocks(trained: Optional[Blocks], mode: Mode, options: Options) -> Optional[str]:
+def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> str | None:
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 
     Args:
@@ -121,7 +121,7 @@ def warning_of_blocks(trained: Optional[Blocks], mode: Mode, options: Options) -
     return None
 
 
-def _options(cfg: Union[Mapping, Namespace]) -> Dict[str, Any]:
+def _options(cfg: Mapping | Namespace) -> dict[str, Any]:
     """The options that say which mode was trained, and the names of `model` and `criterion`; none that is not set."""
     if isinstance(cfg, Namespace):
         options = {**vars(cfg), "model": getattr(cfg, "arch", None)}

@@ -41,7 +41,7 @@ Nothing here needs torch. Layouts give numpy arrays; the questions `sees_main`, 
 
 import functools
 import math
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def non_autoregressive(length: int) -> Layout:
     return Layout(1, length, -1, 0, 0)
 
 
-def places(block_sizes: Tuple[int, ...]) -> Tuple[np.ndarray, np.ndarray]:
+def places(block_sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Blocks laid end to end: the block of each slot, and the slot's index within it, both (slots)."""
     block = np.repeat(np.arange(len(block_sizes)), block_sizes)
     return block, np.concatenate([np.arange(size) for size in block_sizes] or [block])
@@ -156,7 +156,7 @@ def distance(query, key):
     return query[..., :, None] - key[..., None, :]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def bucket_table(num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
     """Relative-position buckets of the distances 0 ... max_distance (T5's, causal half), int64, read-only.
 

@@ -48,11 +48,16 @@ def compare(systems: dict[str, Bang], sources: list[str], references: list[str],
 
 def table(report: dict) -> str:
     """Markdown, and whether the targets are reached."""
-    lines = ["| mode | float32 as torch | int8 as torch | ROUGE-L, torch | float32 | int8 | int8 against float32 |", "| --- " * 7 + "|"]
+    lines = [
+        "| mode | float32 as torch | int8 as torch | ROUGE-L, torch | float32 | int8 | int8 against float32 |",
+        "| --- " * 7 + "|",
+    ]
     for row in report["rows"]:
         rouge, agree = row["ROUGE-L"], row["agree"]
         scores = " | ".join(f"{score:.2f}" for score in rouge.values())
-        lines.append(f"| {row['mode']} | {agree['float32']} | {agree['int8']} | {scores} | {rouge['int8'] - rouge['float32']:+.2f} |")
+        lines.append(
+            f"| {row['mode']} | {agree['float32']} | {agree['int8']} | {scores} | {rouge['int8'] - rouge['float32']:+.2f} |"
+        )
     differ = {row["mode"]: report["sentences"] - row["agree"]["float32"] for row in report["rows"]}
     same = not any(differ.values())
     lost, mode = max((round(row["ROUGE-L"]["float32"] - row["ROUGE-L"]["int8"], 2), row["mode"]) for row in report["rows"])

@@ -277,11 +277,21 @@ def main() -> None:
     parser.add_argument("--engine", default="torch", choices=["torch", "onnx-float32", "onnx-int8"])
     parser.add_argument("--sentences", type=int, metavar="N", help="of the test part (default: all)")
     parser.add_argument("--timed", type=int, default=40, metavar="N", help="of them, one by one (default: %(default)s)")
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[512, 2048, 8192], metavar="N",
-                        help="batches to try, in source tokens (default: 512 2048 8192)")
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        nargs="+",
+        default=[512, 2048, 8192],
+        metavar="N",
+        help="batches to try, in source tokens (default: 512 2048 8192)",
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"],
-                        help="cpu: time that the process computes; with 1 thread a busy machine disturbs it less")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "cpu"],
+        help="cpu: time that the process computes; with 1 thread a busy machine disturbs it less",
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--max-len", type=int, default=40, help="longest text, in word pieces (default: %(default)s)")
     parser.add_argument("--dial-block", type=int, default=5, metavar="K", help="largest block of the dial (default: %(default)s)")
@@ -300,7 +310,10 @@ def main() -> None:
             rows = measure(bang, chosen, sources, references, args)
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    settings = {**{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")}, "sentences": len(sources)}
+    settings = {
+        **{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")},
+        "sentences": len(sources),
+    }
     settings["timed"] = min(args.timed, len(sources))
     report = {
         "settings": settings, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "load": os.getloadavg(),

@@ -117,7 +117,10 @@ def verdicts(report: dict) -> list[dict]:
 def _on_gpu(rows: list[dict]) -> list[dict]:
     half = [row for row in rows if row["mode"] == "nar" and row["system"].endswith("float16")]  # bfloat16 too
     alone = [row["sentences_per_second"] for row in half if row["batch"] == 1]
-    cases = (("batch 1", alone, 1000 / GPU_MILLISECONDS), ("best batch", [row["sentences_per_second"] for row in half], GPU_SPEED))
+    cases = (
+        ("batch 1", alone, 1000 / GPU_MILLISECONDS),
+        ("best batch", [row["sentences_per_second"] for row in half], GPU_SPEED),
+    )
     return [
         {"target": f"NAR in half precision, {name}, sentences a second", "least": least, "found": max(speeds),
          "by_cpu_time": None, "reached": max(speeds) >= least}
@@ -148,7 +151,9 @@ def table(report: dict) -> str:
         lines += ["", "| target | times as fast | by the clock | by CPU time | |", "| --- " * 5 + "|"]
     for x in report["targets"]:
         cpu = "" if x["by_cpu_time"] is None else f"{x['by_cpu_time']:.2f}"
-        lines.append(f"| {x['target']} | {x['least']:.4g} | {x['found']:.4g} | {cpu} | {'reached' if x['reached'] else 'missed'} |")
+        lines.append(
+            f"| {x['target']} | {x['least']:.4g} | {x['found']:.4g} | {cpu} | {'reached' if x['reached'] else 'missed'} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -171,7 +176,9 @@ def draw(report: dict, path: Path) -> None:
                   [of[name]["highest"] - value for name, value in zip(names, values)]]  # fmt: skip
         places = [place + index * height for place in range(len(names))]
         axes.barh(places, values, height, xerr=spread, label=f"batch {size}", error_kw={"elinewidth": 0.7})
-    axes.set_yticks([place + height * (len(batches) - 1) / 2 for place in range(len(names))], [" · ".join(name) for name in names])
+    axes.set_yticks(
+        [place + height * (len(batches) - 1) / 2 for place in range(len(names))], [" · ".join(name) for name in names]
+    )
     axes.invert_yaxis()
     axes.set_xlabel("sentences a second (median and range of the rounds)")
     settings = report["settings"]

@@ -110,16 +110,29 @@ def measure(args: argparse.Namespace, folder: Path, sources: list) -> list[dict]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="bang_ar_nar_mixed_base", help="sizes (default: %(default)s)")
-    parser.add_argument("--systems", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *ON_GPUS, *OTHERS], metavar="SYSTEM",
-                        help="of " + ", ".join([*OURS, *ON_GPUS, *OTHERS]) + " (default: all but the float16 ones)")
-    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES), metavar="MODE",
-                        help="of " + ", ".join(MODES) + " (default: all)")
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        default=[*OURS, *OTHERS],
+        choices=[*OURS, *ON_GPUS, *OTHERS],
+        metavar="SYSTEM",
+        help="of " + ", ".join([*OURS, *ON_GPUS, *OTHERS]) + " (default: all but the float16 ones)",
+    )
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        default=list(MODES),
+        choices=list(MODES),
+        metavar="MODE",
+        help="of " + ", ".join(MODES) + " (default: all)",
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 36], metavar="N")
     parser.add_argument("--length", type=int, default=12, help="tokens of a text (default: %(default)s)")
     parser.add_argument("--source-length", type=int, metavar="S", help="join sources to this length (default: as they are)")
     parser.add_argument("--sources", type=Path, default=REPOSITORY / "examples" / "debian" / "test.src", metavar="FILE")
-    parser.add_argument("--sentences", type=int, default=36,
-                        help="of a round, in whole batches; at batch 1 a third (default: %(default)s)")
+    parser.add_argument(
+        "--sentences", type=int, default=36, help="of a round, in whole batches; at batch 1 a third (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

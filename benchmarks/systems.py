@@ -136,9 +136,7 @@ def _torch_baseline(kind: str, arch: str, device: str):
         dictionary = task.target_dictionary
 
         def generate(batch, length):
-            generator = SequenceGenerator(
-                [network], dictionary, beam_size=MODES[mode]["beam"], max_len_b=length, min_len=length
-            )
+            generator = SequenceGenerator([network], dictionary, beam_size=MODES[mode]["beam"], max_len_b=length, min_len=length)
             inputs = sample(batch, dictionary.pad(), dictionary.eos())
             found = generator.generate([network], {"net_input": inputs})
             return [(len(one[0]["tokens"]) - 1, len(one[0]["tokens"])) for one in found]  # the end is a token

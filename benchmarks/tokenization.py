@@ -37,9 +37,7 @@ def seconds(command: list[str], runs: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="raw text, one sentence a line")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count()])
     parser.add_argument("--runs", type=int, default=2, help="runs of each, of which the best counts")

@@ -52,7 +52,9 @@ MAN_LICENCES = {
     "tcl8.6-doc": "TCL", "tcllib": "TCL", "tk8.6-doc": "TCL", "tklib": "TCL", "tmux": "ISC", "x11-apps": "MIT", "x11-utils": "MIT",
     "x11-xserver-utils": "MIT",
 }  # fmt: skip
-PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE)
+PERMISSIVE = re.compile(
+    r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE
+)
 RESTRICTIVE = re.compile(r"GPL|General Public|MPL|Mozilla|Proprietary|EUPL|Creative Commons|CC-BY", re.IGNORECASE)
 SKIPPED_FOLDERS = {
     "tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "externals", "extern", "migrations", "idlelib", "lib2to3",
@@ -65,7 +67,12 @@ MOST_PAIRS_ALIKE = 12  # of a package, whose targets begin with the same three w
 LEAST_WORDS, MOST_WORDS = 8, 150  # of a source
 TARGET_WORDS = range(3, 17)
 STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "been", "being", "but", "by", "can", "cannot", "do", "does", "for", "from", "has", "have", "how", "if", "in", "into", "is", "it", "its", "may", "must", "no", "not", "of", "on", "only", "or", "other", "same", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "use", "used", "uses", "using", "was", "when", "where", "which", "while", "will", "with", "without", "you", "your"]
+    re.findall(
+        r"\w+",
+        "a an and are as at be been being but by can cannot do does for from has have how if in into is it its may must no "
+        "not of on only or other same should so some such than that the their them then there these they this those to use "
+        "used uses using was when where which while will with without you your",
+    )
 )
 
 
@@ -230,7 +237,9 @@ def prose(docstring: str) -> list[str]:
         lines = block.split("\n")
         first = lines[0].strip()
         indented = all(line.startswith((" ", "\t")) for line in lines)
-        if len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1]):  # NumPy's style: the section lasts to the next title
+        if len(lines) > 1 and re.fullmatch(
+            r"\s*([-=~^])\1{2,}\s*", lines[1]
+        ):  # NumPy's style: the section lasts to the next title
             in_section = bool(SECTION.match(first))
             lines = lines[2:]
         elif SECTION.match(first):  # Google's style: what belongs to it is indented
@@ -245,7 +254,9 @@ def prose(docstring: str) -> list[str]:
             text.append(line)
         paragraph = plain("\n".join(text))
         broken = len(text) < len(lines) and not paragraph.endswith((".", "!", "?"))
-        if kept and (broken or UNFINISHED.search(paragraph)):  # a list, a formula or code goes on with the sentence, and is left out
+        if kept and (
+            broken or UNFINISHED.search(paragraph)
+        ):  # a list, a formula or code goes on with the sentence, and is left out
             paragraph = paragraph.rpartition(". ")[0] + "." if ". " in paragraph else ""
         if kept and paragraph.startswith("where "):
             continue  # it explains a formula
@@ -288,7 +299,9 @@ def licence_of(metadata: Iterable[tuple[str, str]]) -> str:
     """The licence that a package's metadata names, "" where it is none that we take."""
     fields = list(metadata)
     named = [v for k, v in fields if k == "License-Expression"]
-    named += [v.rpartition("::")[2].strip() for k, v in fields if k == "Classifier" and v.startswith("License") and v.count("::") > 1]
+    named += [
+        v.rpartition("::")[2].strip() for k, v in fields if k == "Classifier" and v.startswith("License") and v.count("::") > 1
+    ]
     named += [v.strip().split("\n")[0][:40] for k, v in fields if k == "License"]
     if any(RESTRICTIVE.search(name) for name in named):
         return ""
@@ -361,7 +374,9 @@ def from_manual(package: str, origin: str, rendered: str) -> Found | None:
     found = sections(re.sub(".\b", "", rendered).translate(MARKS))
     _, _, title = " ".join(found.get("NAME", [])).replace("\u2014", " - ").replace("\u2013", " - ").partition(" - ")
     title = re.sub(r"\s*\([^()]*\)$", "", title.strip())
-    paragraphs = [p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not UNFINISHED.search(p) and not BLOCK.match(p)]
+    paragraphs = [
+        p for p in map(plain, found.get("DESCRIPTION", [])) if is_prose(p) and not UNFINISHED.search(p) and not BLOCK.match(p)
+    ]
     if not title or not paragraphs:
         return None
     return as_found(package, origin, title, paragraphs)
@@ -387,7 +402,9 @@ def collect_manuals(folder: Path, mandoc: Path) -> Iterator[Package]:
             licence = re.search(rb"SPDX-License-Identifier:\s*(\S+)", page)
             if licence and name.startswith("manpages"):
                 package.page_licences[licence[1].decode()] += 1
-            rendered = subprocess.run([mandoc, "-T", "utf8", "-O", "width=1000"], input=page, capture_output=True, check=False).stdout
+            rendered = subprocess.run(
+                [mandoc, "-T", "utf8", "-O", "width=1000"], input=page, capture_output=True, check=False
+            ).stdout
             if found := from_manual(name, path.name.removesuffix(".gz"), rendered.decode("utf-8", "replace")):
                 package.found.append(found)
         yield package
@@ -510,7 +527,9 @@ def collect(debian: Path, out: Path, folders: list[Path], man: Path | None, mand
             if count or documents_of[package.name]:
                 cells = kind, package.name, licence, package.part, count, documents_of[package.name], words_of[package.name]
                 table.append("| " + " | ".join(map(str, cells)) + " |")
-    table.append(f"| running text | Debian's descriptions | the packages' | train | | {documents_of['debian']} | {words_of['debian']} |")
+    table.append(
+        f"| running text | Debian's descriptions | the packages' | train | | {documents_of['debian']} | {words_of['debian']} |"
+    )
     for kind in by_kind:
         counts = ", ".join(f"{part} {len(kept)}" for part, kept in pairs[kind].items())
         table.append(f"| all {kind} | | | | {counts} | | |")
@@ -524,7 +543,12 @@ def main() -> None:
     parser.add_argument("debian", type=Path, metavar="DEBIAN", help="folder with {valid,test}.{src,tgt} and text.txt.gz")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for what is collected")
     parser.add_argument(
-        "--packages", type=Path, nargs="+", default=[], metavar="FOLDER", help="site-packages; the first that has a package counts"
+        "--packages",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="site-packages; the first that has a package counts",
     )
     parser.add_argument("--man", type=Path, metavar="FOLDER", help="what fetch_man_pages.sh has fetched")
     parser.add_argument("--mandoc", type=Path, metavar="PROGRAM", help="renders pages (default: the one in --man)")

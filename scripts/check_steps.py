@@ -10,7 +10,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple, Optional
+from typing import IO, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 120  # seconds that a step may take, unless told otherwise
@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
     name: str
     seconds: float
-    error: Optional[str]  # None: it passed
+    error: str | None  # None: it passed
     result: object = None  # what its output says, though it may have failed
     output: str = ""
 
@@ -45,7 +45,7 @@ def start(command: str, **environment: str) -> Running:
     return Running(process, output)
 
 
-def finish(name: str, running: Running, read=None, limit: Optional[float] = None) -> Step:
+def finish(name: str, running: Running, read=None, limit: float | None = None) -> Step:
     """Closes a step's standard input, waits for its end, and reads what it printed.
 
     Args:
@@ -81,7 +81,7 @@ def kill(process: subprocess.Popen) -> None:
             process.wait(seconds)
 
 
-def run_step(name: str, command: str, read=None, limit: Optional[float] = None) -> Step:
+def run_step(name: str, command: str, read=None, limit: float | None = None) -> Step:
     """Runs a Python command line, on one thread since others run beside it, and reads what it prints."""
     return finish(name, start(command, OMP_NUM_THREADS="1"), read, limit)
 

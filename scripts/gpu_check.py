@@ -272,7 +272,13 @@ def report(about: list[str], steps: list[Step], trained: dict[str, Step], speeds
         losses = [f"{step.result.first_loss:.2f}", f"{step.result.last_loss:.2f}"] if step.result else ["failed", "failed"]
         rows.append([precision, f"{speed.words_per_second:,.0f}" if speed else "failed", *losses])
     lines += table(["precision", "target words/s", "first loss", "last loss"], rows)
-    lines += ["", "## Decoding", "", f"The same size in fp16, texts of {LENGTH} tokens each, without the time of text to ids and back.", ""]
+    lines += [
+        "",
+        "## Decoding",
+        "",
+        f"The same size in fp16, texts of {LENGTH} tokens each, without the time of text to ids and back.",
+        "",
+    ]
     rows = []
     for mode in MODES:
         results = {size: speeds.get(f"{mode}, batch {size}") for size in BATCHES}
@@ -311,7 +317,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="docs/gpu.md", metavar="FILE", help="where the report goes (default: %(default)s)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep all that the failed steps printed here, a file each")
-    parser.add_argument("--updates", type=int, default=40, metavar="N", help="of each training that is checked (default: %(default)s)")
+    parser.add_argument(
+        "--updates", type=int, default=40, metavar="N", help="of each training that is checked (default: %(default)s)"
+    )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit(f"{parser.prog}: error: no GPU that torch can use")

@@ -53,9 +53,7 @@ def make_vocab(bert_vocab: str, output: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bert_vocab", metavar="BERT_VOCAB", help="bert-base-uncased's vocab.txt, one piece a line")
     parser.add_argument("output", metavar="OUT", help="the file to write, one 'piece count' a line")
     args = parser.parse_args()

@@ -74,7 +74,10 @@ def report(model: Bang, ways: list[str], sources: list[str], references: list[st
         texts[name] = [generation.text for generation in found]
         columns = "".join(f"{scores[metric]:8.2f}" for metric in ("ROUGE-1", "ROUGE-2", "ROUGE-L"))
         distinct = f"{len(set(texts[name]))}/{len(sources)}"
-        print(f"{name:{COLUMN}}{columns}{1000 * (middle - start) / alone:14.1f}{len(sources) / seconds:14.1f}{distinct:>11}", flush=True)
+        print(
+            f"{name:{COLUMN}}{columns}{1000 * (middle - start) / alone:14.1f}{len(sources) / seconds:14.1f}{distinct:>11}",
+            flush=True,
+        )
     return texts
 
 

@@ -23,6 +23,7 @@ from fairseq_cli.preprocess import main as fairseq_preprocess
 from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from omegaconf import OmegaConf
+from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
@@ -104,9 +105,7 @@ def make_model(make_task):
 @pytest.fixture(scope="session")
 def golden_states():
     """The golden checkpoints, through fairseq's own loader."""
-    return {
-        name: checkpoint_utils.load_checkpoint_to_cpu(str(GOLDEN / name / "checkpoint.pt")) for name in ("mixed", "nar")
-    }
+    return {name: checkpoint_utils.load_checkpoint_to_cpu(str(GOLDEN / name / "checkpoint.pt")) for name in ("mixed", "nar")}
 
 
 @pytest.fixture
@@ -132,18 +131,26 @@ def forward_arrays():
 
 
 @pytest.fixture(scope="session")
-def run():
-    """Runs a command line; a CLI of fairseq by its name. Returns what it printed to stdout."""
+def forked_commands():
+    """Started by the first command that needs it."""
+    started = []
+    yield lambda: started[0] if started else started.append(ForkedCommands()) or started[0]
+    for commands in started:
+        commands.close()
+
+
+@pytest.fixture(scope="session")
+def run(forked_commands):
+    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout."""
 
     def call(*command, cwd=None, fails=False, env=None):
-        program = str(command[0])
+        program, *arguments = (str(part) for part in command)
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})}
         if program.startswith("fairseq-"):
             main = {"fairseq-hydra-train": "hydra_train"}.get(program, program.removeprefix("fairseq-"))
-            command = [sys.executable, "-m", f"fairseq_cli.{main}", *command[1:]]
-        done = subprocess.run(
-            [str(part) for part in command], cwd=cwd, capture_output=True, text=True,
-            env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})},
-        )  # fmt: skip
+            done = forked_commands().run(f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+        else:
+            done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
         if fails:
             assert done.returncode != 0, done.stdout[-2000:]
             return done.stdout + done.stderr

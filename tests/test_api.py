@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
-from bang.inference import load, trained_model
+from bang.inference import trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -201,7 +201,9 @@ def test_pads_in_a_text_are_passed_over(model, texts):
     """In what it gives and in its length, which limits count."""
     for mode in MODES:
         options = dict(mode=mode, max_len=1, max_len_a=0.5, details=True)
-        assert model.generate(["[PAD]" + texts[0] + " [PAD]" * 600, "[PAD]"], **options) == model.generate([texts[0], ""], **options)
+        assert model.generate(["[PAD]" + texts[0] + " [PAD]" * 600, "[PAD]"], **options) == model.generate(
+            [texts[0], ""], **options
+        )
 
 
 def test_empty_text_gives_empty_text(model, texts):
@@ -211,8 +213,11 @@ def test_empty_text_gives_empty_text(model, texts):
 
 
 def test_several_threads_get_the_texts_of_one(model, texts):
-    calls = [(mode, beam, part) for mode, beam in (("ar", 1), ("ar", 3), ("nar", 1), ("semi-nar", 1), ("speculative", 1))
-             for part in (0, 10, 20)]
+    calls = [
+        (mode, beam, part)
+        for mode, beam in (("ar", 1), ("ar", 3), ("nar", 1), ("semi-nar", 1), ("speculative", 1))
+        for part in (0, 10, 20)
+    ]
 
     def call(arguments):
         mode, beam, part = arguments

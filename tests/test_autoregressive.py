@@ -163,7 +163,11 @@ def test_a_least_length_holds_beside_a_longer_prefix(golden_model, make_task, pa
     together = generator.generate(None, batch, prefix_tokens=prefix)
     assert min(len(hypo["tokens"]) for row in together for hypo in row) >= 6 + 1
     for row in (1, 2):
-        alone = {**batch, "id": batch["id"][row : row + 1], "net_input": {k: v[row : row + 1] for k, v in batch["net_input"].items()}}
+        alone = {
+            **batch,
+            "id": batch["id"][row : row + 1],
+            "net_input": {k: v[row : row + 1] for k, v in batch["net_input"].items()},
+        }
         (found,) = generator.generate(None, alone, prefix_tokens=prefix[row : row + 1])
         assert [hypo["tokens"].tolist() for hypo in found] == [hypo["tokens"].tolist() for hypo in together[row]]
 
@@ -171,8 +175,12 @@ def test_a_least_length_holds_beside_a_longer_prefix(golden_model, make_task, pa
 @pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar", "speculative"])
 def test_a_limit_below_nothing_is_nothing(decoding, golden_model, make_task, pairs):
     (batch,) = pairs("test", 36)
-    generator = make_task(decoding=decoding).build_generator([golden_model("mixed")], options(beam=1, max_len_a=0.1, max_len_b=-20))
-    assert [[hypo["tokens"].tolist() for hypo in row] for row in generator.generate(None, batch)] == [[[generator.eos if decoding == "ar" else generator.chooser.eos]]] * 24
+    generator = make_task(decoding=decoding).build_generator(
+        [golden_model("mixed")], options(beam=1, max_len_a=0.1, max_len_b=-20)
+    )
+    assert [[hypo["tokens"].tolist() for hypo in row] for row in generator.generate(None, batch)] == [
+        [[generator.eos if decoding == "ar" else generator.chooser.eos]]
+    ] * 24
 
 
 @pytest.mark.parametrize("kind", ["ordered", "unordered"])

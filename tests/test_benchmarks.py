@@ -87,7 +87,13 @@ def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, arguments)])
     speed.main()
     found = json.loads((tmp_path / "out" / "small.json").read_text())
-    passes = [("torch-float32", "nar", 1), ("torch-float32", "ar greedy", 4), ("plain", "nar", 1), ("fairseq", "ar greedy", 4), *others]
+    passes = [
+        ("torch-float32", "nar", 1),
+        ("torch-float32", "ar greedy", 4),
+        ("plain", "nar", 1),
+        ("fairseq", "ar greedy", 4),
+        *others,
+    ]
     assert [(x["system"], x["mode"], x["batch"], x["passes"]) for x in found["rows"] if x["mode"] != "speculative 4"] == [
         (system, mode, size, number) for system, mode, number in passes for size in (1, 2)
     ]  # the end of three tokens takes a pass of AR
@@ -122,7 +128,11 @@ def test_exports_from_start_to_end(tmp_path, monkeypatch, capsys):
 
 def test_what_exports_lose_is_told():
     def mode(name, float32, int8, agree):
-        return {"mode": name, "agree": {"torch": 9, "float32": agree, "int8": 5}, "ROUGE-L": {"torch": 40.0, "float32": float32, "int8": int8}}
+        return {
+            "mode": name,
+            "agree": {"torch": 9, "float32": agree, "int8": 5},
+            "ROUGE-L": {"torch": 40.0, "float32": float32, "int8": int8},
+        }
 
     rows = [mode("nar", 40.0, 39.7, 9), mode("ar greedy", 40.0, 40.5, 9)]
     told = exports.table({"sentences": 9, "rows": rows})

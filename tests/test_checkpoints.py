@@ -1,6 +1,5 @@
 """Checkpoints: old ones load, pretrained starts are adapted, bad ones are refused in one line."""
 
-
 import numpy as np
 import pytest
 import torch

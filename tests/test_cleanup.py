@@ -11,8 +11,7 @@ from bang.text.cleanup import clean_up, to_text
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 PAIRS = [(GOLDEN / "postprocess" / "in.txt", GOLDEN / "postprocess" / "out.txt")] + [
-    (path, path.with_name(path.name.replace("sorted", "dedup")))
-    for path in sorted(GOLDEN.glob("*/generate_*_nar.sorted.txt"))
+    (path, path.with_name(path.name.replace("sorted", "dedup"))) for path in sorted(GOLDEN.glob("*/generate_*_nar.sorted.txt"))
 ]
 
 

@@ -11,7 +11,7 @@ from fairseq.models import MODEL_REGISTRY
 
 from bang import visibility
 from bang.safety.files import read
-from post_processed_nar import clean_up
+from bang.text.cleanup import clean_up
 
 MIXED = GOLDEN / "mixed" / "checkpoint.pt"
 LIMIT = 512  # positions of the golden models
@@ -103,7 +103,9 @@ def test_constraints(interactive, lines):
     wanted = ["network library", "python", "documentation"]
     free = hypotheses(interactive(lines[:3], "--beam", "4", "--max-len-b", "30"))
     assert not any(phrase in free[number][1] for number, phrase in enumerate(wanted))
-    log = interactive([f"{line}\t{phrase}" for line, phrase in zip(lines, wanted)], "--beam", "4", "--max-len-b", "30", "--constraints")
+    log = interactive(
+        [f"{line}\t{phrase}" for line, phrase in zip(lines, wanted)], "--beam", "4", "--max-len-b", "30", "--constraints"
+    )
     found = hypotheses(log)
     for number, phrase in enumerate(wanted):
         assert f" {phrase} " in f" {found[number][1]} " and f"C-{number}\t{phrase}\n" in log

@@ -2,7 +2,6 @@
 
 import importlib.util
 import multiprocessing
-import re
 import sys
 
 import pytest
@@ -45,7 +44,10 @@ def test_bf16_is_no_tpu():
 
 
 def test_published_and_dashed_spelling():
-    for arguments in (["--num_buckets", "16", "--relative_max_distance", "64"], ["--num-buckets", "16", "--relative-max-distance", "64"]):
+    for arguments in (
+        ["--num_buckets", "16", "--relative_max_distance", "64"],
+        ["--num-buckets", "16", "--relative-max-distance", "64"],
+    ):
         model = parse(*arguments).model
         assert (model.num_buckets, model.relative_max_distance) == (16, 64)
 
@@ -134,6 +136,15 @@ def test_one_line_in_fairseqs_command_lines_alone(script, level, told, monkeypat
 
 def test_nothing_is_said_of_how_fairseq_calls_hydra(data_bin, run, tmp_path):
     """It warned in 25 lines at the start of each command, and a model of fairseq's made LOGLEVEL count for nothing."""
-    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--path", tmp_path / "gone.pt"]
+    command = [
+        "fairseq-generate",
+        data_bin,
+        "--user-dir",
+        ROOT / "bang",
+        "--task",
+        "translation_bang",
+        "--path",
+        tmp_path / "gone.pt",
+    ]
     said = run(*command, "--batch-size", "4", fails=True, env={"PYTHONWARNINGS": "", "LOGLEVEL": "WARNING"})
     assert said.splitlines() == [f"fairseq-generate: error: checkpoint {tmp_path}/gone.pt: no such file"]

@@ -261,7 +261,14 @@ def test_models_with_one_mode(train, run, data_bin, tmp_path):
     log = run(*command, *nar, "--save-dir", tmp_path / "nar")
     assert float(losses(log)[-1][1]) < float(losses(log)[0][1])
     ar = ["--arch", "bang_ar", "--criterion", "ngram_language_loss", "--task", "translation_bang", "--ngram", "3"]
-    ar += ["--eval-bleu", "--eval-bleu-args", '{"beam": 2}', "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+    ar += [
+        "--eval-bleu",
+        "--eval-bleu-args",
+        '{"beam": 2}',
+        "--best-checkpoint-metric",
+        "bleu",
+        "--maximize-best-checkpoint-metric",
+    ]
     log = run(*command, *ar, "--save-dir", tmp_path / "ar")
     assert all("valid_bleu" in record for record in train_log(log, "valid"))
     for name, task in (("nar", "translation_bang_nar"), ("ar", "translation_bang")):
@@ -331,9 +338,7 @@ def last_line(output):
 
 
 def generate(run, data, path, *options):
-    return last_line(
-        run("fairseq-generate", data, "--path", path, *USER_DIR, "--task", "translation_bang", *options, fails=True)
-    )
+    return last_line(run("fairseq-generate", data, "--path", path, *USER_DIR, "--task", "translation_bang", *options, fails=True))
 
 
 def test_bad_checkpoints_get_one_line(run, data_bin, tmp_path):

@@ -19,9 +19,7 @@ from bang.plugin.loss import linear_nll
 
 @pytest.fixture
 def make_criterion(make_task):
-    def make(
-        label_smoothing=0.0, ngram=1, disable_ngram_loss=True, stream_decay=1.0, sentence_avg=False, seed=1, **mixed
-    ):
+    def make(label_smoothing=0.0, ngram=1, disable_ngram_loss=True, stream_decay=1.0, sentence_avg=False, seed=1, **mixed):
         common = (make_task(), label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed)
         if not mixed:
             return NgramLanguageLoss(*common)
@@ -297,9 +295,7 @@ def test_semi_nar_blocks_begin_anywhere(golden_model, forward_arrays, make_crite
             layout = visibility.semi_autoregressive(19, 4, start)
             logits = model(**sample["net_input"], layout=layout)[0][:, : 19 - start]
         counted = real[:, start:]
-        expected = torch.nn.functional.cross_entropy(
-            logits[counted], sample["target"][:, start:][counted], reduction="sum"
-        )
+        expected = torch.nn.functional.cross_entropy(logits[counted], sample["target"][:, start:][counted], reduction="sum")
         assert size == counted.sum() and loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert seen == {0, 1, 2, 3}
 
@@ -387,7 +383,9 @@ def test_validation_makes_no_gradients(training):
     assert counter.get_total_flops() > of_logits if training else counter.get_total_flops() == of_logits
 
 
-@pytest.mark.parametrize("mode", [{"nar_ratio": 1.0}, {"semi_nar_ratio": 1.0, "block_size": 3}, {}, {"ngram": 2, "disable_ngram_loss": False}], ids=str)
+@pytest.mark.parametrize(
+    "mode", [{"nar_ratio": 1.0}, {"semi_nar_ratio": 1.0, "block_size": 3}, {}, {"ngram": 2, "disable_ngram_loss": False}], ids=str
+)
 def test_a_pad_that_a_target_spells_is_no_target(mode, golden_model, make_criterion, dictionary):
     """Its slot is left out of loss and sample size; the numbers of the others are those of all slots without it."""
     targets = [torch.tensor([200, 201, 0, 202, 102]), torch.tensor([300, 0, 102])]

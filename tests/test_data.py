@@ -110,7 +110,9 @@ def test_sentences_over_a_limit_are_an_error_not_a_loss(make_task, dictionary, c
 
 @pytest.mark.skipif(np.__version__.startswith("1."), reason="fairseq's buckets run with numpy 1")
 def test_buckets_that_numpy_2_cannot_make_are_told_in_one_line(make_task):
-    with pytest.raises(ValueError, match=r"^--num-batch-buckets 4: fairseq's buckets do not run with numpy 2 .*: --length-bucket [^\n]*$"):
+    with pytest.raises(
+        ValueError, match=r"^--num-batch-buckets 4: fairseq's buckets do not run with numpy 2 .*: --length-bucket [^\n]*$"
+    ):
         make_task(num_batch_buckets=4).load_dataset("train")
 
 

@@ -38,7 +38,13 @@ def test_words_are_coloured_by_pass_and_escaped(demo):
     generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[0, 0, 1, 1, 2, 2])
     page = demo.render([("semi-nar", generation, 12.4), ("<i>", Generation("", []), 0.1)])
     colours = re.findall(r'<span style="background: hsl\((\d+), 75%, 85%\)">(.*?)<sub>(\d)</sub></span>', page)
-    assert [(word, number) for _, word, number in colours] == [("&lt;b&gt;", "1"), ("cat", "1"), ("s", "2"), ("&amp;", "2"), ("co", "3")]
+    assert [(word, number) for _, word, number in colours] == [
+        ("&lt;b&gt;", "1"),
+        ("cat", "1"),
+        ("s", "2"),
+        ("&amp;", "2"),
+        ("co", "3"),
+    ]
     assert len({colour for colour, _, _ in colours}) == 3
     assert re.search(r"cat<sub>1</sub></span><span [^>]*>s<", page)  # pieces of a word stand together
     assert '<td class="number">3</td><td class="number">12</td>' in page and "<th>semi-NAR</th>" in page
@@ -48,7 +54,9 @@ def test_words_are_coloured_by_pass_and_escaped(demo):
 def test_compare(demo, model, text):
     found = demo.compare(model, text, ["ar", "nar"], beam=1)
     assert [mode for mode, _, _ in found] == ["ar", "nar"] and all(milliseconds > 0 for _, _, milliseconds in found)
-    assert [generation for _, generation, _ in found] == [model.generate(text, mode, beam=1, details=True) for mode in ("ar", "nar")]
+    assert [generation for _, generation, _ in found] == [
+        model.generate(text, mode, beam=1, details=True) for mode in ("ar", "nar")
+    ]
     with pytest.raises(demo.gr.Error, match="mode 'x': this model has"):
         demo.compare(model, text, ["x"])
 

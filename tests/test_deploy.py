@@ -82,9 +82,7 @@ def test_int8_is_a_quarter_and_near(exported, quantized, runtime, sources):
         assert len(arrays) > 10 and max(abs(x.astype(int)).max() for x in arrays) == most
         int8 = Bang.load(folder, threads=1)
         options = Options(mode="ar", beam=1, max_len=8, min_len=8)
-        scores = [
-            np.array([found.score for found in model.engine.generate(sources[:20], options)]) for model in (runtime, int8)
-        ]
+        scores = [np.array([found.score for found in model.engine.generate(sources[:20], options)]) for model in (runtime, int8)]
         assert abs(scores[0] - scores[1]).mean() < 0.2
 
 
@@ -108,7 +106,10 @@ def test_rows_have_scales_of_their_own(most, error):
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((48, 20), dtype=np.float32)
     x = rng.standard_normal((2, 4, 48), dtype=np.float32) * np.array([1, 1e-20, 1e6, 0], dtype=np.float32)[:, None]
-    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "length", width]) for name, width in (("x", 48), ("y", 20))]
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "length", width])
+        for name, width in (("x", 48), ("y", 20))
+    ]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])], "product", values[:1], values[1:], [onnx.numpy_helper.from_array(weight, "weight")]
     )  # fmt: skip
@@ -150,7 +151,9 @@ def test_exports_of_one_scale_a_tensor_still_load(exported, runtime, tmp_path):
 
 @pytest.mark.slow
 def test_int8_texts_of_the_shipped_model_are_their_own(tmp_path):
-    export.export(trained_model.read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt", None), tmp_path / "int8", "int8")
+    export.export(
+        trained_model.read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt", None), tmp_path / "int8", "int8"
+    )
     model = Bang.load(tmp_path / "int8")
     texts = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:200]
     order, found = np.random.default_rng(1).permutation(len(texts)), {}
@@ -258,7 +261,9 @@ def finetuning(mode):
 
 
 MIXED_LOSS, PLAIN_LOSS = "ngram_language_loss_NAR_mixed", "label_smoothed_cross_entropy"
-FINETUNING_MODES = re.search(r"--mode \{([\w,-]+)\}", (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8"))[1].split(",")
+FINETUNING_MODES = re.search(r"--mode \{([\w,-]+)\}", (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8"))[1].split(
+    ","
+)
 TRAININGS = {
     **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in FINETUNING_MODES},
     "bang_ar": ("bang_ar", "ngram_language_loss", "n-stream"),
@@ -341,7 +346,9 @@ def test_bad_folders_get_one_line(exported, tmp_path):
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     shutil.copy(exported / "decoder.weights", folder)
     (folder / "config.json").write_text(json.dumps({**config, "generation": {"mode": "rna"}}))
-    assert refused(folder) == f"{folder}: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"
+    assert (
+        refused(folder) == f"{folder}: generates in mode 'rna' by default, and has ar, semi-nar, nar, speculative; make it again"
+    )
     (folder / "config.json").write_text(json.dumps({**config, "format": "another's"}))
     assert "format \"another's\" is not 'bang model' or 'bang export'" in refused(folder)
 

@@ -71,7 +71,9 @@ def test_merge_keeps_alignment_when_sentences_fail(keep_references, data, tmp_pa
     (out / "tokenized" / "train.src").write_text("".join(f"source {number}\n" for number in range(6)))
     (out / "tokenized" / "train.tgt").write_text("".join(f"{line}\n" for line in references))
     (out / "teacher").mkdir()
-    (out / "teacher" / "0.log").write_text("S-4\tsource 4\nH-4\t-1\tteacher 4\nS-0\tsource 0\nH-0\t-1\tteacher 0\nS-2\tsource 2\n")
+    (out / "teacher" / "0.log").write_text(
+        "S-4\tsource 4\nH-4\t-1\tteacher 4\nS-0\tsource 0\nH-0\t-1\tteacher 0\nS-2\tsource 2\n"
+    )
     (out / "teacher" / "1.log").write_text("S-3\tsource 3\nH-3\t-1\tteacher 3\nS-1\tsource 1\nH-1\t-inf\t\n")
     merge = Plan(out)
     merge.add(next(step for step in plan.steps if step.name == "merge"))
@@ -145,7 +147,9 @@ def test_a_teacher_of_other_pieces_of_the_same_number(known_by, tmp_path):
     check_teacher(tmp_path / "teacher.pt", VOCAB_SMALL)
     swapped = tmp_path / "vocab.txt"
     swapped.write_text("".join([*lines[:-2], lines[-1], lines[-2]]), encoding="utf-8")
-    with pytest.raises(ValueError, match="as many word pieces as .*vocab.txt, but others: give the --vocab it was trained") as error:
+    with pytest.raises(
+        ValueError, match="as many word pieces as .*vocab.txt, but others: give the --vocab it was trained"
+    ) as error:
         check_teacher(tmp_path / "teacher.pt", swapped)
     assert "\n" not in str(error.value)
 
@@ -163,7 +167,19 @@ def test_a_teacher_of_other_pieces_of_the_same_number(known_by, tmp_path):
 )
 def test_refusals(options, message, data, tmp_path):
     with pytest.raises(SystemExit) as stop:
-        main(["distill", str(data), "--teacher", str(TEACHER), "--vocab", str(VOCAB_SMALL), "--out", str(tmp_path / "out"), *options])
+        main(
+            [
+                "distill",
+                str(data),
+                "--teacher",
+                str(TEACHER),
+                "--vocab",
+                str(VOCAB_SMALL),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
     assert re.search(f"^bang distill: error: .*{message}", stop.value.code) and "\n" not in stop.value.code
     assert not (tmp_path / "out").exists()
 
@@ -176,8 +192,32 @@ def test_distillation(data, tmp_path):
     (data / "train.src").write_text("".join([*sources[:7], "\n", *sources[8:]]), encoding="utf-8")
 
     def distill(*options):
-        command = [sys.executable, "-m", "bang", "distill", data, "--teacher", TEACHER, "--vocab", VOCAB_SMALL, "--out", out,
-                   "--more-sources", more, "--shards", "2", "--at-once", "2", "--beam", "1", "--train", LITTLE, "--generate", "--max-len-b 20", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "bang",
+            "distill",
+            data,
+            "--teacher",
+            TEACHER,
+            "--vocab",
+            VOCAB_SMALL,
+            "--out",
+            out,
+            "--more-sources",
+            more,
+            "--shards",
+            "2",
+            "--at-once",
+            "2",
+            "--beam",
+            "1",
+            "--train",
+            LITTLE,
+            "--generate",
+            "--max-len-b 20",
+            *options,
+        ]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return re.findall(r"^\[\d+/11\] (\S+)$", done.stderr, flags=re.M)

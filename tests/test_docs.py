@@ -24,7 +24,12 @@ from bang.modes import MODES
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
-RUN_BY_TEST_README = {"README.md": ["Try it", "Use a model", "Ship a model"], "fairseq.md": None, "pretraining.md": None, "starts.md": None}
+RUN_BY_TEST_README = {
+    "README.md": ["Try it", "Use a model", "Ship a model"],
+    "fairseq.md": None,
+    "pretraining.md": None,
+    "starts.md": None,
+}
 """Pages and their sections; Try it is the quick start."""
 MEASUREMENTS = ("benchmarks.md", "results.md")
 """Pages whose commands take hours: they are parsed alone."""
@@ -61,7 +66,9 @@ def test_every_block_of_the_readme_is_run_by_a_test():
     """A new one has to be added to those that are run; results and the citation are no commands."""
     found = []
     for section in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.M)[1:]:
-        found += [(section.split("\n")[0], language) for language in re.findall(r"^```(\w*)\n.*?^```$", section, flags=re.M | re.S)]
+        found += [
+            (section.split("\n")[0], language) for language in re.findall(r"^```(\w*)\n.*?^```$", section, flags=re.M | re.S)
+        ]
     assert [place for place in found if place[1] not in ("", "bibtex")] == list(RUN_BY)
     assert [place for place in found if place[1] in ("", "bibtex")] == [("Results", ""), ("Citation", "bibtex")]
 
@@ -123,9 +130,7 @@ def test_command(command, folder, capfd):
         (folder / "torchrun").write_text('#!/bin/sh\necho "$@"\n')
         (folder / "torchrun").chmod(0o755)
         environment = {**os.environ, "GPUS": "2", "PATH": f"{folder}:{os.environ['PATH']}"}
-        done = subprocess.run(
-            ["bash", "-euc", f"{command} --warmup-updates 1"], env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run(["bash", "-euc", f"{command} --warmup-updates 1"], env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and "--nnodes 2 --nproc_per_node 2 --node_rank 0" in done.stdout, done.stderr
 
 
@@ -144,7 +149,9 @@ def test_command_parses(command):
         assert all((ROOT / script).is_file() for script in scripts)
         if words[0] == "python" and words[1].startswith("benchmarks/"):
             parse_arguments(words[1:])
-        assert scripts or words[0] in ("git", "pip", "mkdir") or words[0].startswith("minilm="), f"a command unknown to this test: {command}"
+        assert scripts or words[0] in ("git", "pip", "mkdir") or words[0].startswith("minilm="), (
+            f"a command unknown to this test: {command}"
+        )
 
 
 class Parsed(Exception):

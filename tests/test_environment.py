@@ -100,7 +100,10 @@ def test_no_command_of_the_readme_brings_a_torchaudio(venv):
     assert {word for command in ours for word in command} >= {".", ".[demo]", ".[export]", ".[recipes]"}
     whole = [command for command in ours if "--no-deps" not in command]
     assert all("./scripts/no_torchaudio" in command for command in whole) and len(whole) == len(ours) - 1
-    lean = [commands.index(shlex.join(["pip", "install", *words])) for words in (["onnxruntime", "tokenizers", "numpy", "tqdm"], ["--no-deps", "."])]
+    lean = [
+        commands.index(shlex.join(["pip", "install", *words]))
+        for words in (["onnxruntime", "tokenizers", "numpy", "tqdm"], ["--no-deps", "."])
+    ]
     assert lean == sorted(lean)  # the other way round pip tells an error: bang's requirements are not met
     options = ["install", "--no-index", "--no-build-isolation", "--no-deps"]
     done = pip(venv, *options, str(ROOT / "scripts" / "no_torchaudio"))

@@ -168,9 +168,7 @@ def test_questions(texts):
 @pytest.fixture(scope="module")
 def published():
     """Texts and references that were scored once by the published programs: one sentence a text, and several."""
-    sources, summaries = (
-        (EXAMPLES / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("src", "tgt")
-    )
+    sources, summaries = ((EXAMPLES / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("src", "tgt"))
     one = [" ".join(line.split()[:12]) for line in sources], summaries
     return one, ([". ".join(line.split(". ")[::-1]) for line in sources], [" ".join(line.split()[:60]) for line in sources])
 
@@ -225,7 +223,10 @@ def test_rouge_of_a_few_foreign_words_is_the_published_one():
     references = ["the café of the cats", "библиотека for files"]
     report = evaluate({"a": ["a café cat", "library for file"]}, references, ["rouge"])
     theirs = RougeScorer(["rouge1"], use_stemmer=True)
-    values = [theirs.score(reference, text)["rouge1"].fmeasure for reference, text in zip(references, ["a café cat", "library for file"])]
+    values = [
+        theirs.score(reference, text)["rouge1"].fmeasure
+        for reference, text in zip(references, ["a café cat", "library for file"])
+    ]
     assert report["systems"]["a"]["ROUGE-1"] == pytest.approx(50 * sum(values)) and "Porter" in report["signatures"]["ROUGE-1"]
 
 

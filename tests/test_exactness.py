@@ -37,7 +37,8 @@ def test_a_golden_checkpoint(check, golden):
     status, rows = check(*golden, "--batches", 4, 1, "--drafts", 1, 3)
     assert status == 0
     assert [row[:4] for row in rows] == [
-        ["greedy AR", "4", "9", "0"], *([f"speculative, K = {k}", size, "9", "0"] for size in "41" for k in (1, 3))
+        ["greedy AR", "4", "9", "0"],
+        *([f"speculative, K = {k}", size, "9", "0"] for size in "41" for k in (1, 3)),
     ]
     assert rows[0][5] == "1.00" and float(rows[2][5]) > 1 and all(float(row[4]) < 1e-4 for row in rows)
 

@@ -35,7 +35,10 @@ def test_compressed_files_are_named(ending, tmp_path):
     path.write_bytes(compress(b"a text\n" * 50))
     with pytest.raises(CompressedError) as refusal:
         list(read_lines(path))
-    assert str(refusal.value) == f"{path}: compressed ({kind}), not text: decompress it first: {command} {path} > {tmp_path}/train.src"
+    assert (
+        str(refusal.value)
+        == f"{path}: compressed ({kind}), not text: decompress it first: {command} {path} > {tmp_path}/train.src"
+    )
 
 
 def test_texts_that_only_look_like_it_are_texts(tmp_path):

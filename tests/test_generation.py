@@ -8,7 +8,7 @@ from conftest import GOLDEN, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang.decoding import loop
-from post_processed_nar import clean_up
+from bang.text.cleanup import clean_up
 
 
 def options(**changes):
@@ -203,7 +203,9 @@ def test_a_limit_by_source_wins_over_min_len(decoding, golden_model, make_task, 
 @pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar", "speculative"])
 def test_limits_are_counted_alike(decoding, make_model, make_task, pairs):
     """0.29 x 100 is 28.999... in double precision: 28 tokens."""
-    generator = make_task(decoding=decoding).build_generator([make_model()], options(beam=1, max_len_a=0.29, max_len_b=0, min_len=28))
+    generator = make_task(decoding=decoding).build_generator(
+        [make_model()], options(beam=1, max_len_a=0.29, max_len_b=0, min_len=28)
+    )
     source = torch.randint(110, 1000, (1, 100))
     ((hypo,),) = generator.generate(None, {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([100])}})
     assert len(hypo["tokens"]) == 28 + 1
@@ -240,7 +242,12 @@ def test_ensembles_average_probabilities(decoding, golden_model, make_task, pair
 
 def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, make_task, pairs, dictionary):
     models = [golden_model("mixed")]
-    for decoding, settings, least in (("nar", {}, 0), ("nar", dict(min_len=2), 2), ("semi-nar", {}, 1), ("semi-nar", dict(min_len=3), 3)):
+    for decoding, settings, least in (
+        ("nar", {}, 0),
+        ("nar", dict(min_len=2), 2),
+        ("semi-nar", {}, 1),
+        ("semi-nar", dict(min_len=3), 3),
+    ):
         generator = make_task(decoding=decoding).build_generator(models, options(**settings))
         assert generator.min_len == least
 
@@ -297,6 +304,8 @@ def test_a_penalty_below_zero_leaves_no_text_empty(decoding, golden_model, make_
     """An end that is always the likeliest: texts have the least length."""
     (batch,) = pairs("test", 36)
     for min_len in (1, 3):
-        generator = make_task(decoding=decoding, eos_penalty=-100.0).build_generator([golden_model("mixed")], options(min_len=min_len))
+        generator = make_task(decoding=decoding, eos_penalty=-100.0).build_generator(
+            [golden_model("mixed")], options(min_len=min_len)
+        )
         tokens = [text["tokens"] for (text,) in generator.generate(None, batch)]
         assert all(len(text) == min_len + 1 and (text[:-1] != generator.chooser.eos).all() for text in tokens)

@@ -147,7 +147,14 @@ def test_its_command_lines_on_a_cpu(tmp_path, monkeypatch):
     if not torch.cuda.is_available():
         assert errors.pop("GPU tests").startswith("no test passed: 1")
     assert errors == {}, [step.output[-3000:] for step in steps if step.error]
-    assert [step.name for step in steps[:6]] == ["tokenize", "binarize", "GPU tests", "train, bf16", "torchrun", "torchrun, resumed"]
+    assert [step.name for step in steps[:6]] == [
+        "tokenize",
+        "binarize",
+        "GPU tests",
+        "train, bf16",
+        "torchrun",
+        "torchrun, resumed",
+    ]
     assert len(steps) == 12 and all(step.result.sentences > 90 for step in steps[6:-1])
     assert len(speeds) == 11 and speeds["AR, beam 4, batch 8"].sentences == 8
     assert report(gpu_check.machine(), steps, trained, speeds, 100).count("| passed |") == 11

@@ -97,7 +97,7 @@ def test_weights_are_checked(option, value):
         Weights(**{option: value})
 
 
-LINK = make_link([[3, 4, 5, 3, 4], [6, 3, 4], [7]], PIECES, EOS, weights=Weights(0.7, 3.0, 0.6, 12, 2))
+LINK = make_link([[3, 4, 5, 3, 4], [6, 3, 4], [7]], PIECES, EOS, weights=Weights(0.7, 3.0, 0.6, 1.5, 12, 2))
 
 
 @pytest.fixture()

@@ -109,7 +109,9 @@ def greedy(session, row, prefix=(), no_repeat=0):
 def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
     for seed in range(20):
         limit = np.random.default_rng(seed).integers(0, 30, 7)
-        texts, session = decode(modes.strategy("speculative", draft_length=drafts), seed, limit=limit, least=seed % 4, skill=skill)
+        texts, session = decode(
+            modes.strategy("speculative", draft_length=drafts), seed, limit=limit, least=seed % 4, skill=skill
+        )
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -118,11 +120,15 @@ def test_verified_text_is_that_of_one_token_at_a_time(drafts, skill):
 
 @pytest.mark.parametrize("gain,behind,passes", [(0.0, 2, [1, 5] + [3] * 6 + [1]), (4.0, 1, [1, 5] + [2] * 9 + [1])])
 def test_good_drafts_save_passes(gain, behind, passes):
-    texts, session = decode(modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=1.0, rows=3)
+    texts, session = decode(
+        modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=1.0, rows=3
+    )
     # the first pass verifies nothing; behind drafts that were all right a block drafts less far
     assert [np.bincount(text.passes).tolist() for text in texts] == [passes] * 3
     assert session.shapes[:3] == [(1, (5,)), (5, (5,) + (1 + behind,) * 4), (1 + behind, (5,) + (1 + behind,) * behind)]
-    texts, session = decode(modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=0.0, rows=3)
+    texts, session = decode(
+        modes.strategy("speculative", draft_length=4, draft_from_source=gain), least=24, limit=24, skill=0.0, rows=3
+    )
     assert len(session.shapes) > 15
 
 
@@ -166,7 +172,9 @@ def test_the_dial_keeps_what_is_sure(threshold):
 @pytest.mark.parametrize("skill", [0.0, 0.6])
 def test_wrong_drafts_of_the_dial_are_verified(threshold, skill):
     for seed in range(10):
-        texts, session = decode(modes.strategy("semi-nar", block_size=5, commit_threshold=threshold), seed, limit=range(7, 28, 3), skill=skill)
+        texts, session = decode(
+            modes.strategy("semi-nar", block_size=5, commit_threshold=threshold), seed, limit=range(7, 28, 3), skill=skill
+        )
         for row, text in enumerate(texts):
             tokens, chances = greedy(session, row)
             assert text.tokens.tolist() == tokens
@@ -193,7 +201,13 @@ def test_nar_cuts_at_the_first_eos_after_a_token(piece):
 
 
 @pytest.mark.parametrize(
-    "strategy", [modes.strategy("ar"), modes.strategy("semi-nar", block_size=3), modes.strategy("speculative", draft_length=3), modes.strategy("semi-nar", block_size=3, commit_threshold=0.5)]
+    "strategy",
+    [
+        modes.strategy("ar"),
+        modes.strategy("semi-nar", block_size=3),
+        modes.strategy("speculative", draft_length=3),
+        modes.strategy("semi-nar", block_size=3, commit_threshold=0.5),
+    ],
 )
 def test_prefixes_are_given_and_scored(strategy):
     prefix = np.array([[5, 6, 7], [5, 0, 0], [0, 0, 0], [5, 6, EOS], [5, 5, 5]])

@@ -72,7 +72,13 @@ def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp
 def test_installed_without_its_sources(package, extra, wanted, tmp_path, monkeypatch):
     """There '.' is no package, and 'bang' of a package index is somebody else's: packages are named one by one."""
     monkeypatch.setattr(packages, "CHECKOUT", tmp_path)
-    required = ["torch>=2.6", "ve-fairseq", 'onnxruntime>=1.22; extra == "runtime"', 'tokenizers; extra == "runtime"', 'onnx; extra == "export"']
+    required = [
+        "torch>=2.6",
+        "ve-fairseq",
+        'onnxruntime>=1.22; extra == "runtime"',
+        'tokenizers; extra == "runtime"',
+        'onnx; extra == "export"',
+    ]
     monkeypatch.setattr(packages.metadata, "requires", {"bang": required}.__getitem__)
     assert packages.install_command(package, extra) == f"pip install {wanted}"
 
@@ -96,10 +102,13 @@ def test_unknown_options_name_the_near_one(arguments, message, capsys):
 
 
 def test_console_script_and_former_names():
-    assert 'bang = bang.__main__:main' in (ROOT / "setup.py").read_text()
+    assert "bang = bang.__main__:main" in (ROOT / "setup.py").read_text()
     for script, command in (("tokenize_text", "tokenize"), ("collect_hypotheses", "collect")):
         done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+            [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"],
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": str(ROOT)},
         )
         assert done.stdout.startswith(f"usage: bang {command} ")
 

@@ -21,9 +21,7 @@ def test_encoder_and_logits_are_the_reference(name, golden_model, forward_arrays
         for mode, layout in (("ar", None), ("nar", visibility.non_autoregressive(real.size(1)))):
             logits, _ = model(*source, arrays["prev_output_tokens"], layout=layout)
             torch.testing.assert_close(logits[real], arrays[f"{mode}_logits"][real], atol=2e-5, rtol=0)
-            torch.testing.assert_close(
-                logits.logsumexp(2)[real], arrays[f"{mode}_logsumexp"][real], atol=2e-5, rtol=0
-            )
+            torch.testing.assert_close(logits.logsumexp(2)[real], arrays[f"{mode}_logsumexp"][real], atol=2e-5, rtol=0)
             assert torch.equal(logits.argmax(2)[real], arrays[f"{mode}_argmax"][real])
 
 
@@ -89,9 +87,7 @@ def test_named_architectures(family, suffix, width, ffn, heads, layers):
         assert getattr(cfg, f"{side}_layers") == layers
     pretrained = suffix != ""
     assert cfg.activation_fn == ("gelu" if pretrained else "relu")
-    assert (cfg.dropout, cfg.attention_dropout, cfg.activation_dropout) == (
-        (0.1, 0.1, 0.1) if pretrained else (0.1, 0.0, 0.0)
-    )
+    assert (cfg.dropout, cfg.attention_dropout, cfg.activation_dropout) == ((0.1, 0.1, 0.1) if pretrained else (0.1, 0.0, 0.0))
     assert cfg.share_all_embeddings == cfg.share_decoder_input_output_embed == pretrained
 
 
@@ -159,7 +155,9 @@ def test_frozen_layers_learn_nothing_and_the_others_as_ever(shared, make_model, 
 
     usual, frozen = gradients(), gradients(freeze_encoder_layers=1)
     without = {name for name, gradient in frozen.items() if gradient is None}
-    first = {name for name in usual if name.startswith(("encoder.embed_positions.", "encoder.emb_layer_norm.", "encoder.layers.0."))}
+    first = {
+        name for name in usual if name.startswith(("encoder.embed_positions.", "encoder.emb_layer_norm.", "encoder.layers.0."))
+    }
     assert without == first | (set() if shared else {"encoder.embed_tokens.weight"})
     for name in usual.keys() - without - {"encoder.embed_tokens.weight"}:
         torch.testing.assert_close(frozen[name], usual[name], msg=name)

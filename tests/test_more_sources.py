@@ -16,7 +16,20 @@ def test_documents_that_are_no_source_of_the_data(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.src").write_text(f"{known} in {split}.\nSome other {split} text.\n", encoding="utf-8")
     new = "This program counts the words of a text, line by line, and draws a picture of them."
-    text = ["", "Too short.", "", f"{known.upper()}.", "", new, "Caf\u00e9\u2028included.", "", "", new.replace(",", ";"), "", "Eight words are enough for a source, surely."]
+    text = [
+        "",
+        "Too short.",
+        "",
+        f"{known.upper()}.",
+        "",
+        new,
+        "Caf\u00e9\u2028included.",
+        "",
+        "",
+        new.replace(",", ";"),
+        "",
+        "Eight words are enough for a source, surely.",
+    ]
     (tmp_path / "text.txt").write_text("\n".join(text), encoding="utf-8")
     done = run(tmp_path / "text.txt", tmp_path)
     assert done.stdout == f"{new} Caf\u00e9\u2028included.\n{text[-1]}\n" and not done.returncode

@@ -75,7 +75,13 @@ def test_what_a_folder_holds(folder, data_bin):
     numbers = sum(value.numel() for name, value in state.items() if name != "encoder.embed_tokens.weight")
     assert 4 * numbers < (folder / "model.safetensors").stat().st_size < 4 * numbers + 20_000
     card = (folder / "README.md").read_text()
-    for fact in ("`bang_ar_nar_mixed`: 2 + 2 layers, width 48", "ar (50% of the updates), nar (50%", "| 600 |", 'mode="nar"', "checkpoint.pt"):
+    for fact in (
+        "`bang_ar_nar_mixed`: 2 + 2 layers, width 48",
+        "ar (50% of the updates), nar (50%",
+        "| 600 |",
+        'mode="nar"',
+        "checkpoint.pt",
+    ):
         assert fact in card
 
 
@@ -237,7 +243,9 @@ def save_dir(tmp_path):
     """Three checkpoints of a run, and checkpoint_last.pt and checkpoint_best.pt, which are two of them again."""
     folder, state = tmp_path / "run", checkpoints.check(str(CHECKPOINT))
     folder.mkdir()
-    for number, names in enumerate((["checkpoint8.pt"], ["checkpoint9.pt", "checkpoint_best.pt"], ["checkpoint10.pt", "checkpoint_last.pt"])):
+    for number, names in enumerate(
+        (["checkpoint8.pt"], ["checkpoint9.pt", "checkpoint_best.pt"], ["checkpoint10.pt", "checkpoint_last.pt"])
+    ):
         changed = dict(state, model={name: value + number * number for name, value in state["model"].items()})
         changed["optimizer_history"] = [dict(state["optimizer_history"][-1], num_updates=100 * number + 600)]
         for name in names:
@@ -376,6 +384,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 
 def test_no_half_checkpoint(folder, tmp_path, monkeypatch):
     """Of `bang unpack`; one that was there stays."""
+
     def full_disk(state, file):
         file.write(b"half")
         raise OSError(28, "No space left on device")

@@ -18,7 +18,7 @@ PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
 TEXTS = [[3, 4, 5], [3, 4, 4, 6], [7, 8, 3, 5], [4, 5], [6], [5, 3, 4], [8, 7, 8]]
 LINKS = {order: make_link(TEXTS, PIECES, EOS, order) for order in (2, 3)}
-WEIGHTS = Weights(0.5, 2.0, 0.25, candidates=3, width=3)  # a width of K is exact for order 3
+WEIGHTS = Weights(0.5, 2.0, 0.25, end=1.5, candidates=3, width=3)  # a width of K is exact for order 3
 REFUSED = -1e4
 
 
@@ -57,6 +57,7 @@ class Task:
         kept, forced = len(text) - 1, self.forced[slot]
         link = WEIGHTS.weight * self.ratio(text, token)
         if token == EOS:
+            link *= WEIGHTS.end
             if forced >= 0 and forced != EOS or forced < 0 and kept < self.least:
                 return None
             return self.slots[slot][1] - self.eos_penalty + link
@@ -113,9 +114,7 @@ class Task:
         forced = np.array([self.forced])
         for part in (slice(0, cut), slice(cut, None)) if cut else (slice(None),):
             found = [(0, slot, token) for slot, token in sorted(self.banned)]
-            found = [
-                (row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]
-            ]
+            found = [(row, slot - (part.start or 0), token) for row, slot, token in found if slot in range(len(self.slots))[part]]
             banned = tuple(np.array(found, dtype=np.int64).reshape(-1, 3).T)
             search.extend(Slots(*(x[:, part] for x in slots)), forced[:, part], banned)
         return results(search.best())[0]
@@ -271,9 +270,7 @@ def test_positional_scores_are_the_networks():
     search.extend(of_tasks([task]))
     paths = search.best()
     for tokens, log_probs, length in zip(paths.tokens[0], paths.log_probs[0], paths.length[0]):
-        own = [
-            task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])
-        ]
+        own = [task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])]
         assert log_probs[:length].tolist() == own
         assert (tokens[length:] == PAD).all() and (log_probs[length:] == 0).all()
     assert paths.log_probs.dtype == np.float32 and search.finished.tolist() == [bool(paths.ended[0].all())]

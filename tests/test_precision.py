@@ -33,7 +33,9 @@ def test_command_prints_what_fairseq_takes():
 def test_a_run_that_goes_on_keeps_its_precision(trained, gpus, option, tmp_path, monkeypatch):
     """Whatever is measured now: its optimizer fits no other."""
     common = {name.replace("-", "_"): f"--{name}" == trained for name in precision.OPTIMIZERS}
-    torch.save({"model": {}, "cfg": {"common": {**common, "fp16": common["fp16"] or "fp16" in trained}}}, tmp_path / "checkpoint_last.pt")
+    torch.save(
+        {"model": {}, "cfg": {"common": {**common, "fp16": common["fp16"] or "fp16" in trained}}}, tmp_path / "checkpoint_last.pt"
+    )
     for bf16 in (0.5, 2.0):
         monkeypatch.setattr(precision, "matmul_seconds", {torch.float32: 1.0, torch.bfloat16: bf16}.__getitem__)
         for place in (["--save-dir", str(tmp_path)], ["--restore-file", str(tmp_path / "checkpoint_last.pt")]):
@@ -46,11 +48,15 @@ def test_a_precision_that_a_checkpoint_cannot_go_on_in_is_refused_in_one_line(tm
     torch.save({"model": {}, "cfg": {"common": {}}}, tmp_path / "checkpoint_last.pt")
     for option in ("--bf16", "--fp16", "--memory-efficient-bf16", "--amp"):
         words = ["--save-dir", str(tmp_path), option]
-        with pytest.raises(ValueError, match=f"^{option}: .*checkpoint_last.pt was trained with float32, .* or give --reset-optimizer"):
+        with pytest.raises(
+            ValueError, match=f"^{option}: .*checkpoint_last.pt was trained with float32, .* or give --reset-optimizer"
+        ):
             precision.training_option(words)
         assert precision.training_option([*words, "--reset-optimizer"]) == ""  # asked for already
     done = subprocess.run([sys.executable, "-m", "bang.recipes.precision", *words], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("bang.recipes.precision: error: --amp") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1 and done.stderr.startswith("bang.recipes.precision: error: --amp") and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.slow

@@ -132,7 +132,9 @@ def test_several_nodes_run_under_torchrun(run, shards, data_bin, tmp_path):
         line = run(ROOT / "scripts" / command[0], *command[1:], "save", "--max-update", "37", env=nodes)
         launcher, options = line.split(" -m fairseq_cli.train ")
         assert launcher == "--nnodes 2 --nproc_per_node 4 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500"
-        assert options.startswith("--fp16 ") and options.endswith("--max-update 37 --warmup-updates 3 --distributed-world-size 8\n")
+        assert options.startswith("--fp16 ") and options.endswith(
+            "--max-update 37 --warmup-updates 3 --distributed-world-size 8\n"
+        )
         if command[0] == "pretrain.sh":
             assert "--batch-size 8 --update-freq 16 " in options  # 1024 blocks an update
 

@@ -37,7 +37,15 @@ def test_slow_updates_are_told_as_they_come():
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0.2, "1 s"), (99, "99 s"), (101, "2 min"), (5900, "99 min"), (6001, "1 h 41 min"), (172_000, "47 h 47 min"), (190_000, "2 days 4 h")],
+    [
+        (0.2, "1 s"),
+        (99, "99 s"),
+        (101, "2 min"),
+        (5900, "99 min"),
+        (6001, "1 h 41 min"),
+        (172_000, "47 h 47 min"),
+        (190_000, "2 days 4 h"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
@@ -78,7 +86,10 @@ def stopped(train_here, monkeypatch, caplog):
 def test_a_run_that_is_stopped_in_its_last_update_is_finished(stopped, tmp_path):
     """With its validation, which nothing would make up for."""
     assert stopped(2, signal.SIGINT, options=["--max-update", "3"]) == 130
-    assert {path.name for path in (tmp_path / "checkpoints").glob("checkpoint_[bl]*.pt")} == {"checkpoint_best.pt", "checkpoint_last.pt"}
+    assert {path.name for path in (tmp_path / "checkpoints").glob("checkpoint_[bl]*.pt")} == {
+        "checkpoint_best.pt",
+        "checkpoint_last.pt",
+    }
 
 
 @pytest.mark.parametrize("after, signals", [(4, [signal.SIGINT, signal.SIGTERM]), (5, [signal.SIGTERM])])

@@ -107,7 +107,9 @@ def test_blank_source_among_others(decoding, golden_model, make_task, dictionary
     assert decode(line)[0] and decode("", line, " ") == ["", *decode(line), ""]
 
 
-@pytest.mark.parametrize("text, share", [("Raw Text, as it IS", "60 % of 5"), ("extra Pep monitor Is", "50 % of 4"), ("extra pep Is", None)])
+@pytest.mark.parametrize(
+    "text, share", [("Raw Text, as it IS", "60 % of 5"), ("extra Pep monitor Is", "50 % of 4"), ("extra pep Is", None)]
+)
 def test_raw_text_typed_is_told(text, share, make_task, dictionary, caplog):
     task = make_task()
     task.build_dataset_for_inference(*task.get_interactive_tokens_and_lengths([text], lambda line: line))
@@ -181,7 +183,9 @@ def test_bleu_of_text_for_people(train_here, cli, data_bin, tmp_path):
     assert texts == {str(number): to_text(text, keep_repeats=True) for number, (_, text) in hypotheses(of_pieces).items()}
     expected = evaluate({"": list(texts.values())}, [references[number] for number in texts], ["bleu"])["systems"][""]["BLEU"]
     assert 5 < expected < 95
-    printed = [float(re.search(r"^Generate valid with beam=1: BLEU = ([\d.]+)", found, flags=re.M)[1]) for found in (log, of_pieces)]
+    printed = [
+        float(re.search(r"^Generate valid with beam=1: BLEU = ([\d.]+)", found, flags=re.M)[1]) for found in (log, of_pieces)
+    ]
     assert printed[0] == pytest.approx(expected, abs=0.01) and printed[1] > expected + 1
     best = checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_best.pt"))["extra_state"]["best"]
     assert best == pytest.approx(expected, abs=0.01)

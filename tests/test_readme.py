@@ -22,9 +22,7 @@ LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last
 def in_folder(folder, script):
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
 
 
@@ -128,4 +126,7 @@ def test_starts(checkout):
         little = " ".join(UPDATES) if "finetune.sh" in command else ""
         in_folder(checkout, f"minilm=minilm; {command} {little}")
     assert updates(checkout / "from_minilm" / "checkpoint_last.pt") == 4
-    assert len({name for name in torch.load(checkout / "start.pt")["model"] if re.match(r"decoder.layers.\d+.fc1.weight", name)}) == 3
+    assert (
+        len({name for name in torch.load(checkout / "start.pt")["model"] if re.match(r"decoder.layers.\d+.fc1.weight", name)})
+        == 3
+    )

@@ -81,7 +81,9 @@ def test_precision_is_measured_once(script, arguments, data_bin, tmp_path):
         (out / "precision").write_text("--bf16\n")
         words = arguments("evidence.sh", tmp_path, out, STARTS="scratch", MODES="nar")
     else:  # Python's own module answers, however fast this CPU is
-        torch.save({"model": {}, "cfg": {"common": {"bf16": True}, "lr_scheduler": {"warmup_updates": 77}}}, out / "checkpoint_last.pt")
+        torch.save(
+            {"model": {}, "cfg": {"common": {"bf16": True}, "lr_scheduler": {"warmup_updates": 77}}}, out / "checkpoint_last.pt"
+        )
         (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         words = arguments("finetune.sh", "--mode", "nar", data_bin, out, GPUS="0")
         assert after(words, "--warmup-updates") == "77"  # with another one the learning rate would jump
@@ -92,7 +94,7 @@ def test_the_line_of_what_failed_is_told(tmp_path):
     """`logged` and `error_line`, with which the scripts keep logs; none of them keeps one without."""
     code = (
         f'source {ROOT}/scripts/environment.sh; say() {{ echo "x: error: 1"; echo "y.py: Error 2"; echo after; return $1; }}; '
-        f'logged {tmp_path}/log say 0; echo went on; logged {tmp_path}/log say 7; echo never'
+        f"logged {tmp_path}/log say 0; echo went on; logged {tmp_path}/log say 7; echo never"
     )
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", code, "script.sh"], env=environment, capture_output=True, text=True)

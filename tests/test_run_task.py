@@ -52,7 +52,8 @@ def after(command, option):
 
 
 @pytest.mark.parametrize(
-    "mode, decodings", [("ar", "ar"), ("nar", "nar"), ("semi-nar", "semi-nar"), ("n-stream", "ar semi-nar"), ("all", "ar semi-nar nar")]
+    "mode, decodings",
+    [("ar", "ar"), ("nar", "nar"), ("semi-nar", "semi-nar"), ("n-stream", "ar semi-nar"), ("all", "ar semi-nar nar")],
 )
 def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     plan = task_plan(data, tmp_path / "out", Options(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
@@ -79,7 +80,10 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     "options, settings",
     [
         ({"mode": "nar"}, "--mode nar"),
-        ({"mode": "nar", "train": ["--lr", "1", "--max-update", "9", "--dropout=0"], "generate": ["--block-size", "2"]}, "--mode nar"),
+        (
+            {"mode": "nar", "train": ["--lr", "1", "--max-update", "9", "--dropout=0"], "generate": ["--block-size", "2"]},
+            "--mode nar",
+        ),
         ({"mode": "all", "block_size": 3, "beam": 2, "workers": 2}, "--mode all"),
         ({"mode": "semi-nar", "block_size": 3}, "--block-size 3 --mode semi-nar"),
         ({"mode": "semi-nar", "train": ["--block-size", "5", "--lr", "1"]}, "--block-size 5 --mode semi-nar"),
@@ -95,7 +99,9 @@ def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
     """Another test part, path or number of processes does not make its data other data."""
     binarized = tmp_path / "out" / "data"
     shutil.copytree(data_bin, binarized)
-    assert {path.name for path in binarized.iterdir()} - {path.name for path in data_files(binarized, *SPLITS)} == {"preprocess.log"}
+    assert {path.name for path in binarized.iterdir()} - {path.name for path in data_files(binarized, *SPLITS)} == {
+        "preprocess.log"
+    }
     (training,) = (step for step in task_plan(data, tmp_path / "out", Options()).steps if step.name == "fine-tune")
     before = fingerprint(training.inputs)
     for path in binarized.iterdir():
@@ -234,7 +240,9 @@ def test_raw_texts_named_as_a_recipes_own_folder_are_refused(folder, data, tmp_p
     monkeypatch.chdir(tmp_path)
     if folder != "data":
         data.rename(folder)
-    with pytest.raises(SystemExit, match=f"^bang run-task: error: {folder}.*is in the way of the input {folder}/.*: give another --out$"):
+    with pytest.raises(
+        SystemExit, match=f"^bang run-task: error: {folder}.*is in the way of the input {folder}/.*: give another --out$"
+    ):
         main(["run-task", folder, "--mode", "nar", "--out", ".", "--dry-run"])
 
 

@@ -61,7 +61,9 @@ def test_the_runtime_writes_the_plugins_texts(options, plugin, runtime):
     assert found[0] == found[1] and [text for text, ours in zip(texts, found[1]) if not ours] == ["", "[PAD]"]
 
 
-@pytest.mark.parametrize("mode, penalty", [("ar", 0), ("semi-nar", 0), ("nar", 0), ("speculative", 0), ("semi-nar", 2), ("nar", 2), ("nar", -9)])
+@pytest.mark.parametrize(
+    "mode, penalty", [("ar", 0), ("semi-nar", 0), ("nar", 0), ("speculative", 0), ("semi-nar", 2), ("nar", 2), ("nar", -9)]
+)
 @pytest.mark.parametrize("otherwise", [{"at_once": 24}, {"at_once": 1}, {"whole": False}], ids=str)
 def test_what_only_saves_time_changes_no_token(mode, penalty, otherwise, exported, runtime, sources):
     options, engine = Options(mode=mode, beam=1, max_len=20, eos_penalty=penalty), Bang.load(exported, threads=1).engine
@@ -115,7 +117,9 @@ def test_rows_that_take_turns(options, runtime, sources, monkeypatch):
     sizes, options = [], Options(**{"max_len": 30, **options})
     expected = runtime.engine.generate(sources[:10], options)
     monkeypatch.setattr(onnx_engine, "_LOG_PROBS", 60 * runtime.engine.pieces)
-    monkeypatch.setattr(onnx_engine, "OnnxSession", lambda graphs, rows, *of: sizes.append(len(rows)) or OnnxSession(graphs, rows, *of))
+    monkeypatch.setattr(
+        onnx_engine, "OnnxSession", lambda graphs, rows, *of: sizes.append(len(rows)) or OnnxSession(graphs, rows, *of)
+    )
     found = runtime.engine.generate(sources[:10], options)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     slots = {"nar": 30, "semi-nar": options.block_size, "speculative": 2 * options.draft_length, "ar": options.beam}[options.mode]
@@ -227,7 +231,9 @@ def test_a_gpu_that_cannot_be_used(exported, monkeypatch):
     """onnxruntime says that it can use one, as its build for GPUs does without CUDA's libraries, and computes on the CPU."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
-        with pytest.raises(ValueError, match="^device cuda:1: onnxruntime cannot use it and would compute on the CPU; install") as refusal:
+        with pytest.raises(
+            ValueError, match="^device cuda:1: onnxruntime cannot use it and would compute on the CPU; install"
+        ) as refusal:
             Bang.load(exported, device="cuda:1")
     assert "\n" not in str(refusal.value)
 

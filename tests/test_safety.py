@@ -174,9 +174,7 @@ def ways(command, data_bin, tmp_path):
         "resume": resume,
         "restore": lambda path: command("train", *TRAIN, "--save-dir", tmp_path / "run", "--restore-file", path),
         "finetune": lambda path: command("train", *TRAIN, "--save-dir", tmp_path / "run", "--finetune-from-model", path),
-        "pretrained": lambda path: command(
-            "train", *TRAIN, "--save-dir", tmp_path / "run", "--load-from-pretrained-model", path
-        ),
+        "pretrained": lambda path: command("train", *TRAIN, "--save-dir", tmp_path / "run", "--load-from-pretrained-model", path),
         "hub": hub,
         "loader": lambda path: checkpoint_utils.load_model_ensemble_and_task([str(path)], {"data": str(data_bin)}),
     }

@@ -44,9 +44,7 @@ def draw_alone(model, batch, row, number, seed, dictionary):
     """What a model writes for one sentence, each text by a session of its own."""
     pad, eos = dictionary.pad(), dictionary.eos()
     limit, texts = np.array([int(batch["target"][row].ne(pad).sum()) - 1 + 6]), []
-    chooser = Chooser(
-        pad, dictionary.unk(), eos, temperature=0.5 if number > 1 else 1.0, sampling=number > 1, topk=20, seed=seed
-    )
+    chooser = Chooser(pad, dictionary.unk(), eos, temperature=0.5 if number > 1 else 1.0, sampling=number > 1, topk=20, seed=seed)
     tokens, lengths = (batch["net_input"][key][row : row + 1] for key in ("src_tokens", "src_lengths"))
     for index in range(number):
         bounds = Bounds(np.ones_like(limit), limit, batch["id"][row : row + 1].numpy() * number + index)

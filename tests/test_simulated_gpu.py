@@ -88,9 +88,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", LOOPS)
-def test_the_loop_gives_the_cpus_texts_and_the_host_waits_once_a_pass(
-    way, dtype, golden_model, make_task, pairs, monkeypatch
-):
+def test_the_loop_gives_the_cpus_texts_and_the_host_waits_once_a_pass(way, dtype, golden_model, make_task, pairs, monkeypatch):
     (mode, generation), run, waits = LOOPS[way], TorchSession.run, []
 
     def counted(self, step):

@@ -312,7 +312,9 @@ def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
     command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative",
                "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "4"]  # fmt: skip
     told = [line for line in run(*command, fails=True).splitlines() if not re.match(r"(DEBUG|INFO):|.* \| INFO \| ", line)]
-    assert len(told) == 1 and told[0].startswith("fairseq-generate: error: --beam 4 with --decoding speculative: it gives the words of --beam 1")
+    assert len(told) == 1 and told[0].startswith(
+        "fairseq-generate: error: --beam 4 with --decoding speculative: it gives the words of --beam 1"
+    )
 
 
 def test_the_command_lines_report_is_json(run, data_bin):

@@ -43,7 +43,9 @@ def test_a_saved_start_is_a_checkpoint_that_fairseq_loads(bert_folder, tmp_path,
     call(bert_folder, "--save", tmp_path / "start.pt", "--decoder-layers", 2, "--pretrained-decoder-layers", "0,1",
          "--vocab", VOCAB_SMALL)  # fmt: skip
     assert "start.pt: bert, 3 + 2 layers of 48" in capsys.readouterr().err
-    (model,), cfg = checkpoint_utils.load_model_ensemble([str(tmp_path / "start.pt")], task=read_checkpoint(tmp_path / "start.pt", VOCAB_SMALL).task())
+    (model,), cfg = checkpoint_utils.load_model_ensemble(
+        [str(tmp_path / "start.pt")], task=read_checkpoint(tmp_path / "start.pt", VOCAB_SMALL).task()
+    )
     whole = starts.read(str(bert_folder)).weights
     own = model.state_dict()
     assert torch.equal(own["decoder.layers.1.fc1.weight"], whole["decoder.layers.1.fc1.weight"])

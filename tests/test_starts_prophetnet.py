@@ -110,6 +110,9 @@ def test_a_prophetnet_of_fairseq_is_a_start(make_model, golden_states, tmp_path)
     own = model.state_dict()
     assert torch.equal(own["decoder.ngram_input_embed.weight"], slots[1:])
     assert torch.equal(own["decoder.layers.1.fc1.weight"], weights["decoder.layers.1.fc1.weight"])
-    for wrong, message in (({"activation_fn": "relu"}, "--activation-fn gelu"), ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4")):
+    for wrong, message in (
+        ({"activation_fn": "relu"}, "--activation-fn gelu"),
+        ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4"),
+    ):
         with pytest.raises(ValueError, match=message):
             starts.load_into(make_model(**{"activation_fn": "gelu", **wrong}), str(tmp_path / "prophetnet.pt"))

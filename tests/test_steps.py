@@ -26,10 +26,22 @@ def plan(tmp_path):
 
     def make(option="1", broken=""):
         plan, ran = Plan(tmp_path / "out"), tmp_path / "ran"
-        plan.add(Step("b", [shell(f"echo b >> {ran}; tr a-z A-Z < {tmp_path}/a", stdout=tmp_path / "b")],
-                      [tmp_path / "a"], [tmp_path / "b"]))
-        plan.add(Step("c", [shell(f"echo c >> {ran}; {broken} cat {tmp_path}/b > {tmp_path}/c; echo {option} >> {tmp_path}/c")],
-                      [tmp_path / "b"], [tmp_path / "c"]))
+        plan.add(
+            Step(
+                "b",
+                [shell(f"echo b >> {ran}; tr a-z A-Z < {tmp_path}/a", stdout=tmp_path / "b")],
+                [tmp_path / "a"],
+                [tmp_path / "b"],
+            )
+        )
+        plan.add(
+            Step(
+                "c",
+                [shell(f"echo c >> {ran}; {broken} cat {tmp_path}/b > {tmp_path}/c; echo {option} >> {tmp_path}/c")],
+                [tmp_path / "b"],
+                [tmp_path / "c"],
+            )
+        )
         return plan
 
     (tmp_path / "a").write_text("text\n")
@@ -73,7 +85,14 @@ def test_dry_run_touches_nothing(plan, tmp_path, capsys):
 @pytest.mark.parametrize("dry", [False, True])
 @pytest.mark.parametrize(
     "given, output",
-    [("raw/text", "raw/text"), ("raw/text", "raw"), ("raw", "raw/made"), ("link/text", "raw"), ("raw/text", "link"), ("alone", "raw/text")],
+    [
+        ("raw/text", "raw/text"),
+        ("raw/text", "raw"),
+        ("raw", "raw/made"),
+        ("link/text", "raw"),
+        ("raw/text", "link"),
+        ("alone", "raw/text"),
+    ],
 )
 def test_an_output_never_takes_the_place_of_what_is_given(given, output, dry, tmp_path, monkeypatch):
     """Whatever the step, and under whatever name; what a step makes may be the next one's input, and be made again."""
@@ -86,7 +105,9 @@ def test_an_output_never_takes_the_place_of_what_is_given(given, output, dry, tm
     plan.add(Step("first", [shell("mkdir made; touch ran made/a")], [], ["made"]))
     plan.add(Step("second", [shell("touch b")], ["made/a", given], ["b"]))
     plan.add(Step("third", [shell(f"touch {output}")], ["b"], [tmp_path / output]))
-    with pytest.raises(ValueError, match=f"{output}, which step third makes anew, is in the way of the input {given}: give another --out"):
+    with pytest.raises(
+        ValueError, match=f"{output}, which step third makes anew, is in the way of the input {given}: give another --out"
+    ):
         plan.run(dry)
     assert (tmp_path / "raw" / "text").read_text() == "precious" and not (tmp_path / "ran").exists()
     plan.steps.pop()
@@ -119,7 +140,14 @@ def test_a_file_that_is_gone_from_an_output_folder_is_made_again(tmp_path, capsy
 
     def plan():
         plan, made = Plan(tmp_path / "out"), tmp_path / "made"
-        plan.add(Step("make", [shell(f"mkdir -p {made}/sub; echo 1 > {made}/a; echo 2 > {made}/sub/b; echo >> {tmp_path}/ran")], [], [made]))
+        plan.add(
+            Step(
+                "make",
+                [shell(f"mkdir -p {made}/sub; echo 1 > {made}/a; echo 2 > {made}/sub/b; echo >> {tmp_path}/ran")],
+                [],
+                [made],
+            )
+        )
         return plan
 
     for gone in (None, "a", "sub/b"):
@@ -175,7 +203,9 @@ def test_the_line_of_what_failed_is_told_again_at_the_end(kind, tmp_path, capfd)
     script = "printf '10 %%\\r' >&2; echo 'data.py: error: no such file' >&2; echo 'a worker ends' >&2; exit 3"
     plan = Plan(tmp_path / "steps")
     plan.add(Step("load", [shell(script, **({kind: tmp_path / "file"} if kind else {}))], [], []))
-    where = {"stdout": f"; what it printed stands in {tmp_path}/file.unfinished", "log": f"; its log: {tmp_path}/file"}.get(kind, "")
+    where = {"stdout": f"; what it printed stands in {tmp_path}/file.unfinished", "log": f"; its log: {tmp_path}/file"}.get(
+        kind, ""
+    )
     with pytest.raises(ValueError) as error:
         plan.run()
     assert str(error.value) == f"load: bash ended with status 3: data.py: error: no such file{where}"
@@ -221,7 +251,9 @@ def test_resumable_step_goes_on_and_refuses_other_inputs(tmp_path):
     make("longer").run()  # another option: it goes on
     assert (tmp_path / "save" / "ran").read_text() == "stop\nlonger\n" and (tmp_path / "log").read_text() == "said\n" * 2
     (tmp_path / "data").write_text("2")
-    with pytest.raises(ValueError, match="save/ran was made from other data or another start: give another folder, or remove it to begin anew$"):
+    with pytest.raises(
+        ValueError, match="save/ran was made from other data or another start: give another folder, or remove it to begin anew$"
+    ):
         make("longer").run()
     assert (tmp_path / "save" / "ran").exists()
     (tmp_path / "save" / "ran").unlink()  # without a checkpoint there is nothing to protect
@@ -242,7 +274,9 @@ def test_resumable_step_refuses_other_settings(dry, tmp_path):
     with pytest.raises(ValueError, match="status 1"):
         make("--mode ar", 1, stop="exit 1").run()
     for _ in range(2):
-        with pytest.raises(ValueError, match="save/ran was made with --mode ar, not --mode nar: give another folder, or remove it to begin anew$"):
+        with pytest.raises(
+            ValueError, match="save/ran was made with --mode ar, not --mode nar: give another folder, or remove it to begin anew$"
+        ):
             make("--mode nar", 1).run(dry)
         make("--mode ar", 2).run()
     assert (tmp_path / "save" / "ran").read_text() == "1\n2\n"  # the second time it was done
@@ -257,8 +291,11 @@ def test_group_runs_at_once_and_ends_together(tmp_path):
         for index in range(3):  # each waits for another one's sign; the failing one fails at once
             partner = (index + 1) % 3
             script = f"touch {tmp_path}/sign{index}; while [ ! -e {tmp_path}/sign{partner} ]; do sleep 0.01; done"
-            command = shell(f"{'false; ' if index == failing else ''}{script}; echo $NUMBER", stdout=tmp_path / f"out{index}",
-                            environment={"NUMBER": str(index)})
+            command = shell(
+                f"{'false; ' if index == failing else ''}{script}; echo $NUMBER",
+                stdout=tmp_path / f"out{index}",
+                environment={"NUMBER": str(index)},
+            )
             plan.add(Step(f"part{index}", [command], [], [tmp_path / f"out{index}"], group="parts", at_once=3))
         return plan
 
@@ -273,7 +310,10 @@ def test_group_runs_at_once_and_ends_together(tmp_path):
 def test_after_a_failure_no_other_step_of_the_group_begins(tmp_path):
     """But what runs ends, with all of its commands."""
     plan = Plan(tmp_path)
-    slow = [shell(f"touch {tmp_path}/slow; while [ ! -e {tmp_path}/fails ]; do sleep 0.01; done; sleep 0.2"), shell(f"touch {tmp_path}/out0")]
+    slow = [
+        shell(f"touch {tmp_path}/slow; while [ ! -e {tmp_path}/fails ]; do sleep 0.01; done; sleep 0.2"),
+        shell(f"touch {tmp_path}/out0"),
+    ]
     fails = [shell(f"while [ ! -e {tmp_path}/slow ]; do sleep 0.01; done; touch {tmp_path}/fails; exit 4")]
     for number, commands in enumerate([slow, fails, [shell(f"touch {tmp_path}/out2")]]):
         plan.add(Step(f"part{number}", commands, [], [tmp_path / f"out{number}"], group="parts", at_once=2))
@@ -302,7 +342,9 @@ plan.run()
 def test_a_signal_stops_the_command_that_runs_and_those_that_wait(sent, kind, tmp_path):
     """The signal reaches the recipe's own process alone."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", RECIPE, kind], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RECIPE, kind], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
     written = tmp_path / "pid0"
     while process.poll() is None and not (written.exists() and written.read_text()):
         time.sleep(0.01)
@@ -335,7 +377,14 @@ def test_a_file_is_read_once_in_a_run_unless_it_changes(plan, tmp_path, monkeypa
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(Path(file.name).name) or digest(file, name))
     shards = plan()
     for number in range(3):  # all of them read what the plan's steps read
-        shards.add(Step(f"part{number}", [shell(f"touch {tmp_path}/part{number}")], [tmp_path / "a", tmp_path / "b"], [tmp_path / f"part{number}"]))
+        shards.add(
+            Step(
+                f"part{number}",
+                [shell(f"touch {tmp_path}/part{number}")],
+                [tmp_path / "a", tmp_path / "b"],
+                [tmp_path / f"part{number}"],
+            )
+        )
     (tmp_path / "b").write_text("an old run's")
     shards.run()
     assert read == ["a", "b"]  # b after it was made

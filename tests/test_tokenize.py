@@ -26,14 +26,25 @@ NASTY = [
     "\t tab \x0b vertical \x0c form feed \r return",
     "no\u2028line\u2029break\x85here\x1c\x1d\x1e\x1f",
     "nul \x00 bell \x07 del \x7f soft\xadhyphen zero\u200bwidth joiner\u200d bom \ufeff",
-    "\x00", "\u200b", "\ufffd", " \xa0 \u3000 ",
+    "\x00",
+    "\u200b",
+    "\ufffd",
+    " \xa0 \u3000 ",
     "naïve café Ångström ÉCOLE e\u0301 \u0301 a\u0301\u0323b \u0345",
     "İstanbul ΣΊΣΥΦΟΣ ß ẞ ﬁ Ǆ",
     "你好世界 mixed漢字and kana カタカナ ひらがな 한국어 𠀀𠀁",
     "emoji 👩‍👩‍👧 🇩🇪 ☃️ private \ue000 unassigned \U0003ffff \U0010ffff",
     "a [SEP] b[SEP]c [MASK][CLS] [PAD]x [UNK] [sep] [ SEP ] [X_SEP] [unused1] ##ing [SE P]",
-    "[SEP", "[SEP]]", "[[MASK]", "[MA\u0301SK] [\u200bSEP]",
-    "a" * 99, "a" * 100, "a" * 101, "x " + "é" * 100, "unaffable" * 12, "!" * 300,
+    "[SEP",
+    "[SEP]]",
+    "[[MASK]",
+    "[MA\u0301SK] [\u200bSEP]",
+    "a" * 99,
+    "a" * 100,
+    "a" * 101,
+    "x " + "é" * 100,
+    "unaffable" * 12,
+    "!" * 300,
     "don't can't U.S.A. 3.14 1,000,000 C++ foo_bar http://example.org/?q=a%20b&c=d#e",
 ]
 
@@ -55,9 +66,7 @@ def random_lines(count: int) -> list[str]:
     lines = []
     for _ in range(count):
         low, high = rng.choice(ranges)
-        line = [
-            rng.choice(parts) if rng.random() < 0.3 else chr(rng.randrange(low, high)) for _ in range(rng.randrange(60))
-        ]
+        line = [rng.choice(parts) if rng.random() < 0.3 else chr(rng.randrange(low, high)) for _ in range(rng.randrange(60))]
         lines.append("".join(line).replace("\n", ""))
     return lines
 
@@ -94,9 +103,9 @@ def test_every_character_equals_transformers(reference):
 
 def test_very_long_line(reference):
     line = "Some long-winded words, " * 50_000
-    assert load_word_pieces()(line) == reference("Some long-winded words,") + (
-        " " + reference("Some long-winded words,")
-    ) * (50_000 - 1)
+    assert load_word_pieces()(line) == reference("Some long-winded words,") + (" " + reference("Some long-winded words,")) * (
+        50_000 - 1
+    )
     assert load_word_pieces()("é" * 3_000_000) == "[UNK]"
 
 
@@ -161,7 +170,7 @@ def test_command_on_several_files(tmp_path):
 def test_command_from_stdin_with_another_vocabulary(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("[PAD] 1\n[UNK] 2\n[CLS] 2\n[SEP] 2\n[MASK] 1\ncat 1\n##s 1\n")
-    result = run("-", "--vocab", vocab, input="Cats dog\n\ncat".encode())
+    result = run("-", "--vocab", vocab, input=b"Cats dog\n\ncat")
     assert (result.returncode, result.stdout.decode()) == (0, "cat ##s [UNK]\n\ncat\n")
     result = run("-", "--vocab", vocab, input=b"")  # a filter of nothing
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
@@ -241,6 +250,9 @@ def test_a_smaller_vocabulary_spells_what_it_lacks(tmp_path):
     assert split("A library, 漢 games") == "a library , 漢 g ##a ##m ##e ##s"
     main(["vocabulary", str(small), str(text), "--min-count", "1"])
     assert load_word_pieces(VOCAB)(text.read_text()).split() == WordPieces(list(read_vocabulary(small)))(text.read_text()).split()
-    for arguments, message in ((["--min-count", "0"], "--min-count 0: give 1 or more"), (["--vocab", str(small)], "is the input")):
+    for arguments, message in (
+        (["--min-count", "0"], "--min-count 0: give 1 or more"),
+        (["--vocab", str(small)], "is the input"),
+    ):
         with pytest.raises(SystemExit, match=message):
             main(["vocabulary", str(small), str(text), *arguments])

@@ -120,7 +120,11 @@ UNHUNG, SHORT = "not trained to hang on any token", "trained with blocks of 4 to
         (Blocks(4, 1), dict(decoding="semi-nar", commit_threshold=0.5), UNHUNG),
         (Blocks(4, 1), dict(decoding="semi-nar"), None),
         (Blocks(4, 1), dict(decoding="semi-nar", block_size=5), f"--block-size 5: this checkpoint was {SHORT}"),
-        (Blocks(6, 4), dict(decoding="semi-nar", block_size=5, commit_threshold=0.5), f"--block-size 5: this checkpoint was {SHORT}"),
+        (
+            Blocks(6, 4),
+            dict(decoding="semi-nar", block_size=5, commit_threshold=0.5),
+            f"--block-size 5: this checkpoint was {SHORT}",
+        ),
         (Blocks(4, 4), dict(decoding="speculative", draft_length=4), f"--draft-length 4: this checkpoint was {SHORT}"),
         (Blocks(4, 4), dict(decoding="speculative", draft_length=3), None),
         (Blocks(4, 4), dict(decoding="nar"), None),
@@ -131,6 +135,8 @@ def test_blocks_that_were_not_trained(blocks, decoding, warns, make_task, make_m
     model = make_model()
     model.trained_modes, model.trained_blocks = {}, blocks
     make_task(**decoding).build_generator([model], GenerationConfig(beam=1))
-    messages = [message for record in caplog.records if UNHUNG in (message := record.getMessage()) or "trained with blocks" in message]
+    messages = [
+        message for record in caplog.records if UNHUNG in (message := record.getMessage()) or "trained with blocks" in message
+    ]
     assert len(messages) == (warns is not None)
     assert warns is None or warns in messages[0]

@@ -24,7 +24,10 @@ def saved(folder):
         (["--save-interval", "5", "--max-epoch", "3", "--no-save"], {}),
         (["--save-interval", "5", "--max-update", "4"], {"_last": 4}),
         # the learning rate falls below its minimum in the second epoch
-        ("--save-interval 5 --max-epoch 9 --lr 1e-3 --warmup-init-lr 1e-3 --warmup-updates 1 --min-lr 5e-4".split(), {"_last": 6}),
+        (
+            "--save-interval 5 --max-epoch 9 --lr 1e-3 --warmup-init-lr 1e-3 --warmup-updates 1 --min-lr 5e-4".split(),
+            {"_last": 6},
+        ),
         (["--save-interval", "1", "--max-epoch", "3", "--keep-last-epochs", "2"], {"2": 6, "3": 9, "_last": 9}),
     ],
 )

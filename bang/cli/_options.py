@@ -9,11 +9,16 @@ from ..options import DESCRIBED
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder of bang pack or bang export, or a checkpoint")
-    parser.add_argument("--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the "
-                        "published vocab.txt)")
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the published vocab.txt)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one, for an export cpu)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
-                        help="precision to compute in (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision to compute in (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
 
 

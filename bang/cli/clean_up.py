@@ -21,10 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="hypotheses, word pieces joined by blanks, one a line")
     parser.add_argument("output", metavar="OUT", help="where the text goes, one line for each line of IN")
     parser.add_argument("--published", action="store_true", help="the published clean-up, to the letter: the default")
-    parser.add_argument("--detokenize", action="store_true",
-                        help="write blanks where people write them, and drop no repeat that belongs to `c++` or `::`")
-    parser.add_argument("--keep-repeats", action="store_true",
-                        help="drop no repeats: for AR hypotheses, whose model does not repeat by habit")
+    parser.add_argument(
+        "--detokenize",
+        action="store_true",
+        help="write blanks where people write them, and drop no repeat that belongs to `c++` or `::`",
+    )
+    parser.add_argument(
+        "--keep-repeats", action="store_true", help="drop no repeats: for AR hypotheses, whose model does not repeat by habit"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -24,16 +24,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="trained for AR, of the same vocabulary")
     parser.add_argument("--mode", default="nar", metavar="MODE", help=f"of the student: {', '.join(MODES)} (default: nar)")
     parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
-    parser.add_argument("--shards", type=int, default=8, metavar="N", help="parts that the teacher decodes, each of them "
-                        "resumable (default %(default)s)")
-    parser.add_argument("--at-once", type=int, metavar="N", help="shards that run at the same time (default: one on each "
-                        "GPU, or one)")
-    parser.add_argument("--keep-references", action="store_true", help="the student learns from the references too, each "
-                        "source with both; for a student that writes token by token as well (--mode all)")
-    parser.add_argument("--closest", action="store_true", help="of the texts of the teacher's beam take the one nearest to "
-                        "the reference by BLEU, not the likeliest (sequence-level interpolation)")
-    parser.add_argument("--more-sources", metavar="FILE", help="raw sources without a target, a text a line: the teacher "
-                        "writes theirs too")
+    parser.add_argument(
+        "--shards",
+        type=int,
+        default=8,
+        metavar="N",
+        help="parts that the teacher decodes, each of them resumable (default %(default)s)",
+    )
+    parser.add_argument(
+        "--at-once", type=int, metavar="N", help="shards that run at the same time (default: one on each GPU, or one)"
+    )
+    parser.add_argument(
+        "--keep-references",
+        action="store_true",
+        help="the student learns from the references too, each "
+        "source with both; for a student that writes token by token as well (--mode all)",
+    )
+    parser.add_argument(
+        "--closest",
+        action="store_true",
+        help="of the texts of the teacher's beam take the one nearest to "
+        "the reference by BLEU, not the likeliest (sequence-level interpolation)",
+    )
+    parser.add_argument(
+        "--more-sources", metavar="FILE", help="raw sources without a target, a text a line: the teacher writes theirs too"
+    )
     add_recipe_arguments(parser)
 
 

@@ -35,11 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="+", metavar="TEXTS", help="a system's texts, one a line; the first is compared with")
     parser.add_argument("--reference", required=True, metavar="FILE", help="the reference texts, one a line")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="GROUP", help="groups of metrics (default: all)")
-    parser.add_argument("--tokenize", default="13a", metavar="NAME",
-                        help="13a: sacrebleu's, the one to report; none: split at blanks; ptb: TEXTS become Penn "
-                        "Treebank tokens, as the references of SQuAD question generation are (default: %(default)s)")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N",
-                        help="compare each system with the first by paired bootstrap with N resamples, 1000 for instance")
+    parser.add_argument(
+        "--tokenize",
+        default="13a",
+        metavar="NAME",
+        help="13a: sacrebleu's, the one to report; none: split at blanks; ptb: TEXTS become Penn "
+        "Treebank tokens, as the references of SQuAD question generation are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compare each system with the first by paired bootstrap with N resamples, 1000 for instance",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the scores, signatures and comparisons there")
 
 
@@ -84,7 +93,9 @@ def table(report: dict) -> str:
     ]
     lines.append(f"{report['sentences']} sentences")
     if against:
-        lines[-1] += f"; p: that the difference to {_short(report['baseline'], systems)} is chance ({report['resamples']} resamples)"
+        lines[-1] += (
+            f"; p: that the difference to {_short(report['baseline'], systems)} is chance ({report['resamples']} resamples)"
+        )
     lines += [f"{_short(path, systems)}: {warning}" for path, warning in report["warnings"].items()]
     lines += [f"{group} not measured: {why}" for group, why in report["not_measured"].items()]
     by_signature: dict[str, list[str]] = {}

@@ -37,16 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder of bang pack, or a checkpoint of fairseq-train")
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--int8", dest="precision", action="store_const", const="int8", default="float32",
-                           help="weights of 8 bits, for CPUs: a quarter of the size of float32's graphs, and faster")
+    precision.add_argument(
+        "--int8",
+        dest="precision",
+        action="store_const",
+        const="int8",
+        default="float32",
+        help="weights of 8 bits, for CPUs: a quarter of the size of float32's graphs, and faster",
+    )
     precision.add_argument("--float16", dest="precision", action="store_const", const="float16", help="for GPUs")
-    parser.add_argument("--reduce-range", action=argparse.BooleanOptionalAction,
-                        help="with --int8: 7 bits, for CPUs without VNNI (default: as this CPU needs)")
-    parser.add_argument("--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the "
-                        "published vocab.txt)")
+    parser.add_argument(
+        "--reduce-range",
+        action=argparse.BooleanOptionalAction,
+        help="with --int8: 7 bits, for CPUs without VNNI (default: as this CPU needs)",
+    )
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the published vocab.txt)"
+    )
     parser.add_argument("--check", metavar="FILE", help="raw text to check with, a text a line; its first 100 lines")
-    parser.add_argument("--reference", metavar="FILE", help="the texts wanted for --check's, line by line: tells the ROUGE of "
-                        "the model and of the export")
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="the texts wanted for --check's, line by line: tells the ROUGE of the model and of the export",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

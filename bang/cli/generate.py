@@ -29,14 +29,23 @@ HELP = "raw text to generated text, one line out for each line in"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_generation_arguments(parser)
-    parser.add_argument("--truncate-source", action="store_true", help="cut lines that are longer than the model takes; "
-                        "else they are an error")
+    parser.add_argument(
+        "--truncate-source", action="store_true", help="cut lines that are longer than the model takes; else they are an error"
+    )
     parser.add_argument("--keep-repeats", action="store_true", help="keep immediate repeats of NAR and semi-NAR texts")
-    parser.add_argument("--on-error", choices=("stop", "blank"), default="stop", help="what to do with a line that cannot be "
-                        "served: stop, or write a blank line and list it at the end (default: %(default)s)")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "blank"),
+        default="stop",
+        help="what to do with a line that cannot be "
+        "served: stop, or write a blank line and list it at the end (default: %(default)s)",
+    )
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="word pieces, padding included, of a batch")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: text, word pieces, their "
-                        "log-probabilities and the decoder's pass that gave each")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a line: text, word pieces, their log-probabilities and the decoder's pass that gave each",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

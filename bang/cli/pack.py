@@ -20,12 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train; with --last, the folder of a run")
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
     parser.add_argument("--last", type=int, metavar="N", help="average the last N checkpoints of the run")
-    parser.add_argument("--average-with", metavar="CHECKPOINT", action="append", default=[],
-                        help="average with this one too, such as the model that the run started from; may be given again")
-    parser.add_argument("--vocab", metavar="FILE", help="the vocabulary that the data was binarized with (default: "
-                        "dict.*.txt beside the checkpoint, or the published vocab.txt)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
-                        help="precision of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--average-with",
+        metavar="CHECKPOINT",
+        action="append",
+        default=[],
+        help="average with this one too, such as the model that the run started from; may be given again",
+    )
+    parser.add_argument(
+        "--vocab",
+        metavar="FILE",
+        help="the vocabulary that the data was binarized with (default: "
+        "dict.*.txt beside the checkpoint, or the published vocab.txt)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision of the weights (default: %(default)s)",
+    )
     add_generation_arguments(parser)
 
 
@@ -38,6 +51,4 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--last {args.last}: give 1 or more")
         paths = pack.last_checkpoints(args.checkpoint, args.last)
     paths = [*args.average_with, *paths]  # what is no weight is of the last
-    pack.write_folder(
-        pack.read_average(paths, args.vocab), args.folder, args.dtype, generation_options(args), source=paths
-    )
+    pack.write_folder(pack.read_average(paths, args.vocab), args.folder, args.dtype, generation_options(args), source=paths)

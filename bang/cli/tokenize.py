@@ -1,7 +1,7 @@
 """Raw text to lower-cased BERT word pieces joined by blanks, one line out for each line in.
 
-    bang tokenize --out-dir tokenized raw/train.src raw/train.tgt
-    bang tokenize - < questions.txt > questions.tok
+bang tokenize --out-dir tokenized raw/train.src raw/train.tgt
+bang tokenize - < questions.txt > questions.tok
 """
 
 import argparse
@@ -18,10 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8; - alone: from stdin to stdout")
     parser.add_argument("--out-dir", metavar="DIR", help="where each FILE's word pieces go, under the FILE's own name")
-    parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line "
-                        "(default: the published vocab.txt)")
-    parser.add_argument("--workers", type=int, default=cpus, metavar="N",
-                        help="processes that tokenize (default: one for each CPU, here %(default)s)")
+    parser.add_argument(
+        "--vocab", default=VOCAB, metavar="FILE", help="vocabulary, one 'piece count' a line (default: the published vocab.txt)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=cpus,
+        metavar="N",
+        help="processes that tokenize (default: one for each CPU, here %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

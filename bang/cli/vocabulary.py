@@ -20,8 +20,12 @@ HELP = "a smaller vocabulary, of the pieces that some texts use"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="where the vocabulary goes, one 'piece count' a line")
     parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8: the training data")
-    parser.add_argument("--min-count", type=int, default=2, metavar="N", help="how often a piece has to occur (default %(default)s)")
-    parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="the vocabulary to choose from (default: the published vocab.txt)")
+    parser.add_argument(
+        "--min-count", type=int, default=2, metavar="N", help="how often a piece has to occur (default %(default)s)"
+    )
+    parser.add_argument(
+        "--vocab", default=VOCAB, metavar="FILE", help="the vocabulary to choose from (default: the published vocab.txt)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

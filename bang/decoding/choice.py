@@ -5,7 +5,7 @@ Shapes: B rows, n slots of a row, V vocabulary.
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 
 class Bounds(NamedTuple):
@@ -60,13 +60,13 @@ class Chooser:
     def __call__(
         self,
         xp: ModuleType,
-        logits: List,
+        logits: list,
         target,
-        bounds: Optional[Bounds] = None,
+        bounds: Bounds | None = None,
         forced=None,
-        banned: Optional[Tuple] = None,
+        banned: tuple | None = None,
         scored: bool = True,
-        favoured: Optional[Tuple] = None,
+        favoured: tuple | None = None,
     ):
         """
         Args:
@@ -109,7 +109,7 @@ class Chooser:
             token = xp.where(forced >= 0, forced, token)
         return token, _at(x, token) - total if scored else xp.zeros_like(x[..., 0])
 
-    def draft(self, xp: ModuleType, logits: List, target, bounds: Optional[Bounds], before, source, gain, missing, sure=None):
+    def draft(self, xp: ModuleType, logits: list, target, bounds: Bounds | None, before, source, gain, missing, sure=None):
         """Drafts to be verified, (B, D): the slots' choice, helped by the source.
 
         Slots do not see each other's tokens, but the source shows what may follow a word or a piece
@@ -151,7 +151,7 @@ class Chooser:
             before = drafts[-1][:, 0]
         return xp.concatenate(drafts, 1), xp.where(xp.concatenate(kept, 1), score, -float("inf"))
 
-    def _scores(self, xp, logits: List, scored: bool):
+    def _scores(self, xp, logits: list, scored: bool):
         """Logits of the average, (B, n, V), and their log-sum-exp, (B, n), or None if not `scored`."""
         if self.temperature != 1:
             logits = [x / self.temperature for x in logits]
@@ -160,7 +160,7 @@ class Chooser:
         mean = sum(xp.exp(x - _logsumexp(xp, x)[..., None]) for x in logits) / len(logits)
         return xp.log(mean), xp.zeros_like(mean[..., 0])
 
-    def _pick(self, xp, x, total, target, bounds: Optional[Bounds]):
+    def _pick(self, xp, x, total, target, bounds: Bounds | None):
         if not self.sampling:
             return x.argmax(-1)
         if self.topk > 0 and not self.topp > 0:

@@ -36,6 +36,5 @@ def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int =
     longest = min(max_len_b, max_len or max_len_b)
     if not max_len_a and min_len > longest:
         raise ValueError(
-            f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens "
-            "(--max-len-b, --max-nar-length)"
+            f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens (--max-len-b, --max-nar-length)"
         )

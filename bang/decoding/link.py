@@ -41,6 +41,7 @@ class Weights:
         weight: of the ratio log(p(y | h) / p(y)).
         gain: for a token that follows the one before it in the source, too.
         bonus: for each token but the text's end.
+        end: times `weight`, of the ratio of a text's end. Above 1 few texts end unfinished, in `for` or `of`.
         candidates: tokens of a slot that are looked at.
         width: paths kept for each last token; 1 is exact for order 2.
     """
@@ -48,6 +49,7 @@ class Weights:
     weight: float = 0.5
     gain: float = 2.0
     bonus: float = 0.3
+    end: float = 2.0
     candidates: int = 16
     width: int = 1
 

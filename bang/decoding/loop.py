@@ -30,7 +30,7 @@ are kept at once. NAR has one block too, anchored at nothing; its slots' own key
 values are cached, slot i at column i, and M = 0.
 """
 
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Decoding:
         limit: np.ndarray,
         pad: int,
         eos: int,
-        prefix: Optional[np.ndarray] = None,
+        prefix: np.ndarray | None = None,
         no_repeat_ngram: int = 0,
     ):
         assert strategy.anchored or prefix is None, "NAR has no main stream for a prefix"
@@ -95,9 +95,9 @@ class Decoding:
         self.passes = 0
         self._draft_prefix()
 
-    def run(self) -> List[Text]:
+    def run(self) -> list[Text]:
         """The texts, in the order of the batch."""
-        texts: List[Optional[Text]] = [None] * len(self.row)
+        texts: list[Text | None] = [None] * len(self.row)
         while len(self.row):
             step = self._next_pass()
             tokens, scores = self.session.run(step)

@@ -1,6 +1,6 @@
 """A pass of the network, and the session that runs it. Shapes as in `loop`."""
 
-from typing import NamedTuple, Optional, Protocol, Tuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,13 +30,13 @@ class Pass(NamedTuple):
     tokens: np.ndarray
     first: np.ndarray
     anchor: np.ndarray
-    block_sizes: Tuple[int, ...]
+    block_sizes: tuple[int, ...]
     drafts: int
-    forced: Optional[np.ndarray] = None
-    banned: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None
+    forced: np.ndarray | None = None
+    banned: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     ends: bool = True
-    source_gain: Optional[float] = None
-    sure: Optional[float] = None
+    source_gain: float | None = None
+    sure: float | None = None
 
     @property
     def main(self) -> int:
@@ -53,7 +53,7 @@ class Pass(NamedTuple):
         """How many queries, the first ones, put their keys and values into the cache: M, or NAR's slots."""
         return self.main or self.block_sizes[0]
 
-    def queries(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def queries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The queries: new main tokens, then the slots block by block (`visibility.places`).
 
         Returns:
@@ -114,7 +114,7 @@ def drafting_slots(step: Pass, given, send=lambda x: x):
 class Session(Protocol):
     """A batch being decoded: encoded sources, keys and values, and a `choice.Chooser`."""
 
-    def run(self, step: Pass) -> Tuple[np.ndarray, np.ndarray]:
+    def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
         """Runs a pass.
 
         Reads the first slot of each block, finds the last accepted draft (`accepted`) and reads slots

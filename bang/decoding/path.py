@@ -4,7 +4,7 @@ A path takes one candidate of each slot, until it ends. Its score is a sum over 
 
     log p_slot(y)  +  weight * log(p(y | h) / p(y))  +  gain, if the source has the pair (y before, y)  +  bonus
 
-and at its end the same of eos, less `eos_penalty`, without gain and bonus; h is what stands before y (`link`).
+and at its end log p_slot(eos) + end * weight * log(p(eos | h) / p(eos)) - eos_penalty; h is what stands before y (`link`).
 
 Rules. No token twice in a row, unless the source or the n-grams have it (`c++`, `::`). No pair of tokens twice in a
 text. No banned token. A path breaks these only where it has no other way on, and loses 10,000 each time. No text
@@ -225,7 +225,7 @@ class PathSearch:
         in_source = self._in_source(pair)
         score = own + weights.gain * in_source
         if link.order == 2:
-            score += weights.weight / UNIT * ratio
+            score += self._of_ratio(ratio)
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
         return _Transitions(score, ratio, bigram, pair)
@@ -238,7 +238,7 @@ class PathSearch:
         if self._link.order == 3:
             token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
             longer = self._link.trigrams(self._bigram, token, ratio)
-            total += self._weights.weight / UNIT * longer
+            total += self._of_ratio(longer)
         end, total = total[..., -1], total[..., :-1]
         if self._pairs.shape[3]:
             again = (self._pairs[..., None] == pair[:, :, None, None, :-1]).any(3)
@@ -255,6 +255,12 @@ class PathSearch:
         self._token = slots.tokens[:, slot]
         self._slots += 1
         self._open &= self._score.max((1, 2)) > self._ended_score[:, -1]
+
+    def _of_ratio(self, ratio: np.ndarray) -> np.ndarray:
+        """What ratios in `UNIT`s, (..., K + 1), add to scores."""
+        share = np.full(ratio.shape[-1], self._weights.weight / UNIT)
+        share[-1] *= self._weights.end
+        return share * ratio
 
     def _end(self, score: np.ndarray) -> None:
         """Takes the ends of paths, (B, K, W), where they are among the best."""

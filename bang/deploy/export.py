@@ -34,7 +34,10 @@ _CHECKED = 64  # most word pieces of a text that an export is checked with
 
 
 def export(
-    model: TrainedModel, folder: StrPath, precision: str = "float32", reduce_range: bool | None = None,
+    model: TrainedModel,
+    folder: StrPath,
+    precision: str = "float32",
+    reduce_range: bool | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> None:
     """Writes the folder of an exported model, whole or not at all.
@@ -123,7 +126,12 @@ def write_graphs(network: BangModel, folder: Path) -> None:
 
 
 def _write(
-    module: torch.nn.Module, path: Path, inputs: dict, outputs: list[str], dynamic: tuple, kinds: Sequence[str] = (),
+    module: torch.nn.Module,
+    path: Path,
+    inputs: dict,
+    outputs: list[str],
+    dynamic: tuple,
+    kinds: Sequence[str] = (),
     candidates: bool = False,
 ) -> None:
     """Exports a module; an input that is a list has a name for each of `kinds`."""
@@ -179,10 +187,17 @@ def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
     """
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
-    constants = {"last": np.array([-1]), "tiny": np.float32(1e-30), "step": np.float32(1 / 127), "middle": np.uint8(128), "one": np.float32(1)}
+    constants = {
+        "last": np.array([-1]),
+        "tiny": np.float32(1e-30),
+        "step": np.float32(1 / 127),
+        "middle": np.uint8(128),
+        "one": np.float32(1),
+    }
     graph.initializer.extend(numpy_helper.from_array(np.asarray(x), f"quantize.{name}") for name, x in constants.items())
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    shapes = {value.name: str(value.type.tensor_type.shape.dim[:2]) for value in graph.value_info}
+    dims = {value.name: value.type.tensor_type.shape.dim[:2] for value in graph.value_info}
+    shapes = {name: str(known) for name, known in dims.items() if all(dim.dim_param or dim.dim_value for dim in known)}
     nodes, quantized, zeros = [], set(), {}  # zeros: zero points by the shape of what is quantized
 
     def add(kind: str, inputs: list[str], output: str, **attributes) -> None:
@@ -212,7 +227,12 @@ def _quantize_products(proto: onnx.ModelProto, most: int) -> None:
         scale = np.maximum(np.abs(weight).max(0), 1e-20) / most
         weights[name].CopyFrom(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), name))
         graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
-        add("MatMulIntegerToFloat", [f"{x}.quantized", name, "one", f"{name}.scale", "middle"], f"{y}.product", domain="com.microsoft")
+        add(
+            "MatMulIntegerToFloat",
+            [f"{x}.quantized", name, "one", f"{name}.scale", "middle"],
+            f"{y}.product",
+            domain="com.microsoft",
+        )
         add("Mul", [f"{y}.product", f"{x}.scale"], y)
     del graph.node[:]
     graph.node.extend(nodes)

@@ -6,11 +6,12 @@ Q = M + N queries, C cached keys, R buckets, V vocabulary, L decoder layers, k c
 The numbers are those of `bang.network`; the scale of the queries is in their weights. Keys and values go without
 their biases: a bias of keys adds the same to all logits of a query, and one of values, since attention weights add up
 to 1, the same to all outputs, so that it is in the bias of the output. Queries, keys, values and relative terms come
-from products of their own: of one product, cutting its result apart would cost more than it saves. The encoder gives the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees
-and how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
+from products of their own: of one product, cutting its result apart would cost more than it saves. The encoder gives
+the keys and values of every decoder layer's cross-attention. The decoder does not know the modes: what a query sees and
+how far away it is come in as `sees` and `bucket`, which the caller makes by `bang.visibility`.
 """
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 from fairseq import utils
@@ -102,7 +103,7 @@ class EncoderGraph(nn.Module):
         keys_values = (proj for attention in cross for proj in (attention.k_proj, attention.v_proj))
         self.keys_values = nn.ModuleList(map(_without_bias, keys_values))
 
-    def forward(self, source: Tensor) -> List[Tensor]:
+    def forward(self, source: Tensor) -> list[Tensor]:
         """
         Args:
             source: piece ids, pads on the right, (B, S).
@@ -227,7 +228,9 @@ class DecoderGraph(nn.Module):
         new = []
         for index, layer in enumerate(self.layers):
             pair = slice(2 * index, 2 * index + 2)
-            x, *kv = layer(x, hidden, ones, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0)
+            x, *kv = layer(
+                x, hidden, ones, bucket, *cache[pair], *source[pair], source_hidden, first=main if layer.is_last else 0
+            )
             new += kv
         log_probs = torch.log_softmax((x @ self.output).float(), dim=-1)
         return log_probs, log_probs.index_select(2, self.specials), *new

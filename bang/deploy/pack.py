@@ -57,7 +57,9 @@ def _check_mean(model: TrainedModel, last: TrainedModel, path: StrPath, last_pat
     differing = [name for name, size in model.sizes.items() if size != last.sizes[name] and name not in _OF_TRAINING]
     if differing:
         found = ", ".join(f"--{name.replace('_', '-')} {model.sizes[name]} (here {last.sizes[name]})" for name in differing)
-        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run")
+        raise ValueError(
+            f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run"
+        )
     if model.dictionary != last.dictionary:
         raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it was trained with another dictionary")
 
@@ -165,7 +167,9 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
 
 def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
     sizes, shares = model.sizes, model.shares
-    widths = " + ".join(map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]])))  # one if they are equal
+    widths = " + ".join(
+        map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]]))
+    )  # one if they are equal
     parameters = sum(value.numel() for key, value in model.weights.items() if key not in _shared(sizes))
     trained = ", ".join(f"{mode} ({share:.0%} of the updates)" for mode, share in shares.items()) or "not recorded"
     weights = update_shares(model._run)

@@ -1,7 +1,5 @@
 """The decoding loop with the contract of fairseq's SequenceGenerator."""
 
-from typing import List, Optional
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +43,7 @@ class LoopGenerator:
         no_repeat_ngram: int = 0,
         normalize_scores: bool = True,
         len_penalty: float = 1.0,
-        statistics: Optional[Statistics] = None,
+        statistics: Statistics | None = None,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
         self.models, self.strategy, self.chooser = models, strategy, chooser
@@ -73,12 +71,12 @@ class LoopGenerator:
         self,
         models,
         sample: dict,
-        prefix_tokens: Optional[Tensor] = None,
-        length: Optional[np.ndarray] = None,
-        encoded: Optional[List[dict]] = None,
-        bounds: Optional[Bounds] = None,
+        prefix_tokens: Tensor | None = None,
+        length: np.ndarray | None = None,
+        encoded: list[dict] | None = None,
+        bounds: Bounds | None = None,
         **unused,
-    ) -> List[List[dict]]:
+    ) -> list[list[dict]]:
         """One hypothesis for each sentence of the batch, as fairseq's generators return them.
 
         Args:

@@ -5,7 +5,6 @@ sentence together. AR can, and needs one pass for it where all tokens are known.
 """
 
 import math
-from typing import List, Optional
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class RescoringGenerator:
         self.symbols_to_strip_from_output = generator.symbols_to_strip_from_output
 
     @torch.no_grad()
-    def generate(self, models, sample: dict, prefix_tokens: Optional[Tensor] = None, **unused) -> List[List[dict]]:
+    def generate(self, models, sample: dict, prefix_tokens: Tensor | None = None, **unused) -> list[list[dict]]:
         """One hypothesis for each sentence of the batch."""
         net_input = sample["net_input"]
         encoded = encode(self.generator.models, net_input["src_tokens"], net_input["src_lengths"])  # once for all
@@ -54,7 +53,7 @@ class RescoringGenerator:
                     found[row].append(text)
         return [[max(texts, key=lambda text: text["score"].item())] for texts in self._rescore(encoded, found)]
 
-    def _rescore(self, encoded: List[dict], found: List[List[dict]]) -> List[List[dict]]:
+    def _rescore(self, encoded: list[dict], found: list[list[dict]]) -> list[list[dict]]:
         """Gives the candidates AR's scores, in one pass over all of them and one host sync."""
         pad, eos = self.generator.chooser.pad, self.generator.chooser.eos
         device = encoded[0]["encoder_out"][0].device

@@ -3,8 +3,6 @@
 Shapes: B rows, N queries of a pass, G blocks, D drafts read, V vocabulary.
 """
 
-from typing import List, Optional, Tuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ AT_ONCE = 64
 """So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""
 
 
-def encode(models: List, src_tokens: Tensor, src_lengths: Tensor) -> List[dict]:
+def encode(models: list, src_tokens: Tensor, src_lengths: Tensor) -> list[dict]:
     """What each model's encoder returns for sources (B, S)."""
     return [model.encoder(src_tokens, src_lengths=src_lengths) for model in models]
 
@@ -39,12 +37,12 @@ class TorchSession(BaseSession):
 
     def __init__(
         self,
-        models: List,
+        models: list,
         src_tokens: Tensor,
         src_lengths: Tensor,
         chooser: Chooser,
         bounds: Bounds,
-        encoded: Optional[List[dict]] = None,
+        encoded: list[dict] | None = None,
     ):
         self.decoders = [model.decoder for model in models]
         encoded = encoded or encode(models, src_tokens, src_lengths)
@@ -55,7 +53,7 @@ class TorchSession(BaseSession):
         self.source = src_tokens.numpy() if self.xp is np else src_tokens
         self.bounds = Bounds(*map(self.send, bounds))
 
-    def forward(self, step: Pass) -> List[Tensor]:
+    def forward(self, step: Pass) -> list[Tensor]:
         """Features of each model, (B, N, D)."""
         tokens = send(step.tokens, self.device)
         return [
@@ -63,19 +61,19 @@ class TorchSession(BaseSession):
             for decoder, cache in zip(self.decoders, self.caches)
         ]
 
-    def read(self, tokens, scores) -> Tuple[np.ndarray, np.ndarray]:
+    def read(self, tokens, scores) -> tuple[np.ndarray, np.ndarray]:
         """What a pass gave, on the host: the one host sync of a pass."""
         if self.xp is np:
             return tokens, scores
         both = torch.stack([tokens.int(), scores.float().view(torch.int32)]).cpu().numpy()
         return both[0].astype(np.int64), both[1].view(np.float32)
 
-    def prepare(self, slots: List) -> List:
+    def prepare(self, slots: list) -> list:
         """On a CPU the output layer runs once a pass where the slots are few: reading its weights is what costs."""
         few = self.xp is np and slots[0].shape[0] * slots[0].shape[1] <= AT_ONCE
         return self.logits(slots) if few else slots
 
-    def choose(self, slots: List, target, forced, banned, ends: bool):
+    def choose(self, slots: list, target, forced, banned, ends: bool):
         """Tokens and log-probabilities of slots.
 
         Args:
@@ -85,7 +83,7 @@ class TorchSession(BaseSession):
         banned = None if banned is None else tuple(map(self.send, banned))
         return self.chooser(self.xp, self.logits(slots), target, self.rules(ends), forced, banned)
 
-    def logits(self, slots: List) -> List:
+    def logits(self, slots: list) -> list:
         """(B, n, D) of each model to (B, n, V), where the tokens are chosen; logits already stay as they are."""
         if isinstance(slots[0], np.ndarray):
             return slots

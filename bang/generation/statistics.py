@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 

@@ -238,7 +238,9 @@ class Bang:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
-            raise ValueError(f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1")
+            raise ValueError(
+                f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1"
+            )
         if beam_search and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
             most = (len(self.pieces) - 1) // 2
             raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
@@ -278,9 +280,7 @@ class Bang:
             if len(window) < size:
                 return
 
-    def _window(
-        self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int
-    ) -> list[Generation]:
+    def _window(self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
         for batch in _batches([len(source.ids) for source in sources], batch_tokens):
             hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
@@ -320,9 +320,7 @@ class Bang:
     def _generation(self, hypothesis: Hypothesis, truncated: bool, drop_repeats: bool) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats)
-        return Generation(
-            text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated
-        )
+        return Generation(text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated)
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:

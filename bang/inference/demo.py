@@ -101,7 +101,9 @@ def serve(model: Bang, host: str, port: int, example: str = "", wait: bool = Tru
         The page's address.
     """
     for mode in model.modes:
-        model.generate("one text ahead", mode, beam=1, max_len=5, min_len=1)  # so that the first user's milliseconds are everyone's
+        model.generate(
+            "one text ahead", mode, beam=1, max_len=5, min_len=1
+        )  # so that the first user's milliseconds are everyone's
     blocks = page(model, example)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from elsewhere
     _, address, _ = blocks.launch(

@@ -31,9 +31,7 @@ class TorchEngine:
         threads: CPU threads of an operation, in the whole process; None: as they are. A forked process has one.
     """
 
-    def __init__(
-        self, model: TrainedModel, device: str | None = None, dtype: str = "float32", threads: int | None = None
-    ):
+    def __init__(self, model: TrainedModel, device: str | None = None, dtype: str = "float32", threads: int | None = None):
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
         if threads is not None:

@@ -4,7 +4,7 @@ Shapes: B batch, H heads, d head width, D = H * d, P main tokens, G blocks of K 
 """
 
 import functools
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from fairseq import utils
@@ -33,20 +33,20 @@ class View(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def layout_tensors(layout: Layout, device: torch.device) -> Tuple[Tensor, Tensor]:
+def layout_tensors(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     """A layout's targets (G, K) and anchors (G) on a device, kept: no transfer at each update."""
     with torch.inference_mode(False):  # what is kept may meet a backward pass later
         return torch.as_tensor(layout.target, device=device), torch.as_tensor(layout.anchor, device=device)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def bucket_tensor(num_buckets: int, max_distance: int, device: torch.device) -> Tensor:
     """`visibility.bucket_table` on a device."""
     with torch.inference_mode(False):
         return torch.tensor(visibility.bucket_table(num_buckets, max_distance), device=device)
 
 
-def make_view(layout: Layout, positions: Optional[Tensor], table: Tensor) -> View:
+def make_view(layout: Layout, positions: Tensor | None, table: Tensor) -> View:
     """Turns a layout into masks and buckets.
 
     Args:

@@ -1,7 +1,7 @@
 """Options of the models, and the published named architectures."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Optional, Type
+from typing import Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -24,7 +24,9 @@ class BangConfig(FairseqDataclass):
     encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "inner width of the encoder's feed-forward"})
     encoder_layers: int = field(default=6, metadata={"help": "encoder layers"})
     encoder_attention_heads: int = field(default=8, metadata={"help": "encoder attention heads"})
-    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the decoder; the encoder's where embeddings are shared"})
+    decoder_embed_dim: int = field(
+        default=512, metadata={"help": "width of the decoder; the encoder's where embeddings are shared"}
+    )
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "inner width of the decoder's feed-forward"})
     decoder_layers: int = field(default=6, metadata={"help": "decoder layers"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "decoder attention heads"})
@@ -108,13 +110,11 @@ ARCHITECTURES = {
 """What each named architecture changes, by the suffix of its name."""
 
 
-def with_defaults(name: str, defaults: dict) -> Type[BangConfig]:
+def with_defaults(name: str, defaults: dict) -> type[BangConfig]:
     """BangConfig with other defaults."""
     if not defaults:
         return BangConfig
     changed = [
-        (f.name, f.type, field(default=defaults[f.name], metadata=f.metadata))
-        for f in fields(BangConfig)
-        if f.name in defaults
+        (f.name, f.type, field(default=defaults[f.name], metadata=f.metadata)) for f in fields(BangConfig) if f.name in defaults
     ]
     return make_dataclass(f"{BangConfig.__name__}_{name}", changed, bases=(BangConfig,))

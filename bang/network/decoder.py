@@ -4,8 +4,6 @@ Shapes: B batch, T target length, S source length, P main tokens, G blocks of K 
 vocabulary.
 """
 
-from typing import Optional
-
 import torch
 from fairseq import utils
 from fairseq.models import FairseqIncrementalDecoder
@@ -30,9 +28,7 @@ class BangDecoderLayer(nn.Module):
     def __init__(self, cfg: BangConfig):
         super().__init__()
         dim = cfg.decoder_embed_dim
-        self.ngram_self_attn = NgramSelfAttention(
-            dim, cfg.decoder_attention_heads, cfg.attention_dropout, cfg.num_buckets
-        )
+        self.ngram_self_attn = NgramSelfAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout, cfg.num_buckets)
         self.self_attn_layer_norm = LayerNorm(dim)
         self.encoder_attn = MultiheadAttention(
             dim,
@@ -55,7 +51,7 @@ class BangDecoderLayer(nn.Module):
         x: Tensor,
         view: View,
         source: Tensor,
-        source_padding: Optional[Tensor],
+        source_padding: Tensor | None,
         main_output: bool = True,
         need_attn: bool = False,
     ):
@@ -105,9 +101,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         self.buckets = cfg.num_buckets, cfg.relative_max_distance
         self.max_target_positions = cfg.max_target_positions
         # a slot stands one position after its main token, hence one row more than fairseq's table
-        self.embed_positions = LearnedPositionalEmbedding(
-            cfg.max_target_positions + 2, cfg.decoder_embed_dim, self.padding_idx
-        )
+        self.embed_positions = LearnedPositionalEmbedding(cfg.max_target_positions + 2, cfg.decoder_embed_dim, self.padding_idx)
         self.ngram_input_embed = nn.Embedding(1, cfg.decoder_embed_dim)
         self.emb_layer_norm = LayerNorm(cfg.decoder_embed_dim)
         self.dropout_module = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
@@ -127,9 +121,9 @@ class BangDecoder(FairseqIncrementalDecoder):
         self,
         prev_output_tokens: Tensor,
         encoder_out: dict,
-        incremental_state: Optional[dict] = None,
-        layout: Optional[Layout] = None,
-        positions: Optional[Tensor] = None,
+        incremental_state: dict | None = None,
+        layout: Layout | None = None,
+        positions: Tensor | None = None,
     ):
         """
         Args:

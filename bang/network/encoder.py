@@ -30,7 +30,9 @@ class BangEncoder(TransformerEncoderBase):
         self.in_parts = False  # `BangModel.lay_out`: for decoding, sources of like length are encoded together
         self.frozen_layers = getattr(cfg, "freeze_encoder_layers", 0)
         if not 0 <= self.frozen_layers <= cfg.encoder_layers:
-            raise ValueError(f"--freeze-encoder-layers {self.frozen_layers}: the encoder has {cfg.encoder_layers} (--encoder-layers)")
+            raise ValueError(
+                f"--freeze-encoder-layers {self.frozen_layers}: the encoder has {cfg.encoder_layers} (--encoder-layers)"
+            )
         if self.frozen_layers:
             constant = [] if cfg.share_all_embeddings else [self.embed_tokens]
             for module in (*constant, self.embed_positions, self.emb_layer_norm, *self.layers[: self.frozen_layers]):

@@ -1,7 +1,6 @@
 """The models: one network; the names differ in the mode that a plain forward pass runs."""
 
 import logging
-from typing import List, Optional, Tuple, Union
 
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
@@ -36,7 +35,7 @@ class BangModel(FairseqEncoderDecoderModel):
         self.apply(init_bert_params)  # normal of std 0.02, zero biases; in_proj stays Xavier uniform
 
     @property
-    def decodes(self) -> Tuple[str, ...]:
+    def decodes(self) -> tuple[str, ...]:
         """Names of the modes that the model can decode in."""
         return tuple(mode.name for mode in modes.MODES.values() if mode.training in self.trains)
 
@@ -65,10 +64,10 @@ class BangModel(FairseqEncoderDecoderModel):
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
-        prev_output_tokens: Union[Tensor, List[Tensor]],
-        layout: Union[Layout, List[Layout], None] = None,
-        positions: Optional[Tensor] = None,
-        select: Optional[List[Tensor]] = None,
+        prev_output_tokens: Tensor | list[Tensor],
+        layout: Layout | list[Layout] | None = None,
+        positions: Tensor | None = None,
+        select: list[Tensor] | None = None,
     ):
         """Encodes (B, S) and decodes; the rest as in `BangDecoder.extract_features`.
 
@@ -132,7 +131,7 @@ class BangNarModel(BangModel):
         return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
 
 
-def _layouts(layout: Union[Layout, List[Layout], None]) -> List[Layout]:
+def _layouts(layout: Layout | list[Layout] | None) -> list[Layout]:
     return layout if isinstance(layout, list) else [] if layout is None else [layout]
 
 

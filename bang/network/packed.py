@@ -6,8 +6,6 @@ the matrix laid out in oneDNN's blocks a further row costs hardly more than its 
 layers it is enough that they lie in memory column by column.
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,9 +36,9 @@ class PackedProduct:
 
     def forget(self) -> None:
         """Drops the copy."""
-        self._weight: Optional[Tensor] = None  # what was copied; while it is held no other can take its address
-        self._version: Optional[int] = None
-        self._copy: Optional[Tensor] = None
+        self._weight: Tensor | None = None  # what was copied; while it is held no other can take its address
+        self._version: int | None = None
+        self._copy: Tensor | None = None
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """x (..., D) and weight (V, D) to (..., V)."""

@@ -9,7 +9,7 @@ all queries and keys of a pass meet in one attention, which is quick for a few q
 """
 
 import functools
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Sight(NamedTuple):
     """
 
     cached: int  # the first so many queries put their keys and values into the cache
-    columns: Union[int, Tensor]  # where: from this column on, or columns (B, cached)
+    columns: int | Tensor  # where: from this column on, or columns (B, cached)
     width: int  # P
     position: Tensor  # absolute positions of the queries, (1|B, N)
     hidden: Tensor  # keys that a query must not see, (1|B, 1, N, P + J)
@@ -45,9 +45,9 @@ def make_sight(
     last: np.ndarray,
     first: np.ndarray,
     cached: int,
-    block_sizes: Tuple[int, ...],
+    block_sizes: tuple[int, ...],
     key_position,
-    buckets: Tuple[int, int],
+    buckets: tuple[int, int],
     device: torch.device,
 ) -> Sight:
     """Makes the sight of rows that stand at columns of their own, or of one row that stands for all.
@@ -80,9 +80,7 @@ def make_sight(
 
 
 @functools.lru_cache(maxsize=1024)
-def plain_sight(
-    first: int, cached: int, anchors: Optional[Tuple[int, ...]], block_sizes: Tuple[int, ...], buckets, device
-) -> Sight:
+def plain_sight(first: int, cached: int, anchors: tuple[int, ...] | None, block_sizes: tuple[int, ...], buckets, device) -> Sight:
     """The sight of a pass in which all rows stand alike; kept by its numbers.
 
     Args:
@@ -165,7 +163,7 @@ def _merge(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def run_layers(decoder, cache: Cache, x: Tensor, sight: Sight) -> Tuple[Tensor, Optional[Tensor]]:
+def run_layers(decoder, cache: Cache, x: Tensor, sight: Sight) -> tuple[Tensor, Tensor | None]:
     """Runs the layers over embedded queries.
 
     Args:
@@ -221,7 +219,7 @@ def _attend_target(module, x: Tensor, sight: Sight, kept: Tensor, skip: int) -> 
     return module.out_proj(_merge(out))
 
 
-def _attend_source(module, x: Tensor, source, mask: Optional[Tensor], need_attn: bool):
+def _attend_source(module, x: Tensor, source, mask: Tensor | None, need_attn: bool):
     """Attention on the source, (B, N, D), and its weights (B, N, S) if asked for.
 
     Args:

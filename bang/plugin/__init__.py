@@ -5,7 +5,7 @@ from . import architectures, command_line, criterion, optimizer, raw_text, task 
 from .pretraining import task as pretraining_task  # noqa: F401
 
 hooks.install()
-command_line.quiet_hydra()
+command_line.quiet_libraries()
 command_line.set_log_level()
 optimizer.use_fused_adam()
 command_line.tell_mistakes_in_one_line()

@@ -44,9 +44,9 @@ class BangTaskConfig(FairseqDataclass):
 class BangTask(FairseqTask):
     """What BANG's tasks share: its dictionary, pretrained starts, checkpoints checked before use."""
 
-    _saves: Optional[training_run.EpochSaves] = None
-    _progress: Optional[Progress] = None
-    _stop: Optional[Stop] = None
+    _saves: training_run.EpochSaves | None = None
+    _progress: Progress | None = None
+    _stop: Stop | None = None
 
     @classmethod
     def add_args(cls, parser) -> None:
@@ -160,7 +160,7 @@ class BangTask(FairseqTask):
         if self._stop is not None:
             self._stop.end_save(path, updates)
 
-    def _checkpoint_to_load(self) -> Optional[str]:
+    def _checkpoint_to_load(self) -> str | None:
         """The checkpoint that fairseq's trainer will begin from, if there is one; fairseq passes over a folder without a word."""
         path, run = self.cfg.restore_file or "", training_run.whole(self.cfg)
         if path == "checkpoint_last.pt":
@@ -202,9 +202,7 @@ class BangTask(FairseqTask):
             sizes, typed = tuple(int(size) for size in dataset.size(too_long[0])), getattr(dataset, "typed", False)
             what = f"{len(too_long)} of {len(indices)} sentences of {'this buffer' if typed else self.cfg.data} are over "
             what += f"the limit {max_positions}; the first is sentence {too_long[0]} of size {sizes} (source, target)"
-            mend = (
-                "cut sources with --truncate-source, raise --max-source-positions, --max-target-positions or --max-tokens"
-            )
+            mend = "cut sources with --truncate-source, raise --max-source-positions, --max-target-positions or --max-tokens"
             if typed:
                 logger.warning("%s; left out: %s", what, mend)
             elif self.cfg.skip_invalid_size_inputs_valid_test:

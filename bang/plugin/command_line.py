@@ -10,7 +10,6 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Optional
 
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
@@ -42,7 +41,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 _FRAME = re.compile(r'^ *File "(.+)", line \d+, in .+\n +(.+)$', flags=re.M)
 
 
-def users_mistake(error: BaseException, traceback: Optional[TracebackType]) -> Optional[str]:
+def users_mistake(error: BaseException, traceback: TracebackType | None) -> str | None:
     """What to tell somebody whose mistake an error is; None for any other, whose traceback is worth having.
 
     A mistake is a ValueError or OSError that our own code raises on purpose, by a `raise` of its own: not
@@ -64,8 +63,9 @@ def users_mistake(error: BaseException, traceback: Optional[TracebackType]) -> O
     return None
 
 
-def quiet_hydra() -> None:
-    """Leaves out what today's Hydra says of the way in which fairseq calls it: it is nothing that a user can mend."""
+def quiet_libraries() -> None:
+    """Leaves out what today's Hydra and torch say of the way in which fairseq calls them: no user can mend it."""
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
     warnings.filterwarnings("ignore", module=r"hydra\b")
     warnings.filterwarnings("ignore", message=r"\s*'config' is validated against ConfigStore schema")
     logging.getLogger("hydra").setLevel(logging.WARNING)

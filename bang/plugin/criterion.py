@@ -6,7 +6,7 @@ Shapes: B batch, T target length, G blocks of K slots, n slots that count, V voc
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,9 +51,7 @@ class MixedLossConfig(NgramLossConfig):
     semi_nar_ratio: float = field(
         default=0.0, metadata={"help": "share of the updates that train semi-NAR; what both shares leave is AR"}
     )
-    block_size: int = field(
-        default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"}
-    )
+    block_size: int = field(default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"})
     random_block_offset: bool = field(
         default=False,
         metadata={
@@ -63,9 +61,7 @@ class MixedLossConfig(NgramLossConfig):
     )
     joint_modes: bool = field(
         default=False,
-        metadata={
-            "help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"
-        },
+        metadata={"help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"},
     )
     own_texts: int = field(
         default=0,
@@ -76,7 +72,7 @@ class MixedLossConfig(NgramLossConfig):
     )
 
 
-def draw_mode(shares: Dict[str, float], seed: int, update: int) -> str:
+def draw_mode(shares: dict[str, float], seed: int, update: int) -> str:
     """The mode of an update: the same on every worker, and after a resume.
 
     Args:
@@ -198,7 +194,7 @@ class NgramLanguageLoss(FairseqCriterion):
             log[f"{part.name}_loss"], log[f"{part.name}_sample_size"] = (of_part * s.weight).sum(), s.size
         return loss, sample_size, log
 
-    def _own_texts(self, model, sample: dict) -> Optional[dict]:
+    def _own_texts(self, model, sample: dict) -> dict | None:
         """A batch of targets that the model writes itself, to be learnt beside the references; None: there are none."""
         return None
 
@@ -234,7 +230,7 @@ class NgramLanguageLoss(FairseqCriterion):
         return Slots(layout, index, expected.flatten()[index], weight, size)
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: List[dict]) -> None:
+    def reduce_metrics(cls, logging_outputs: list[dict]) -> None:
         """Logs losses in base 2: all, nll and perplexity, and each mode's by name."""
 
         def total(key):
@@ -310,7 +306,7 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
             return super().layout(mode, length, start)
         return modes.find(mode).layout(length, Options(block_size=self.block_size), start)
 
-    def _own_texts(self, model, sample: dict) -> Optional[dict]:
+    def _own_texts(self, model, sample: dict) -> dict | None:
         if not self.own_texts:
             return None
         seed = int(np.random.default_rng([self.seed, model.num_updates, 2]).integers(1 << 31))

@@ -1,12 +1,12 @@
 """Datasets whose batches hold every sentence."""
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from fairseq.data import LanguagePairDataset
 
 
-def targets_from(indices: Sequence[np.ndarray]) -> List[int]:
+def targets_from(indices: Sequence[np.ndarray]) -> list[int]:
     """How many targets of a batch stand at index i of their span or later, for each i.
 
     Plain numbers, so that the criterion knows how many slots count without waiting for a GPU.
@@ -26,9 +26,7 @@ class EveryBatch:
     sentences that no batch holds are the last ones.
     """
 
-    def batch_by_size(
-        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
-    ) -> List[np.ndarray]:
+    def batch_by_size(self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1) -> list[np.ndarray]:
         """As `FairseqDataset.batch_by_size`, with the batches that fairseq 0.9 made."""
         if not len(indices):
             return []

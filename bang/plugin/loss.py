@@ -3,8 +3,6 @@
 Shapes: n predictions, D width, V vocabulary.
 """
 
-from typing import Tuple
-
 import torch
 from torch import Tensor
 
@@ -63,7 +61,7 @@ class _LinearNll(torch.autograd.Function):
 
 def linear_nll(
     features: Tensor, weight: Tensor, target: Tensor, row_weight: Tensor, epsilon: float
-) -> Tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Label-smoothed cross-entropy of `features @ weight.T`, log-softmax in float32.
 
     The smoothed loss of a row is `(1 - eps) * nll + eps / V * sum_v -log p_v`. Only the first output

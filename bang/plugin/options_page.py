@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import fields, is_dataclass
-from typing import Dict, List
 
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -44,13 +43,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _others() -> Dict[str, dict]:
+def _others() -> dict[str, dict]:
     """fairseq's other registries, as `--bpe` and `--tokenizer`."""
     others = {f"--{name.replace('_', '-')}": registry["registry"] for name, registry in REGISTRIES.items()}
     return {option: registry for option, registry in others.items() if option != "--criterion"}
 
 
-def _options(cls: type) -> List[argparse.Action]:
+def _options(cls: type) -> list[argparse.Action]:
     """The options of a registered class, less those that are as a base of fairseq's brings them, in order."""
     config, parser = getattr(cls, "__dataclass", None), argparse.ArgumentParser(add_help=False)
     inherited = set()
@@ -68,7 +67,7 @@ def _options(cls: type) -> List[argparse.Action]:
     return [action for name, action in found.items() if name not in inherited]
 
 
-def _rows(cls: type) -> List[str]:
+def _rows(cls: type) -> list[str]:
     rows = []
     for action in _options(cls):
         names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.dest}`"
@@ -78,7 +77,7 @@ def _rows(cls: type) -> List[str]:
     return rows
 
 
-def _table(rows: List[str]) -> str:
+def _table(rows: list[str]) -> str:
     return "\n".join(["| option | default | |", "| --- | --- | --- |", *rows]) + "\n" if rows else "Nothing.\n"
 
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Optional
 
 from omegaconf import DictConfig
 
@@ -36,10 +35,10 @@ class Progress:
         clock: seconds.
     """
 
-    def __init__(self, updates: Optional[int], may_stop: bool = True, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, updates: int | None, may_stop: bool = True, clock: Callable[[], float] = time.monotonic):
         self.updates, self.may_stop, self.clock = updates, may_stop, clock
-        self.began: Optional[tuple[int, float]] = None  # update and time of the first call
-        self.told: Optional[float] = None
+        self.began: tuple[int, float] | None = None  # update and time of the first call
+        self.told: float | None = None
 
     def tell(self, done: int) -> None:
         """Logs what there is to tell after `done` updates."""
@@ -47,7 +46,7 @@ class Progress:
         if line is not None:
             logger.info("%s", line)
 
-    def line(self, done: int) -> Optional[str]:
+    def line(self, done: int) -> str | None:
         """What to tell after `done` updates; None: nothing yet."""
         now = self.clock()
         if self.began is None:
@@ -87,7 +86,7 @@ class Stop:
 
     def __init__(self, run: DictConfig):
         self.run, self.process = run, os.getpid()
-        self.asked: Optional[tuple[int, float]] = None  # signal and time
+        self.asked: tuple[int, float] | None = None  # signal and time
         self.under_way = False
 
     @staticmethod
@@ -99,7 +98,10 @@ class Stop:
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not where it is ignored, as under nohup
+            if signal.getsignal(number) in (
+                signal.SIG_DFL,
+                signal.default_int_handler,
+            ):  # not where it is ignored, as under nohup
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame) -> None:

@@ -3,8 +3,9 @@
 import itertools
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Iterator, List, Optional, Sequence
+from typing import Optional
 
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -60,7 +61,7 @@ class BangDetokenizer:
         return to_text(x, keep_repeats=True)
 
 
-def read_in_buffers(path: str, buffer_size: int) -> Iterator[List[str]]:
+def read_in_buffers(path: str, buffer_size: int) -> Iterator[list[str]]:
     """fairseq-interactive's `buffered_read`; a line ends at a line feed and nowhere else, so each gives one text.
 
     Args:

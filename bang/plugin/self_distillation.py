@@ -55,9 +55,7 @@ def write(model, sample: dict, number: int, seed: int, dictionary) -> dict:
             rows = torch.from_numpy(source).to(sample["target"].device)
             (encoded,) = encode([model], net_input["src_tokens"], net_input["src_lengths"])
             encoded = model.encoder.reorder_encoder_out(encoded, rows)
-            session = TorchSession(
-                [model], net_input["src_tokens"][rows], None, chooser, Bounds(least, limit, key), [encoded]
-            )
+            session = TorchSession([model], net_input["src_tokens"][rows], None, chooser, Bounds(least, limit, key), [encoded])
             drawn = [text.tokens for text in loop.Decoding(session, modes.strategy("ar"), least, limit, pad, eos).run()]
     finally:
         model.train(training)

@@ -7,7 +7,7 @@ import os
 import weakref
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import torch
@@ -141,8 +141,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             part = f"{split}{number or ''}"
             prefix = os.path.join(paths[(epoch - 1) % len(paths)], f"{part}.{src}-{tgt}.")
             sizes = [
-                len(data_utils.load_indexed_dataset(prefix + side, None, self.cfg.dataset_impl) or ())
-                for side in (src, tgt)
+                len(data_utils.load_indexed_dataset(prefix + side, None, self.cfg.dataset_impl) or ()) for side in (src, tgt)
             ]
             if sizes[0] != sizes[1] or not any(sizes):
                 return f"{part}: {sizes[0]} source and {sizes[1]} target lines; binarize texts that run line by line in parallel"
@@ -189,8 +188,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         if self.cfg.truncate_source:
             limit = self.cfg.max_source_positions
             src_tokens = [
-                tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]])
-                for tokens in src_tokens
+                tokens if len(tokens) <= limit else torch.cat([tokens[: limit - 1], tokens[-1:]]) for tokens in src_tokens
             ]
             src_lengths = [len(tokens) for tokens in src_tokens]
         data = PairDataset(
@@ -199,9 +197,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         data.typed = bool(self.cfg.checkpoint_paths)  # not from fairseq's hub interface, which counts the answers
         return data
 
-    def build_generator(
-        self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None
-    ):
+    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """The generator that --decoding names, with the contract of fairseq's SequenceGenerator.
 
         `args` may name another decoding and its options, as those of the hub interface's `translate` and of
@@ -229,7 +225,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             return generator
         return RescoringGenerator(generator, self.cfg.rescore)
 
-    def _mode(self, args) -> Tuple[Mode, Options]:
+    def _mode(self, args) -> tuple[Mode, Options]:
         """The mode of decoding and its options; those of `args` win over the task's."""
         given = {name: getattr(args, name, None) for name in ("decoding", *OF_MODES)}
         of_task = {name: getattr(self.cfg, name) for name in given}
@@ -357,7 +353,7 @@ def _check_dictionaries(cfg: BangTranslationConfig) -> None:
                 raise ValueError(f"{paths[1]} differs from {paths[0]}: binarize all folders with one --srcdict and --tgtdict")
 
 
-def _unknown(texts, dictionary) -> Tuple[int, int]:
+def _unknown(texts, dictionary) -> tuple[int, int]:
     """How many tokens of some texts are unknown, and how many there are, eos not counted."""
     if not len(texts):
         return 0, 0

@@ -5,8 +5,8 @@ fairseq hands a task parts of one configuration, which know the whole they belon
 
 import logging
 import math
+from collections.abc import Iterable
 from itertools import cycle
-from typing import Iterable, List, Optional
 
 from omegaconf import DictConfig
 
@@ -16,7 +16,7 @@ from ..trained_modes import update_shares
 logger = logging.getLogger(__name__)
 
 
-def whole(cfg) -> Optional[DictConfig]:
+def whole(cfg) -> DictConfig | None:
     """The configuration of the whole run, or checkpoint, that `cfg` is a part of; None for a part alone."""
     root = cfg._get_root() if isinstance(cfg, DictConfig) else None
     return root if root is not None and "criterion" in root else None
@@ -38,7 +38,7 @@ def check_modes(run: DictConfig, decodes: Iterable[str]) -> None:
         )
 
 
-def updates_by_epoch(run: DictConfig, batches: Iterable[int]) -> Optional[List[int]]:
+def updates_by_epoch(run: DictConfig, batches: Iterable[int]) -> list[int] | None:
     """Updates in each epoch until --max-epoch or --max-update ends the run; None where neither does.
 
     Args:

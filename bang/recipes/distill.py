@@ -82,7 +82,16 @@ def distillation_plan(
         environment = quiet() | ({"CUDA_VISIBLE_DEVICES": gpus[shard % len(gpus)]} if gpus else {})
         shard_words = [*words, "--num-shards", shards, "--shard-id", shard]
         command = Command(shard_words, neutral=precision_words(), stdout=log, environment=environment)
-        plan.add(Step(f"teacher-{shard}", [command], [*data_files(binarized, "train"), Path(teacher)], [log], group="teacher", at_once=at_once))
+        plan.add(
+            Step(
+                f"teacher-{shard}",
+                [command],
+                [*data_files(binarized, "train"), Path(teacher)],
+                [log],
+                group="teacher",
+                at_once=at_once,
+            )
+        )
         logs.append(log)
 
     distilled = {name: out / "distilled" / f"train.{name[-3:]}" for name in ("train.src", "train.tgt")}
@@ -155,7 +164,9 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
     saved = (state.get("task_state") or {}).get("dictionaries")
     beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
     if (saved is not None and saved != fingerprint(pieces, pieces)) or any(theirs != pieces for theirs in beside):
-        raise ValueError(f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with")
+        raise ValueError(
+            f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with"
+        )
     modes = trained_modes(state.get("cfg") or state.get("args") or {})
     if modes and "ar" not in modes:
         raise ValueError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")

@@ -37,9 +37,7 @@ def operations(model, task, pieces: int) -> float:
     decoder_layer = 6 * width**2 + width * model.num_buckets * heads + 2 * width * model.decoder_ffn_embed_dim
     source_keys = 2 * width * model.encoder_embed_dim  # keys and values of the cross-attention
     per_piece = model.encoder_layers * encoder_layer + model.decoder_layers * source_keys
-    return 6 * (
-        task.tokens_per_sample * per_piece + streams * model.decoder_layers * decoder_layer + counted * width * pieces
-    )
+    return 6 * (task.tokens_per_sample * per_piece + streams * model.decoder_layers * decoder_layer + counted * width * pieces)
 
 
 def count(cfg, task, world: int) -> tuple[list[int], list[int]]:

@@ -111,7 +111,9 @@ class Plan:
         for name, output, places in made:
             for path, others in given.items():
                 if _within(others, places) or _within(places, others):
-                    raise ValueError(f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out")
+                    raise ValueError(
+                        f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out"
+                    )
 
     def _run_steps(self, undone: Sequence[tuple[Step, str, str]]) -> None:
         """Runs the steps of a group at the same time. An error in one lets those that run end, and no other begin."""

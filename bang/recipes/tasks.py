@@ -200,7 +200,12 @@ def add_results(
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
         cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
         commands = [
-            Command(generate_words(data, "test", checkpoint, decoding, options), neutral=precision_words(), stdout=log, environment=quiet()),
+            Command(
+                generate_words(data, "test", checkpoint, decoding, options),
+                neutral=precision_words(),
+                stdout=log,
+                environment=quiet(),
+            ),
             Command(collected),
             Command(cleaned),
         ]

@@ -85,7 +85,11 @@ class Machines:
                 raise ValueError(f"{name} is {value!r}: give a whole number")
             numbers[name] = gpu_count() if value is None else int(value)
         found = cls(
-            numbers["GPUS"], numbers["NODES"], numbers["NODE_RANK"], environment.get("MASTER_ADDR") or cls.address, numbers["MASTER_PORT"]
+            numbers["GPUS"],
+            numbers["NODES"],
+            numbers["NODE_RANK"],
+            environment.get("MASTER_ADDR") or cls.address,
+            numbers["MASTER_PORT"],
         )
         if found.nodes > 1 and not found.gpus:
             raise ValueError(f"NODES is {found.nodes}, but this node has no GPU, which fairseq needs under torchrun")
@@ -111,7 +115,9 @@ def finetuning(mode: str, data: StrPath, save_dir: StrPath, further: Sequence[st
     return [*_places(data, save_dir), *recipe, *schedule, *further]
 
 
-def pretraining(data: str, save_dir: StrPath, further: Sequence[str] = (), world: int = 1, environment: Mapping[str, str] = {}) -> list[str]:
+def pretraining(
+    data: str, save_dir: StrPath, further: Sequence[str] = (), world: int = 1, environment: Mapping[str, str] = {}
+) -> list[str]:
     """fairseq-train's options for pretraining.
 
     Args:

@@ -1,7 +1,5 @@
 """Checkpoints: checked before use, and whether they fit; `safety` says what they may hold and name."""
 
-from typing import Dict
-
 from torch import Tensor
 
 from . import settings
@@ -20,13 +18,16 @@ def check(path: str) -> dict:
     return settings.check(read(path, mmap=True), path)
 
 
-def check_fits(weights: Dict[str, Tensor], own: Dict[str, Tensor], source: str) -> None:
+def check_fits(weights: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
     """Raises a ValueError that names the option where sizes or names differ."""
     missing = sorted(own.keys() - weights.keys())
     extra = sorted(weights.keys() - own.keys())
     if missing or extra:
-        parts = [f"{what} {names[0]} and {len(names) - 1} more" if len(names) > 1 else f"{what} {names[0]}"
-                 for what, names in (("lacks", missing), ("has unknown", extra)) if names]
+        parts = [
+            f"{what} {names[0]} and {len(names) - 1} more" if len(names) > 1 else f"{what} {names[0]}"
+            for what, names in (("lacks", missing), ("has unknown", extra))
+            if names
+        ]
         raise ValueError(
             f"{source}: does not fit this model: {'; '.join(parts)}; "
             "check --arch, --encoder-layers, --decoder-layers and the --share-* options"

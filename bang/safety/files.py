@@ -12,7 +12,8 @@ import pickle
 import re
 import threading
 import zipfile
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch

@@ -95,4 +95,6 @@ def check_vocabulary(folder: StrPath, pieces: int, rows: int) -> None:
         ValueError: one line.
     """
     if pieces != rows:
-        raise ValueError(f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole")
+        raise ValueError(
+            f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole"
+        )

@@ -9,7 +9,8 @@ import contextlib
 import platform
 import tarfile
 import threading
-from typing import Any, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any
 
 from fairseq import checkpoint_utils, file_utils
 from fairseq.dataclass.utils import GlobalHydra, overwrite_args_by_name
@@ -37,7 +38,7 @@ FILE = "checkpoint"
 """Where a task finds, in its `task_state`, which file it came from."""
 
 
-def load_checkpoint_to_cpu(path: str, arg_overrides: Optional[dict] = None, load_on_all_ranks: bool = False) -> dict:
+def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on_all_ranks: bool = False) -> dict:
     """fairseq's function of this name, for files of strangers too.
 
     Raises:

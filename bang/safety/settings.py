@@ -9,7 +9,8 @@ import argparse
 import ast
 import copy
 import re
-from typing import Any, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
 
 from fairseq import models as fairseq_models
 from fairseq import tasks as fairseq_tasks

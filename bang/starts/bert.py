@@ -76,7 +76,11 @@ def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     for number, layer in enumerate(layers):
         weights |= {f"encoder.layers.{number}.{name}": value for name, value in layer.items()}
         # BERT has no attention on the source: a copy of the layer's self-attention starts it
-        layer |= {name.replace("self_attn", "encoder_attn", 1): value.clone() for name, value in layer.items() if name.startswith("self_attn")}
+        layer |= {
+            name.replace("self_attn", "encoder_attn", 1): value.clone()
+            for name, value in layer.items()
+            if name.startswith("self_attn")
+        }
         weights |= {f"decoder.layers.{number}.{name}": value for name, value in names.stack_self_attention(layer, path).items()}
     return weights
 
@@ -89,7 +93,9 @@ def _sort(saved: dict[str, Tensor], path: str) -> tuple[dict[str, Tensor], list[
     for name, value in saved.items():
         if not name.startswith((f"{prefix}embeddings.", f"{prefix}encoder.")) or name.endswith(".position_ids"):
             continue  # the pooler, heads of its tasks, and position numbers that old files keep
-        name = name.removeprefix(prefix).replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        name = (
+            name.removeprefix(prefix).replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        )
         layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
         if layer:
             layers.setdefault(int(layer[1]), {})[layer[2]] = value.float()

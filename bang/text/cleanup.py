@@ -12,7 +12,7 @@ _SEP = re.compile(r" ?\[SEP\] ?")
 _MARKERS = ("[X_SEP]", "[MASK]", "[PAD]")  # no words; [UNK] stays, which says that one is missing
 
 # How often a mark may follow itself before it is the model that repeats: "c++", "test::deep", "wait ..."
-_LONGEST_RUN = {mark: 2 for mark in "+:-/_=&|<>()[]{}'`\"\\#!?*"} | {".": 3}
+_LONGEST_RUN = dict.fromkeys("+:-/_=&|<>()[]{}'`\"\\#!?*", 2) | {".": 3}
 
 
 def clean_up(line: str, keep_repeats: bool = False) -> str:

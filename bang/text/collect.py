@@ -35,8 +35,7 @@ def read_log(log: str) -> tuple[dict[int, list[str]], int]:
             hypotheses.setdefault(sentence, []).append(text)
         elif sentence in sources:
             raise ValueError(
-                f"{log}, line {number}: source S-{sentence} for the second time: "
-                "keep one run, of one --gen-subset, in a log"
+                f"{log}, line {number}: source S-{sentence} for the second time: keep one run, of one --gen-subset, in a log"
             )
         else:
             sources.add(sentence)

@@ -269,8 +269,13 @@ def _dot(words: Sequence[str], index: int, before: str, after: str) -> dict[int,
         return {index: True, index + 1: False}
     if before not in _common_words() or len(before) == 1 or _at(words, index + 2) in ("(", "/", "_"):
         return {}
-    is_prose = words[-1] in (".", "!", "?") and "." not in (_at(words, index - 2), _at(words, index + 2) if index + 3 < len(words) else "")
-    if after in _BEGINNINGS or (is_prose and before.isalpha() and after in _common_words() and after.isalpha() and after not in _ENDINGS):
+    is_prose = words[-1] in (".", "!", "?") and "." not in (
+        _at(words, index - 2),
+        _at(words, index + 2) if index + 3 < len(words) else "",
+    )
+    if after in _BEGINNINGS or (
+        is_prose and before.isalpha() and after in _common_words() and after.isalpha() and after not in _ENDINGS
+    ):
         return {index: False, index + 1: True}
     return {}
 

@@ -115,9 +115,7 @@ def evaluate(
         raise ValueError("no references to evaluate against")
     for name, texts in systems.items():
         if len(texts) != len(references):
-            raise ValueError(
-                f"{name} has {len(texts)} lines, the references {len(references)}: give one text for each reference"
-            )
+            raise ValueError(f"{name} has {len(texts)} lines, the references {len(references)}: give one text for each reference")
     if tokenizer not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {tokenizer}: choose {', '.join(TOKENIZERS)}")
     for group in metrics:
@@ -174,9 +172,7 @@ def _rouge(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str])
     found = [scorer.score(_sentences(reference), _sentences(text)) for text, reference in zip(hypotheses, references)]
     signature = f"rouge_score {_version('rouge_score')}, F1, {variant}, mean over sentences"
     notes = {"ROUGE-L": ", each text one sentence", "ROUGE-Lsum": ", texts split after '.', as files2rouge's ROUGE-L"}
-    return {
-        name: _mean([score[key].fmeasure for score in found], signature + notes.get(name, "")) for name, key in names.items()
-    }
+    return {name: _mean([score[key].fmeasure for score in found], signature + notes.get(name, "")) for name, key in names.items()}
 
 
 def _is_latin(texts: Sequence[str]) -> bool:
@@ -274,10 +270,11 @@ def _meteor(tokenizer: str, hypotheses: Sequence[str], references: Sequence[str]
         raise _NoData("nltk's data is not here: run `python -m nltk.downloader wordnet` first") from None
     meteor, tokens = _library("nltk.translate.meteor_score").meteor_score, _tokens(tokenizer)
     values = [
-        meteor([tokens(reference)], tokens(hypothesis), wordnet=wordnet)
-        for hypothesis, reference in zip(hypotheses, references)
+        meteor([tokens(reference)], tokens(hypothesis), wordnet=wordnet) for hypothesis, reference in zip(hypotheses, references)
     ]
-    signature = f"nltk {_version('nltk')}, lower case, {tokenizer} tokens, mean over sentences; not METEOR 1.5, which papers report"
+    signature = (
+        f"nltk {_version('nltk')}, lower case, {tokenizer} tokens, mean over sentences; not METEOR 1.5, which papers report"
+    )
     return {"METEOR": _mean(values, signature)}
 
 

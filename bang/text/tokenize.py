@@ -81,9 +81,7 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[tuple[Item, Result]]:
+def _map_in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
     """Yields (item, function(item)) in order, reading only a few items ahead of the consumer."""
     if workers == 1:
         for item in items:

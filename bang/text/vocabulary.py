@@ -56,9 +56,7 @@ def read_vocabulary(source: StrPath | Iterable[str] | Iterable[bytes]) -> dict[s
         counts[piece] = int(match[2])
     for piece in SPECIAL_PIECES:
         if piece not in counts:
-            raise ValueError(
-                f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}"
-            )
+            raise ValueError(f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}")
     return counts
 
 

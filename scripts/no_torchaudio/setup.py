@@ -6,4 +6,9 @@ transformers' models can. Nothing in bang uses it.
 
 from setuptools import setup
 
-setup(name="torchaudio", version="2.11.0+none", description="Empty: stands in for torchaudio, which bang does not use", py_modules=[])
+setup(
+    name="torchaudio",
+    version="2.11.0+none",
+    description="Empty: stands in for torchaudio, which bang does not use",
+    py_modules=[],
+)

@@ -62,7 +62,9 @@ class GpuTensor(torch.Tensor):
         return CUDA.index
 
     def numpy(self, *args, **kwargs):
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+        )
 
     __array__ = numpy
 
@@ -252,7 +254,9 @@ class _Operators(TorchDispatchMode):
         # a tensor without dimensions passes as a number; autograd fills in empty ones
         elif ours and any(tensor.dim() and tensor.numel() for tensor in others):
             shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (ours, others)]
-            raise RuntimeError(f"{name}: Expected all tensors to be on the same device, found cuda:0 {shapes[0]} and cpu {shapes[1]}")
+            raise RuntimeError(
+                f"{name}: Expected all tensors to be on the same device, found cuda:0 {shapes[0]} and cpu {shapes[1]}"
+            )
 
 
 PROPERTIES = types.SimpleNamespace(name="simulated GPU", major=8, minor=0, total_memory=1 << 34)

@@ -61,8 +61,7 @@ class SpanMasking:
                 raise ValueError(f"--{option}-share {share} is no share: choose a number from 0 to 1")
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(
-                f"--mask-share {self.mask_share} and --random-share {self.random_share} "
-                "add up to more than 1: lower one of them"
+                f"--mask-share {self.mask_share} and --random-share {self.random_share} add up to more than 1: lower one of them"
             )
         assert len(self.pieces) > 0, "no piece to draw random pieces from"
 

@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from fairseq.data import ConcatDataset
@@ -42,32 +42,24 @@ class PretrainingConfig(BangTaskConfig):
             "line. What is longer than a block is always divided and nothing is lost"
         },
     )
-    mask_block: int = field(
-        default=64, metadata={"help": "hide one span in every consecutive MASK_BLOCK word pieces"}
-    )
+    mask_block: int = field(default=64, metadata={"help": "hide one span in every consecutive MASK_BLOCK word pieces"})
     mask_length: int = field(default=9, metadata={"help": "word pieces of a hidden span; of shorter text the same share"})
-    mask_share: float = field(
-        default=0.8, metadata={"help": "share of the hidden word pieces that the encoder reads as [MASK]"}
-    )
+    mask_share: float = field(default=0.8, metadata={"help": "share of the hidden word pieces that the encoder reads as [MASK]"})
     random_share: float = field(
         default=0.1,
         metadata={
-            "help": "share of the hidden word pieces that the encoder reads as a random one; "
-            "what remains of 1 it reads unchanged"
+            "help": "share of the hidden word pieces that the encoder reads as a random one; what remains of 1 it reads unchanged"
         },
     )
-    max_source_positions: int = field(
-        default=512, metadata={"help": "positions of the encoder, at least --tokens-per-sample"}
-    )
+    max_source_positions: int = field(default=512, metadata={"help": "positions of the encoder, at least --tokens-per-sample"})
     max_target_positions: int = field(
         default=512,
         metadata={
-            "help": "positions of the decoder, at least --tokens-per-sample: "
-            "a hidden word piece keeps its position in the block"
+            "help": "positions of the decoder, at least --tokens-per-sample: a hidden word piece keeps its position in the block"
         },
     )
     seed: int = II("common.seed")
-    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")
+    dataset_impl: ChoiceEnum(get_available_dataset_impl()) | None = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
 
 
