@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from conftest import GOLDEN, ROOT
 from fairseq import options
 
 from bang.__main__ import _parser, main
+from bang.modes import MODES
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
@@ -38,7 +40,7 @@ PARSERS = {
     "fairseq-generate": options.get_generation_parser,
     "fairseq-interactive": options.get_interactive_generation_parser,
 }
-OF_OTHER_PROGRAMS = {"--logdir", "--no-deps", "--help"}
+OF_OTHER_PROGRAMS = {"--depth", "--help", "--logdir", "--no-deps"}
 
 
 def blocks(page, section=None, language="bash"):
@@ -216,8 +218,42 @@ def test_links(page):
         assert (ROOT / path).exists() or path == "docs/gpu.md", f"names {path}"  # gpu.md: a GPU's machine writes it
 
 
-@pytest.mark.parametrize("index", [README, DOCS / "README.md"], ids=["README", "docs"])
-def test_every_page_is_in_the_index(index):
-    text = index.read_text(encoding="utf-8")
-    prefix = "docs/" if index == README else ""
-    assert all(f"]({prefix}{page.name})" in text for page in DOCS.glob("*.md") if page.name not in ("README.md", "gpu.md"))
+def test_every_page_is_in_the_index():
+    text = README.read_text(encoding="utf-8")
+    assert all(f"](docs/{page.name})" in text for page in DOCS.glob("*.md") if page.name != "gpu.md")
+
+
+def test_readme_and_docs_are_short():
+    pages = [README, *(page for page in DOCS.glob("*.md") if page.name != "gpu.md")]
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 11_000
+
+
+def test_the_table_of_modes_is_the_packages():
+    """Which modes there are, what a prediction sees in each, and the options that act in it."""
+    text = (DOCS / "modes.md").read_text(encoding="utf-8")
+    expected = []
+    for mode in MODES.values():
+        names = ", ".join("`--" + name.replace("_", "-") + "`" for name in mode.options)
+        expected.append((mode.name, mode.title, mode.sees, names))
+    assert re.findall(r"^\| `([\w-]+)` \((.+?)\) \| (.+?) \| (.+?) \|$", text, flags=re.M) == expected
+
+
+def test_the_architecture_names_every_room_from_the_ground_up():
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = re.search(r"^## Rooms\n(.*?)^## ", text, flags=re.M | re.S)[1]
+    named = re.findall(r"^\| `bang/(\w+)(?:/|\.py)` \|", rooms, flags=re.M)
+    assert sorted(named) == sorted(contract["layers"])
+    floors = [contract["layers"][::-1].index(room) for room in named]
+    assert floors == sorted(floors)
+
+
+def test_where_to_change_names_what_is_there():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    places = re.findall(r"((?:`\w+`(?:, | and )?)+) in `(bang/[\w/]+\.py)`", text)
+    assert len(places) >= 6
+    for names, path in places:
+        code = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names.replace(" and ", " ")):
+            assert re.search(rf"^ *(?:def |class )?{name}\b *[(=:]", code, flags=re.M), f"{name} in {path}"

@@ -1,6 +1,7 @@
 """The runtime without torch, against the plugin: tokens, scores, texts, whatever the batch."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -166,6 +167,18 @@ def test_the_runtime_needs_neither_torch_nor_fairseq(exported, runtime):
     assert done.returncode == 0, done.stderr
     expected = [[mode, *runtime.generate(texts, mode, max_len=16)] for mode in runtime.modes]
     assert [line.split("\t") for line in done.stdout.splitlines()] == expected
+
+
+def test_the_example_that_ships_without_torch(exported, runtime, tmp_path):
+    """It asserts itself that neither torch nor fairseq is loaded."""
+    (tmp_path / "exported").symlink_to(exported)
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "ship_without_torch.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = runtime.generate("A header-only dbus-binding leveraging C++-11.", mode="nar")
+    assert done.stdout == f"{expected}\n" and expected
 
 
 FIRST_TEXT = 1.5

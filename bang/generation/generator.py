@@ -81,7 +81,7 @@ class LoopGenerator:
 
         Args:
             length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
-            encoded: of the sources, as `torch_session.encode` gives it; None: encode them.
+            encoded: of the sources, as `session.encode` gives it; None: encode them.
             bounds: as `bounds` gives them; None: ask the device.
         """
         net_input = sample["net_input"]

@@ -103,6 +103,8 @@ def main() -> None:
     own.add_argument("--warmup", type=int, default=1000, help="the longest warm-up")
     known, command = own.parse_known_args()
     logging.disable(logging.WARNING)
+    from .. import plugin  # noqa: F401  (registers: bang is imported already, so --user-dir does not)
+
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["--user-dir", str(USER_DIR), *command])
     try:
