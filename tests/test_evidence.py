@@ -77,7 +77,8 @@ def script(tmp_path):
         (tmp_path / "bin").mkdir(exist_ok=True)
         python = tmp_path / "bin" / "python"
         python.write_text(
-            f'#!/usr/bin/env bash\ncase "$*" in "-m bang.recipes.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
+            "#!/usr/bin/env bash\n"
+            f'case "$*" in "-m bang.recipes.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
             f'exec "{sys.executable}" "$@"\n'
         )
         python.chmod(0o755)

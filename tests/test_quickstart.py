@@ -47,7 +47,8 @@ def test_a_run_that_goes_on_keeps_its_start_and_plan(quickstart, tmp_path):
     for name, script in (
         (
             "python",
-            'case "$*" in *find_spec*) echo /minilm ;; *capability*) echo 2000 ;; "-m bang starts"*) echo --encoder-layers 6 ;; esac',
+            'case "$*" in *find_spec*) echo /minilm ;; *capability*) echo 2000 ;; '
+            '"-m bang starts"*) echo --encoder-layers 6 ;; esac',
         ),
         ("fairseq-preprocess", f"mkdir -p {run}/data && touch {run}/data/dict.src.txt"),
         ("fairseq-train", f'echo "$@" > {tmp_path}/options; exit 1'),

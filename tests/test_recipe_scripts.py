@@ -20,7 +20,8 @@ def arguments(tmp_path):
     note = 'printf "%s\\n" "$@" > "$NOTED"; exit 1'
     (folder / "fairseq-train").write_text(f"#!/bin/sh\n{note}\n")
     (folder / "fairseq-preprocess").write_text(
-        '#!/bin/sh\nfor word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
+        "#!/bin/sh\n"
+        'for word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
     )
     # what is faster on this CPU is measured for seconds
     (folder / "python").write_text(

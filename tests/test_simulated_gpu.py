@@ -203,7 +203,7 @@ def test_an_update_of_pretraining_is_the_cpus(name, dtype, golden_model, tmp_pat
 
 
 def test_the_command_lines(train_here, cli, data_bin, tmp_path, monkeypatch):
-    """fairseq-train, with validation, and fairseq-generate: the CPU's in float32, and nearly so in fp16, which fairseq has no CPU for."""
+    """fairseq-train, with validation, and fairseq-generate: the CPU's in float32; in fp16, which is for GPUs alone, nearly so."""
     monkeypatch.setattr(loss, "ROWS_ELSEWHERE", loss.ROWS["cpu"])  # sums in one order: Adam's first steps know signs alone
 
     def outcome(name, *device):

@@ -9,6 +9,8 @@ from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
 
 from bang import starts
 
+LAYER = "prophetnet.decoder.layers.1"
+
 
 @pytest.fixture(scope="module")
 def prophetnet(pieces):
@@ -83,11 +85,11 @@ def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_m
         (lambda f: edit_weights(f, **{"prophetnet.decoder.ngram_embeddings.weight": torch.zeros(())}), {},
          "decoder.ngram_input_embed.weight is () and has to be a table"),
         *[
-            (lambda f, shape=shape: edit_weights(f, **{"prophetnet.decoder.layers.1.self_attn.query_proj.weight": torch.zeros(shape)}),
-             {}, f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
+            (lambda f, shape=shape: edit_weights(f, **{f"{LAYER}.self_attn.query_proj.weight": torch.zeros(shape)}), {},
+             f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
             for shape in ((48,), (40, 48), (48, 40))
         ],
-        (lambda f: edit_weights(f, drop="prophetnet.decoder.layers.1.self_attn.key_proj.bias"), {},
+        (lambda f: edit_weights(f, drop=f"{LAYER}.self_attn.key_proj.bias"), {},
          "lacks decoder.layers.1.ngram_self_attn.in_proj_bias"),
     ],
 )  # fmt: skip

@@ -207,7 +207,8 @@ class BangTranslationTask(BangTask, TranslationTask):
         beam = getattr(args, "beam", 1)
         if mode.verified and not mode.beam_search and beam not in (1, GenerationConfig().beam):
             raise ValueError(
-                f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of a beam search"
+                f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of "
+                "a beam search"
             )
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
