@@ -44,9 +44,7 @@ python -m bang tokenize --vocab "$run/vocab.txt" --out-dir "$run/tokenized" "$da
 
 say "binarizing"
 rm -rf "$run/data"
-logged "$run/preprocess.log" fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt \
-    --trainpref "$run/tokenized/train" --validpref "$run/tokenized/valid" --testpref "$run/tokenized/test" \
-    --destdir "$run/data" --srcdict "$run/vocab.txt" --tgtdict "$run/vocab.txt" --workers 2
+logged "$run/preprocess.log" python -m bang binarize "$run/tokenized" "$run/data" --vocab "$run/vocab.txt" --workers 2
 mkdir -p "$run/checkpoints"
 cp "$run/data/dict.src.txt" "$run/checkpoints/" # a checkpoint is loaded with the vocabulary beside it
 

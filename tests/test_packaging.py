@@ -54,15 +54,15 @@ def imported(*folders):
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
                 found |= {arg.value.split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
     own = {"bang", "conftest", "post_processed_nar"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
-    own |= {file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")}
+    own |= {file.stem for folder in ("tests", "benchmarks", "research") for file in (ROOT / folder).glob("*.py")}
     return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
 
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
-    assert imported("bang", "scripts", "tests") - requirements(site, "test", "benchmarks", "browser") == set()
+    assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
+    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser") == set()
 
 
 def test_extras_are_those_of_this_checkout():

@@ -10,12 +10,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..text.files import StrPath
+from .binarize import PACKAGE
+from .commands import replace_process
 from .gpus import gpu_count
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 PUBLISHED = (
     "--optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 --ddp-backend no_c10d "
@@ -180,6 +179,4 @@ def launch(options: Sequence[str], machines: Machines, dry: bool = False) -> Non
     if dry:
         print(shlex.join(words))
         return
-    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    os.environ["PATH"] = path  # fairseq-train beside this interpreter, if nowhere else
-    os.execvp(words[0], words)
+    replace_process(words)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which layers of a BERT start the decoder? Short runs of equal updates on examples/debian, AR and NAR in
 # every update, that differ in the layers of START that start the decoder.
-# usage: benchmarks/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
+# usage: research/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
 # UPDATES (400), MAX_TOKENS (640), DECODER_LAYERS (3), SEEDS (1): the size of a run
 # VARIANTS: "name:layers" each; layers of START with commas between them, or nothing: evenly spread; "noise": no start
 set -euo pipefail
@@ -20,9 +20,7 @@ precision=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available()
 mkdir -p "$out"
 if [ ! -d "$out/data" ]; then
     python -m bang tokenize --out-dir "$out/tokenized" examples/debian/{train,valid,test}.{src,tgt}
-    fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt --workers 1 \
-        --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --destdir "$out/data" \
-        --srcdict vocab.txt --tgtdict vocab.txt >"$out/preprocess.log" 2>&1
+    python -m bang binarize "$out/tokenized" "$out/data" >"$out/preprocess.log" 2>&1
 fi
 read -ra sizes < <(python -m bang starts "$start" 2>/dev/null)
 for seed in ${SEEDS:-1}; do
