@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     read_vocabulary(args.vocab)
     words = binarize_words(find_prefixes(args.tokenized, args.text), args.out, args.vocab, args.text)
-    words = [*map(str, words), "--workers", str(args.workers)]
+    command = [*map(str, words), "--workers", str(args.workers)]
     if args.dry_run:
-        print(shlex.join(words))
+        print(shlex.join(command))
     else:
-        replace_process(words)
+        replace_process(command)

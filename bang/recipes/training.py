@@ -4,7 +4,6 @@
 line takes the place of the recipe's own option.
 """
 
-import os
 import shlex
 import subprocess
 import sys
