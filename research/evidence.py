@@ -9,6 +9,7 @@ the command can be stopped and given again. When a step fails, those beside it e
 import argparse
 import os
 import re
+import signal
 import statistics
 import sys
 import time
@@ -286,6 +287,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("out", type=Path, help=argparse.SUPPRESS)
     args, began = parser.parse_args(), time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         settings = Settings(os.environ, args.gpu)
     except ValueError as error:

@@ -132,7 +132,8 @@ time.sleep(1)
     assert {path.name for path in run.iterdir()} == {"ngram2", "nar-from-scratch"}
 
 
-def test_control_c_ends_the_trainings(script, prepared, tmp_path):
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_control_c_ends_the_trainings(number, status, script, prepared, tmp_path):
     training = f"""
 import os, time
 from pathlib import Path
@@ -143,9 +144,9 @@ time.sleep(999)
     while len(began := list(tmp_path.glob("*.began"))) < 2:
         assert going.poll() is None, going.communicate()
         time.sleep(0.1)
-    going.send_signal(signal.SIGINT)
+    going.send_signal(number)
     _, error = going.communicate(timeout=20)
-    assert going.returncode == 130 and "Traceback" not in error
+    assert going.returncode == status and "Traceback" not in error
     assert not any(Path("/proc", path.stem).exists() for path in began)
 
 

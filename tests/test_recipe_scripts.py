@@ -19,9 +19,6 @@ def arguments(tmp_path):
     folder.mkdir()
     note = 'printf "%s\\n" "$@" > "$NOTED"; exit 1'
     (folder / "fairseq-train").write_text(f"#!/bin/sh\n{note}\n")
-    (folder / "fairseq-preprocess").write_text(
-        '#!/bin/sh\nfor word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
-    )
     # what is faster on this CPU is measured for seconds
     (folder / "python").write_text(
         f'#!/bin/sh\ncase "$*" in "-m bang.recipes.precision"*) exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
@@ -30,7 +27,7 @@ def arguments(tmp_path):
     for program in folder.iterdir():
         program.chmod(0o755)
     (folder / "fairseq_cli").mkdir()  # in which python -m finds the same
-    (folder / "fairseq_cli" / "__init__.py").touch()
+    (folder / "fairseq_cli" / "__init__.py").write_text("import pkgutil\n__path__ = pkgutil.extend_path(__path__, __name__)\n")
     (folder / "fairseq_cli" / "train.py").write_text(
         "import os, sys\nopen(os.environ['NOTED'], 'w').write('\\n'.join(sys.argv[1:]) + '\\n')\nsys.exit(1)\n"
     )
@@ -39,7 +36,7 @@ def arguments(tmp_path):
     def call(script, *words, **environment):
         path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {"VIRTUAL_ENV": sys.prefix, "NOTED": str(tmp_path / "noted"), "GPUS": "1", "PATH": path}
-        if script == "evidence.sh":
+        if script in ("evidence.sh", "quickstart.sh"):
             ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         command = ["bash", tmp_path / "a checkout" / "scripts" / script, *words]
         done = subprocess.run(command, env={**os.environ, **ours, **environment}, capture_output=True, text=True)
