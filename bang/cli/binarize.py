@@ -7,10 +7,11 @@ Of TOKENIZED it takes the parts {train,valid,test}.{src,tgt} that are there, wit
 """
 
 import argparse
+import os
 import shlex
+import sys
 
 from ..recipes.binarize import binarize_words, find_prefixes
-from ..recipes.commands import replace_process
 from ..text.vocabulary import VOCAB, read_vocabulary
 
 HELP = "word pieces to fairseq's binary data"
@@ -32,4 +33,5 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(shlex.join(command))
     else:
-        replace_process(command)
+        # As a module: an interpreter whose programs are not on the PATH has it too.
+        os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.preprocess", *command[1:]])

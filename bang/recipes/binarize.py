@@ -11,7 +11,9 @@ SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
 
 
-def binarize_words(prefixes: Mapping[str, StrPath], out: StrPath, vocab: StrPath = VOCAB, running_text: bool = False) -> list[StrPath]:
+def binarize_words(
+    prefixes: Mapping[str, StrPath], out: StrPath, vocab: StrPath = VOCAB, running_text: bool = False
+) -> list[StrPath]:
     """fairseq-preprocess's command line.
 
     Args:
@@ -20,9 +22,12 @@ def binarize_words(prefixes: Mapping[str, StrPath], out: StrPath, vocab: StrPath
         vocab: of sources and targets alike.
         running_text: for pretraining, else pairs.
     """
-    words: list[StrPath] = ["fairseq-preprocess", "--user-dir", PACKAGE, "--task"]
-    words += ["bang_pretraining", "--only-source"] if running_text else ["translation_bang", "--source-lang", "src", "--target-lang", "tgt"]
-    words += ["--destdir", out, "--srcdict", vocab, *([] if running_text else ["--tgtdict", vocab])]
+    words: list[StrPath] = ["fairseq-preprocess", "--user-dir", PACKAGE]
+    if running_text:
+        words += ["--task", "bang_pretraining", "--only-source"]
+    else:
+        words += ["--task", "translation_bang", "--source-lang", "src", "--target-lang", "tgt", "--tgtdict", vocab]
+    words += ["--destdir", out, "--srcdict", vocab]
     for split, prefix in prefixes.items():
         words += [f"--{split}pref", prefix]
     return words

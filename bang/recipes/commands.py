@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 from ..text.files import StrPath
 
@@ -113,12 +113,6 @@ class Runner:
         finally:
             with self._lock:
                 self._running.discard(process)
-
-
-def replace_process(words: Sequence[str]) -> NoReturn:
-    """Runs a command in place of this process; a program of fairseq's that lies beside this interpreter is found there, if nowhere else."""
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    os.execvp(words[0], words)
 
 
 def error_line(said: str) -> str:

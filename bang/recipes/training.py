@@ -4,15 +4,16 @@
 line takes the place of the recipe's own option.
 """
 
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..text.files import StrPath
 from .binarize import PACKAGE
-from .commands import replace_process
 from .gpus import gpu_count
 
 PUBLISHED = (
@@ -178,4 +179,6 @@ def launch(options: Sequence[str], machines: Machines, dry: bool = False) -> Non
     if dry:
         print(shlex.join(words))
         return
-    replace_process(words)
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    os.environ["PATH"] = path  # fairseq-train beside this interpreter, if nowhere else
+    os.execvp(words[0], words)
