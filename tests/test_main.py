@@ -10,7 +10,7 @@ from conftest import GOLDEN, ROOT
 
 from bang import cli
 from bang.__main__ import COMMANDS, main
-from bang.safety import packages
+from bang import packages
 
 
 def test_listing_the_commands_loads_neither_torch_nor_fairseq():
