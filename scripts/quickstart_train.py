@@ -1,6 +1,6 @@
 """The training of the quick start; scripts/quickstart.sh calls it.
 
-    python scripts/quickstart_train.py RUN DATA
+python scripts/quickstart_train.py RUN DATA
 """
 
 import importlib

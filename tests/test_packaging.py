@@ -107,7 +107,9 @@ def pairs(tmp_path):
     folder = tmp_path / "pairs"
     folder.mkdir()
     for path in (ROOT / "examples" / "debian").glob("*.???"):
-        (folder / path.name).write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:12]), encoding="utf-8")
+        (folder / path.name).write_text(
+            "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:12]), encoding="utf-8"
+        )
     return folder
 
 

@@ -91,9 +91,7 @@ def test_few_updates_need_no_dropout(trained):
 def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "bert"
     pieces = list(read_vocabulary(VOCAB))
-    config = BertConfig(
-        vocab_size=len(pieces), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
-    )
+    config = BertConfig(vocab_size=len(pieces), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     BertModel(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(["[unused1]" if piece == "[X_SEP]" else piece for piece in pieces]) + "\n")
     return folder
@@ -117,10 +115,14 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
     vocabulary = read_vocabulary(tmp_path / "run/checkpoints/dict.src.txt")
     assert 2000 < len(vocabulary) < 4000 and vocabulary.keys() < read_vocabulary(VOCAB).keys()
     table = rows(output)
-    assert list(table) == ["AR, beam 4", "AR greedy", "NAR, one pass"] and all(row[3] > 0 and row[4] > 0 for row in table.values())
+    assert list(table) == ["AR, beam 4", "AR greedy", "NAR, one pass"] and all(
+        row[3] > 0 and row[4] > 0 for row in table.values()
+    )
     assert output.count("reference ") == 6
 
-    output = quickstart("none", "--demo", tmp_path / "run/checkpoints/checkpoint_best.pt", typed="a library for archives\n\nmore\n")
+    output = quickstart(
+        "none", "--demo", tmp_path / "run/checkpoints/checkpoint_best.pt", typed="a library for archives\n\nmore\n"
+    )
     assert {name: row[:3] for name, row in rows(output).items()} == {name: row[:3] for name, row in table.items()}
     typed = output.split("reference ")[-1]
     assert len(re.findall(r"^(AR, beam 4|AR greedy|NAR, one pass) .* \(\d+ ms\)$", typed, flags=re.M)) == 3  # the empty line ends
