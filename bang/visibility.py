@@ -183,7 +183,7 @@ def bucket(distance, table):
     return table[distance.clip(0, len(table) - 1)]
 
 
-def of_pass(xp, position, last, key_position, column, block, index, cached: int, table):
+def of_pass(xp, table, cached: int, position, last, key_position, column, block, index):
     """What the queries of a decoding pass see, and the buckets of their distances.
 
     Keys are the cached columns, those of the pass's own cached queries among them, and then the
@@ -191,11 +191,11 @@ def of_pass(xp, position, last, key_position, column, block, index, cached: int,
 
     Args:
         xp: numpy or torch, what the arrays are of.
+        table: `bucket_table`.
+        cached: the first so many queries are cached, the others are slots.
         position: absolute position of each query, (B, Q). last: the last column it sees, (B, Q).
         key_position: absolute position of each column, (P). column: 0 ... P - 1.
         block, index: of each query, (Q), as `places` gives them for slots; -1 for cached queries.
-        cached: the first so many queries are cached, the others are slots.
-        table: `bucket_table`.
     Returns:
         Bool and integers, (B, Q, P + Q - cached) each.
     """

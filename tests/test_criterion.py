@@ -397,7 +397,7 @@ def test_a_pad_that_a_target_spells_is_no_target(mode, golden_model, make_criter
     loss, sample_size, _ = criterion(model, batch)
     (name,) = criterion.shares
     slots = criterion.slots(name, batch, 0)
-    assert (slots.target != 0).all() and sample_size == len(slots.index) == (6 + 4 if criterion.ngram == 2 else 6)
+    assert (slots.target != 0).all() and sample_size == len(slots.where) == (6 + 4 if criterion.ngram == 2 else 6)
     with torch.no_grad():
         lprobs = model(**batch["net_input"], layout=slots.layout)[0].log_softmax(2).flatten(0, 1)
-    assert loss.item() == pytest.approx(-float(lprobs[slots.index, slots.target].sum()), rel=1e-5)
+    assert loss.item() == pytest.approx(-float(lprobs[slots.where, slots.target].sum()), rel=1e-5)

@@ -54,8 +54,8 @@ def test_the_graphs_give_the_models_numbers(name, layout, golden_model, forward_
         last = np.concatenate([number, layout.anchor[block]])
         none = np.full(main, -1)
         sees, bucket = visibility.of_pass(
-            np, position[None], last[None], visibility.main_position(number), number, np.concatenate([none, block]),
-            np.concatenate([none, index]), main, visibility.bucket_table(),
+            np, visibility.bucket_table(), main, position[None], last[None], visibility.main_position(number), number,
+            np.concatenate([none, block]), np.concatenate([none, index]),
         )  # fmt: skip
         rows = len(source)
         position, sees, bucket = (torch.from_numpy(x).expand(rows, *x.shape[1:]) for x in (position[None], sees, bucket))

@@ -103,8 +103,8 @@ def test_the_graphs_of_an_export(model, sources):
     number = np.arange(slots)
     position = visibility.slot_position(number)
     sees, bucket = visibility.of_pass(
-        np, position[None], number[None], position, number, np.full(slots, -1), np.full(slots, -1), slots,
-        visibility.bucket_table(),
+        np, visibility.bucket_table(), slots, position[None], number[None], position, number,
+        np.full(slots, -1), np.full(slots, -1),
     )  # fmt: skip
     with torch.no_grad():
         expected = network(source, torch.tensor([source.size(1)]), torch.zeros(1, slots, dtype=torch.long), layout=layout)[0]

@@ -27,6 +27,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..recipes.choice import Choice, choose, keep
 from ..recipes.steps import Plan
@@ -75,7 +76,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the steps that would run")
 
 
-def recipe_options(args: argparse.Namespace, **more: str) -> tuple[Options, Choice]:
+def recipe_options(args: argparse.Namespace, **more: Any) -> tuple[Options, Choice]:
     """What the command line asks for, and the start that is chosen."""
     names = ("vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
     values, train = {name: getattr(args, name) for name in names}, shlex.split(args.train)

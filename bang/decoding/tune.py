@@ -13,9 +13,11 @@ GRID = {
 }
 """Values of each weight, in order. The first searched matters most."""
 
+_START = Weights()
+
 
 def tune(
-    score: Callable[[Weights], float], start: Weights = Weights(), grid: Mapping[str, Sequence[Any]] = GRID
+    score: Callable[[Weights], float], start: Weights = _START, grid: Mapping[str, Sequence[Any]] = GRID
 ) -> tuple[Weights, dict[Weights, float]]:
     """Climbs along one weight after another, value by value, until none gains.
 

@@ -23,13 +23,13 @@ def sizes_of(start: Start) -> dict[str, Any]:
     """
     if "encoder_attention_heads" not in start.sizes:
         raise ValueError(f"{start.path}: weights alone do not tell the attention heads; put its config.json beside it")
-    tables = [start.weights.get(f"{side}.embed_tokens.weight") for side in ("encoder", "decoder")]
+    encoder, decoder = (start.weights.get(f"{side}.embed_tokens.weight") for side in ("encoder", "decoder"))
     shared = "decoder.embed_out" not in start.weights
     return {
         **{f"{side}_layers": count for side, count in start.layers.items()},
         **start.sizes,
         "share_decoder_input_output_embed": shared,
-        "share_all_embeddings": shared and all(table is not None for table in tables) and torch.equal(*tables),
+        "share_all_embeddings": shared and encoder is not None and decoder is not None and torch.equal(encoder, decoder),
     }
 
 

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,9 +57,7 @@ def export(
         raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
     network = model.build()
     dtype = DTYPES["float16" if precision == "float16" else "float32"]
-    reduced = None
-    if precision == "int8":
-        reduced = not cpu.has_vnni() if reduce_range is None else reduce_range
+    reduced = not cpu.has_vnni() if reduce_range is None else reduce_range
     with new_folder(folder) as new:
         progress("graphs of the encoder and the decoder")
         write_graphs(network.to(dtype), new)
@@ -73,7 +72,7 @@ def export(
             "version": VERSIONS[EXPORT],
             "architecture": model.architecture,
             "precision": precision,
-            "reduce_range": reduced,
+            "reduce_range": reduced if precision == "int8" else None,
             "modes": list(network.decodes),
             "shares": model.shares,
             "blocks": model.blocks,
@@ -142,6 +141,7 @@ def _write(
             module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=names,
             output_names=outputs, dynamic_shapes=dynamic, verbose=False,
         )  # fmt: skip
+    assert program is not None, "dynamo=True gives a program"
     proto = program.model_proto
     if candidates:
         _add_candidates(proto)
@@ -301,5 +301,5 @@ def texts_of_both(
     exported._warned = original._warned  # one warning for both
     lengths = dict(max_len=_CHECKED, max_len_a=0, min_len=min(exported.defaults.min_len, _CHECKED))
     for mode in exported.modes:
-        options = dict(mode=mode, beam=1, **lengths, truncate=True, details=True, batch_tokens=batch_tokens)
+        options: dict[str, Any] = dict(mode=mode, beam=1, **lengths, truncate=True, details=True, batch_tokens=batch_tokens)
         yield mode, original.generate(list(texts), **options), exported.generate(list(texts), **options)

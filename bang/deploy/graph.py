@@ -15,14 +15,16 @@ from collections.abc import Sequence
 
 import torch
 from fairseq import utils
+from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..network.decoder import BangDecoderLayer
 from ..network.model import BangModel
 
 
 def _as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(*reversed(weight.shape))
+    layer = nn.Linear(weight.size(1), weight.size(0))
     layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return layer
 
@@ -56,7 +58,7 @@ def _joined(x: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """fc2(activation(fc1(x))), residual and norm."""
 
-    def __init__(self, layer: nn.Module, activation: str):
+    def __init__(self, layer: BangDecoderLayer | TransformerEncoderLayerBase, activation: str):
         super().__init__()
         self.fc1, self.fc2, self.norm = layer.fc1, layer.fc2, layer.final_layer_norm
         self.activation = utils.get_activation_fn(activation)
@@ -68,7 +70,7 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Post-norm self-attention and feed-forward."""
 
-    def __init__(self, layer: nn.Module, activation: str):
+    def __init__(self, layer: TransformerEncoderLayerBase, activation: str):
         super().__init__()
         attention = layer.self_attn
         self.heads = attention.num_heads
@@ -138,7 +140,7 @@ def _hidden(sees: Tensor, like: Tensor) -> Tensor:
 class DecoderLayer(nn.Module):
     """Post-norm: multi-stream self-attention, attention on the source, feed-forward."""
 
-    def __init__(self, layer: nn.Module, activation: str, is_last: bool):
+    def __init__(self, layer: BangDecoderLayer, activation: str, is_last: bool):
         super().__init__()
         self.is_last = is_last  # where main tokens end, so that one query may be left
         attention, cross = layer.ngram_self_attn, layer.encoder_attn
@@ -187,6 +189,8 @@ class DecoderGraph(nn.Module):
     Args:
         specials: ids of pad, unk and eos, which the rules of choice look at.
     """
+
+    specials: Tensor
 
     def __init__(self, model: BangModel, specials: Sequence[int]):
         super().__init__()

@@ -112,7 +112,7 @@ def write_folder(
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]
-    sizes = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
+    sizes: Any = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
     config = {
         "format": MODEL,
         "version": VERSIONS[MODEL],
@@ -146,7 +146,7 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
     """
     cfg = OmegaConf.structured(FairseqConfig)
     limits = {name: model.sizes[name] for name in ("max_source_positions", "max_target_positions")}
-    languages = dict(zip(("source_lang", "target_lang"), model.languages))
+    languages: dict[str, Any] = dict(zip(("source_lang", "target_lang"), model.languages))
     cfg.task = OmegaConf.structured(BangTranslationConfig(data="", **limits, **languages))
     cfg.task._name = "translation_bang"
     cfg.model = {"_name": model.architecture, **model.sizes}

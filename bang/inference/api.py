@@ -62,7 +62,7 @@ class Engine(Protocol):
         max_source_positions: longest source that it takes, eos included.
     """
 
-    modes: Sequence[str]
+    modes: tuple[str, ...]
     shares: dict[str, float] | None
     blocks: Blocks | None
     max_source_positions: int
@@ -167,7 +167,7 @@ class Bang:
     @property
     def modes(self) -> tuple[str, ...]:
         """The modes that the model can run."""
-        return tuple(self.engine.modes)
+        return self.engine.modes
 
     def generate(
         self,

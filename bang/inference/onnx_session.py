@@ -130,8 +130,8 @@ class OnnxSession(BaseSession):
         column = np.concatenate([column, first[:, None] + np.arange(cached)], axis=1)
         number = np.concatenate([earlier, column[:, columns:]], axis=1)
         sees, bucket = visibility.of_pass(
-            np, position, last, key_position(column), number, np.concatenate([no_slot, block]),
-            np.concatenate([no_slot, index]), cached, self._graphs.table,
+            np, self._graphs.table, cached, position, last, key_position(column), number,
+            np.concatenate([no_slot, block]), np.concatenate([no_slot, index]),
         )  # fmt: skip
         position = np.minimum(position, self._graphs.positions - 1)  # slots behind the last target predict nothing
         count = min(count + len(self._graphs.specials), self._graphs.pieces) if "tokens" in outputs else 0  # 0: nothing to do

@@ -1,20 +1,20 @@
 """Options of the models, and the published named architectures."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
+
+Activation: Any = ChoiceEnum(utils.get_available_activation_fns())
 
 
 @dataclass
 class BangConfig(FairseqDataclass):
     """Sizes and rates of the network. Defaults: the architecture `bang_ar_nar_mixed`."""
 
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(
-        default="relu", metadata={"help": "activation function of the feed-forward layers"}
-    )
+    activation_fn: Activation = field(default="relu", metadata={"help": "activation function of the feed-forward layers"})
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout probability of attention weights"})
     activation_dropout: float = field(

@@ -3,6 +3,8 @@
 Shapes: B batch, S source length, D width.
 """
 
+from typing import Any
+
 from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
 
 from .config import BangConfig
@@ -18,6 +20,8 @@ class BangEncoder(TransformerEncoderBase):
     fairseq's encoder does just this but for the name of the embedding's layer norm. With --freeze-encoder-layers the first
     layers and what comes before them are constant; a shared embedding still learns from its other uses.
     """
+
+    layernorm_embedding: Any
 
     def __init__(self, cfg: BangConfig, dictionary, embed_tokens):
         transformer = TransformerConfig.from_namespace(cfg)

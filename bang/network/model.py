@@ -1,6 +1,7 @@
 """The models: one network; the names differ in the mode that a plain forward pass runs."""
 
 import logging
+from collections.abc import Sequence
 
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
@@ -67,7 +68,7 @@ class BangModel(FairseqEncoderDecoderModel):
         prev_output_tokens: Tensor | list[Tensor],
         layout: Layout | list[Layout] | None = None,
         positions: Tensor | None = None,
-        select: list[Tensor] | None = None,
+        select: Sequence[Tensor] = (),
     ):
         """Encodes (B, S) and decodes; the rest as in `BangDecoder.extract_features`.
 
@@ -110,10 +111,10 @@ class BangArModel(BangModel):
 
     trains = ("ar",)
 
-    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(not one.main_length for one in _layouts(layout)):
             raise ValueError("--arch bang_ar runs AR alone: set --nar-ratio 0, or use --arch bang_ar_nar_mixed")
-        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout, *args, **kwargs)
 
 
 class BangNarModel(BangModel):
@@ -122,13 +123,13 @@ class BangNarModel(BangModel):
     default_layout = staticmethod(visibility.non_autoregressive)
     trains = ("nar",)
 
-    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, **kwargs):
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(one.main_length for one in _layouts(layout)):
             raise ValueError(
                 "--arch bang_nar runs NAR alone: train it with --criterion label_smoothed_cross_entropy, "
                 "or use --arch bang_ar_nar_mixed"
             )
-        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout=layout, **kwargs)
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, layout, *args, **kwargs)
 
 
 def _layouts(layout: Layout | list[Layout] | None) -> list[Layout]:

@@ -9,7 +9,7 @@ all queries and keys of a pass meet in one attention, which is quick for a few q
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from .attention import bucket_tensor
 
 def send(x: np.ndarray, device: torch.device) -> Tensor:
     """An array on a device; to a GPU from pinned memory, so that nobody waits for the copy."""
-    x = torch.from_numpy(np.ascontiguousarray(x))
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    found = torch.from_numpy(np.ascontiguousarray(x))
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
 
 class Sight(NamedTuple):
@@ -64,19 +64,17 @@ def make_sight(
     block, index = visibility.places(block_sizes)
     no_slot = np.full(cached, -1)
     places = np.concatenate([no_slot, block]), np.concatenate([no_slot, index])
-    arrays = [position, last, key_position(np.arange(width)), np.arange(width), *places]
+    arrays: list[Any] = [position, last, key_position(np.arange(width)), np.arange(width), *places]
     if device.type == "cpu":
-        table = visibility.bucket_table(*buckets)
-        seen, bucket = visibility.of_pass(np, *arrays, cached, table)
-        position, hidden, bucket = map(torch.from_numpy, (position, ~seen, bucket))
+        seen, bucket = visibility.of_pass(np, visibility.bucket_table(*buckets), cached, *arrays)
     else:
-        position, *arrays = (send(x, device) for x in arrays)
-        seen, bucket = visibility.of_pass(torch, position, *arrays, cached, bucket_tensor(*buckets, device))
-        hidden = ~seen
-    columns = int(first[0])
+        arrays = [send(x, device) for x in arrays]
+        seen, bucket = visibility.of_pass(torch, bucket_tensor(*buckets, device), cached, *arrays)
+    columns: int | Tensor = int(first[0])
     if len(first) > 1 and (first != first[0]).any():
         columns = send(first[:, None] + np.arange(cached), device)
-    return Sight(cached, columns, width, position, hidden[:, None], bucket[:, None])
+    at, hidden, bucket = map(torch.as_tensor, (arrays[0], ~seen, bucket))
+    return Sight(cached, columns, width, at, hidden[:, None], bucket[:, None])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -117,10 +115,9 @@ class Cache:
         source = encoder_out["encoder_out"][0].transpose(0, 1)  # (A, S, width of the encoder)
         padding = encoder_out["encoder_padding_mask"]
         self.padding = padding[0][:, None, None] if padding else None  # (A, 1, 1, S), True at pads
+        self.source_mask: Tensor | None = None
         if self.padding is not None:
             self.source_mask = torch.zeros_like(self.padding, dtype=source.dtype).masked_fill_(self.padding, -torch.inf)
-        else:
-            self.source_mask = None
         projections = [(layer.encoder_attn.k_proj, layer.encoder_attn.v_proj) for layer in decoder.layers]
         heads = decoder.layers[0].ngram_self_attn.num_heads
         self.source = [tuple(_heads(project(source), heads) for project in pair) for pair in projections]

@@ -143,7 +143,7 @@ class BangTask(FairseqTask):
             if program() == "fairseq-train" and Stop.fits(run):
                 self._stop = Stop(run)
                 self._stop.install()
-            self._progress = Progress(updates and sum(updates), may_stop=self._stop is not None)
+            self._progress = Progress(sum(updates) if updates else None, may_stop=self._stop is not None)
         self._saves.begin_epoch(epoch)
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
@@ -151,8 +151,8 @@ class BangTask(FairseqTask):
         found = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         if self._progress is not None:
             self._progress.tell(update_num)
-        if self._stop is not None and update_num + 1 != self._progress.updates:  # the last update ends the run by itself
-            self._stop.end_update()
+            if self._stop is not None and update_num + 1 != self._progress.updates:  # the last update ends the run by itself
+                self._stop.end_update()
         return found
 
     def post_save(self, path: str, updates: int) -> None:

@@ -82,7 +82,7 @@ def draw_mode(shares: dict[str, float], seed: int, update: int) -> str:
     """
     point = np.random.default_rng([seed, update]).random()
     edges = np.cumsum(list(shares.values()))
-    return list(shares)[min(np.searchsorted(edges, point, side="right"), len(shares) - 1)]
+    return list(shares)[min(int(np.searchsorted(edges, point, side="right")), len(shares) - 1)]
 
 
 class Part(NamedTuple):
@@ -111,14 +111,14 @@ class Slots(NamedTuple):
 
     Attributes:
         layout: all slots of the mode.
-        index: those that count, in the flattened (B, G*K), (n).
+        where: those that count, in the flattened (B, G*K), (n).
         target: what they have to predict, (n).
         weight: of each in the loss, (n).
         size: sum of the weights, known without asking the device.
     """
 
     layout: visibility.Layout
-    index: Tensor
+    where: Tensor
     target: Tensor
     weight: Tensor
     size: float
@@ -171,7 +171,7 @@ class NgramLanguageLoss(FairseqCriterion):
         slots = [self.slots(part.mode, part.batch, start) for part in parts]
         main_tokens = [part.batch["net_input"]["prev_output_tokens"] for part in parts]
         net_input = {**sample["net_input"], "prev_output_tokens": main_tokens}
-        features = model(**net_input, layout=[s.layout for s in slots], select=[s.index for s in slots])
+        features = model(**net_input, layout=[s.layout for s in slots], select=[s.where for s in slots])
         if len(parts) > 1:
             scales = [part.share * sample["ntokens"] / s.size for part, s in zip(parts, slots)]
             sample_size = nll_tokens = sample["ntokens"]
@@ -190,7 +190,7 @@ class NgramLanguageLoss(FairseqCriterion):
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
         }
-        for part, s, of_part in zip(parts, slots, losses.split([len(s.index) for s in slots])):
+        for part, s, of_part in zip(parts, slots, losses.split([len(s.where) for s in slots])):
             log[f"{part.name}_loss"], log[f"{part.name}_sample_size"] = (of_part * s.weight).sum(), s.size
         return loss, sample_size, log
 

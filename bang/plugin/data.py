@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from fairseq.data import LanguagePairDataset
+from fairseq.data import FairseqDataset, LanguagePairDataset
 
 
 def targets_from(indices: Sequence[np.ndarray]) -> list[int]:
@@ -18,7 +18,7 @@ def targets_from(indices: Sequence[np.ndarray]) -> list[int]:
     return at[::-1].cumsum()[::-1].tolist()
 
 
-class EveryBatch:
+class EveryBatch(FairseqDataset):
     """Mixin for fairseq datasets: the last batch is kept.
 
     fairseq 0.12.3 drops what is left at the end if its number is not a multiple of

@@ -84,7 +84,7 @@ class BertDictionary(Dictionary):
 
     def save(self, f: StrPath | IO[str]) -> None:
         """Writes every piece with its count, to a path or an open text file, as `load` reads them."""
-        if not hasattr(f, "write"):
+        if isinstance(f, (str, os.PathLike)):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
             with open(f, "w", encoding="utf-8", newline="\n") as file:
                 return self.save(file)

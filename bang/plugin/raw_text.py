@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -86,7 +86,7 @@ def read_interactive_lines() -> None:
     Its own reader takes a lone carriage return of a file for the end of a line.
     """
     for name in ("__main__", "fairseq_cli.interactive"):
-        module = sys.modules.get(name)
+        module: Any = sys.modules.get(name)
         if hasattr(module, "buffered_read") and hasattr(module, "make_batches"):
             module.buffered_read = read_in_buffers
 

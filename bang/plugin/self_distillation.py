@@ -48,14 +48,14 @@ def write(model, sample: dict, number: int, seed: int, dictionary) -> dict:
     chooser = Chooser(
         pad, dictionary.unk(), eos, temperature=TEMPERATURE if number > 1 else 1.0, sampling=number > 1, topk=AMONG, seed=seed
     )
-    training = model.training
+    training, device = model.training, sample["target"].device
     model.eval()
     try:
         with torch.no_grad():
-            rows = torch.from_numpy(source).to(sample["target"].device)
-            (encoded,) = encode([model], net_input["src_tokens"], net_input["src_lengths"])
-            encoded = model.encoder.reorder_encoder_out(encoded, rows)
-            session = TorchSession([model], net_input["src_tokens"][rows], None, chooser, Bounds(least, limit, key), [encoded])
+            rows = torch.from_numpy(source).to(device)
+            tokens, lengths = net_input["src_tokens"], net_input["src_lengths"]
+            encoded = [model.encoder.reorder_encoder_out(out, rows) for out in encode([model], tokens, lengths)]
+            session = TorchSession([model], tokens[rows], lengths[rows], chooser, Bounds(least, limit, key), encoded)
             drawn = [text.tokens for text in loop.Decoding(session, modes.strategy("ar"), least, limit, pad, eos).run()]
     finally:
         model.train(training)
@@ -68,10 +68,9 @@ def write(model, sample: dict, number: int, seed: int, dictionary) -> dict:
     target = np.full((len(texts), length.max()), pad)
     target[np.arange(target.shape[1]) < length[:, None]] = np.concatenate(texts)
     previous = np.concatenate([np.full((len(target), 1), eos), target[:, :-1]], 1)
-    target, previous = (torch.from_numpy(x).to(sample["target"].device) for x in (target, previous))
     return {
-        "net_input": {**net_input, "prev_output_tokens": previous},
-        "target": target,
+        "net_input": {**net_input, "prev_output_tokens": torch.from_numpy(previous).to(device)},
+        "target": torch.from_numpy(target).to(device),
         "ntokens": int(length.sum()),
         "targets_from": targets_from([np.arange(n) for n in length]),
     }

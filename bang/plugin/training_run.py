@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def whole(cfg) -> DictConfig | None:
     """The configuration of the whole run, or checkpoint, that `cfg` is a part of; None for a part alone."""
     root = cfg._get_root() if isinstance(cfg, DictConfig) else None
-    return root if root is not None and "criterion" in root else None
+    return root if isinstance(root, DictConfig) and "criterion" in root else None
 
 
 def check_modes(run: DictConfig, decodes: Iterable[str]) -> None:
@@ -47,12 +47,14 @@ def updates_by_epoch(run: DictConfig, batches: Iterable[int]) -> list[int] | Non
     last_epoch, last_update = (limit or math.inf for limit in (run.optimization.max_epoch, run.optimization.max_update))
     if min(last_epoch, last_update) == math.inf:
         return None
-    frequency, updates = run.optimization.update_freq, []
+    frequency = run.optimization.update_freq
+    updates: list[int] = []
     for epoch, count in enumerate(cycle(batches)):
         left = last_update - sum(updates)
         if epoch >= last_epoch or left <= 0:
-            return updates
+            break
         updates.append(min(math.ceil(count / frequency[min(epoch, len(frequency) - 1)]), left))
+    return updates
 
 
 def warn_of_long_warmup(run: DictConfig, batches: int) -> None:

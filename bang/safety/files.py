@@ -40,7 +40,7 @@ class _Array:
     """Stands in for a numpy array; `__setstate__` makes one out of bytes, which numpy counts against the shape."""
 
     def __init__(self, *ignored: Any):  # as numpy's _reconstruct: the class, an empty shape, a type code
-        self.value = None
+        self.value: np.ndarray | None = None
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, by_column, data = state
@@ -67,7 +67,7 @@ class _Config:
 def _allowed() -> list[tuple[Callable, str]]:
     """What a file may name beside torch's own tensors and containers, by the name it has there."""
     # fairseq 0.9 pickled its options and, in `extra_state`, its meters, which were one module higher then
-    allowed = [(argparse.Namespace, "argparse.Namespace")]
+    allowed: list[tuple[Callable, str]] = [(argparse.Namespace, "argparse.Namespace")]
     for module in ("fairseq.meters", "fairseq.logging.meters"):
         allowed += [(getattr(meters, name), f"{module}.{name}") for name in _METERS]
     # averages of losses are numpy scalars, those of BLEU's counts arrays; numpy 2 moved the functions

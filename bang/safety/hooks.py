@@ -10,7 +10,7 @@ import platform
 import tarfile
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from fairseq import checkpoint_utils, file_utils
 from fairseq.dataclass.utils import GlobalHydra, overwrite_args_by_name
@@ -72,7 +72,7 @@ def broadcast_object_slow(*args: Any, **kwargs: Any) -> Any:
         return files.plain(_broadcast_object_slow(*args, **kwargs))
 
 
-def open_archive(path: str, mode: str = "r") -> tarfile.TarFile:
+def open_archive(path: str, mode: Literal["r", "r:gz", "r:bz2"] = "r") -> tarfile.TarFile:
     """What fairseq's hub unpacks; a member that would land outside the archive's folder is an error.
 
     Raises:

@@ -9,7 +9,7 @@ import argparse
 import ast
 import copy
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fairseq import models as fairseq_models
@@ -67,7 +67,7 @@ def may_build(kind: str, name: Any) -> bool:
     return kind == "criterion" and name in _FAIRSEQ_CRITERIONS
 
 
-FRESH = {
+FRESH: dict[str, Any] = {
     "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
     "extra_state": {
         "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}, "metrics": {},
@@ -135,7 +135,7 @@ def _refusal(kind: str, name: Any) -> str:
     return f"its {kind} {str(name)!r:.60} is none of BANG's{hint}"
 
 
-def _mapping(settings: Any) -> MutableMapping:
+def _mapping(settings: Any) -> dict[str, Any]:
     """A Namespace or dict as a new dict."""
     settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -178,7 +178,7 @@ def _sections(cfg: dict) -> dict:
     return kept
 
 
-def _fields(kind: str, name: str) -> set[str]:
+def _fields(kind: str, name: str | None) -> set[str]:
     """The options of a model, task or criterion; none if fairseq keeps them in code."""
     return set(getattr(DATACLASSES[kind].get(name), "__dataclass_fields__", ()))
 

@@ -129,15 +129,16 @@ def _check_sizes(start: Start, cfg) -> None:
         )  # fmt: skip
 
 
-def _check_count(start: Start, rows: int, wanted: int) -> None:
+def _check_count(start: Start, own: int, rows: int, wanted: int) -> None:
     """Whether the start's vocabulary can be that of its table, whose last rows may be padding, of no piece.
 
     Args:
-        rows: of the table. wanted: pieces of the dictionary; where they are as many, row by row, none is padding.
+        own: pieces of the start. rows: of the table.
+        wanted: pieces of the dictionary; where they are as many as rows, none is padding.
     """
-    if len(start.pieces) > rows or len(start.pieces) < rows == wanted:
+    if own > rows or own < rows == wanted:
         raise ValueError(
-            f"{OPTION} {start.path}: its vocabulary file has {len(start.pieces)} word pieces, its table of embeddings {rows} "
+            f"{OPTION} {start.path}: its vocabulary file has {own} word pieces, its table of embeddings {rows} "
             "rows; take both whole from where they come"
         )
 
@@ -159,11 +160,11 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
     """
     chosen = {}
     for side in SIDES:
-        tables = [f"{side}.embed_tokens.weight"] + (["decoder.embed_out"] if side == "decoder" else [])
-        tables = {name: start.weights[name] for name in tables if name in start.weights}
+        names = [f"{side}.embed_tokens.weight"] + (["decoder.embed_out"] if side == "decoder" else [])
+        tables = {name: start.weights[name] for name in names if name in start.weights}
         sizes = {len(table) for table in tables.values()}
         if start.pieces is not None and sizes:
-            _check_count(start, min(sizes), len(pieces[side]))
+            _check_count(start, len(start.pieces), min(sizes), len(pieces[side]))
         if sizes <= {len(pieces[side])}:
             for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
                 if theirs != ours and ours != PASSAGE_SEPARATOR:
@@ -176,15 +177,15 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
                 f"{OPTION} {start.path}: has {max(sizes)} word pieces, the {side}'s dictionary {len(pieces[side])}; {REMEDY}"
             )
         else:
-            number = {piece: row for row, piece in enumerate(start.pieces)}
+            row_of = {piece: row for row, piece in enumerate(start.pieces)}
             if PASSAGE_SEPARATOR in pieces[side]:
-                number.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
-            missing = [piece for piece in pieces[side] if piece not in number]
+                row_of.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
+            missing = [piece for piece in pieces[side] if piece not in row_of]
             if missing:
                 raise ValueError(
                     f"{OPTION} {start.path}: lacks {len(missing)} word pieces of the {side}'s dictionary, as "
                     f"{missing[0]!r}; {REMEDY}"
                 )
-            rows = torch.tensor([number[piece] for piece in pieces[side]])
+            rows = torch.tensor([row_of[piece] for piece in pieces[side]])
             chosen.update({name: table[rows] for name, table in tables.items()})
     return chosen

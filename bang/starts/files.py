@@ -132,7 +132,7 @@ def _settings(state: dict) -> dict:
     """The options that a fairseq checkpoint was trained with; {} in a bare state dict."""
     cfg, args = state.get("cfg"), state.get("args")
     if cfg:
-        return {name: value for name, value in dict(cfg["model"]).items()}
+        return dict(cfg["model"])
     return dict(vars(args)) if args and hasattr(args, "__dict__") else {}
 
 
@@ -175,9 +175,11 @@ def _check_heads(sizes: dict[str, Any], path: str) -> None:
 
 
 def _read_pieces(folder: str | None, config: dict) -> list[str] | None:
+    if folder is None:
+        return None
     if config.get("format") == MODEL:
         return read_pieces(folder)
-    for name in VOCABULARY_FILES if folder else ():
+    for name in VOCABULARY_FILES:
         file = os.path.join(folder, name)
         if os.path.isfile(file):
             return [line.rstrip("\r") for line in read_lines(file)]

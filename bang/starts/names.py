@@ -38,8 +38,9 @@ def stack_self_attention(layer: dict[str, Tensor], path: str) -> dict[str, Tenso
     """
     stacked = {}
     for kind in ("weight", "bias"):
-        parts = [layer.get(f"self_attn.{part}_proj.{kind}") for part in "qkv"]
-        if all(part is not None for part in parts):  # else the check of the whole names what is missing
+        names = [f"self_attn.{part}_proj.{kind}" for part in "qkv"]
+        if layer.keys() >= set(names):  # else the check of the whole names what is missing
+            parts = [layer[name] for name in names]
             if len({part.shape for part in parts}) > 1 or not parts[0].dim():
                 shapes = ", ".join(str(tuple(part.shape)) for part in parts)
                 raise ValueError(f"{path}: query, key and value {kind} of a self-attention are {shapes}; {_REMEDY}")

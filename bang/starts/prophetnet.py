@@ -66,8 +66,8 @@ def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
                 weights.setdefault(f"{side}.embed_tokens.weight", value.float())
         elif rest in _MODULES:
             weights[f"{side}.{_MODULES[rest]}.{kind}"] = value.float()
-        elif (place := re.fullmatch(r"(layers\.\d+)\.(.+)", rest)) and place[2] in _LAYER:
-            layers.setdefault(f"{side}.{place[1]}", {})[f"{_LAYER[place[2]]}.{kind}"] = value.float()
+        elif (match := re.fullmatch(r"(layers\.\d+)\.(.+)", rest)) and match[2] in _LAYER:
+            layers.setdefault(f"{side}.{match[1]}", {})[f"{_LAYER[match[2]]}.{kind}"] = value.float()
         else:
             raise ValueError(f"{path}: has the unknown weight {full}: it is no plain ProphetNet")
     for place, layer in layers.items():

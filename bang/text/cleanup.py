@@ -69,7 +69,7 @@ def _join(pieces: list[str]) -> str:
 def _without_repeats(tokens: list[str], longest_run: dict[str, int] | None = None) -> list[str]:
     """Cuts each run of equal tokens to one, or to what `longest_run` allows."""
     kept, run = [], 0
-    for before, token in zip([None] + tokens, tokens):
+    for before, token in zip([None, *tokens], tokens):
         run = run + 1 if token == before else 1
         if run <= (longest_run or {}).get(token, 1):
             kept.append(token)

@@ -113,8 +113,8 @@ def collect(
         kept = None if pairs is None else stack.enter_context(files.replacing(pairs))
         for sentence, line in enumerate(range(total) if source is None else files.read_lines(source)):
             texts = found.get(sentence, [])
-            compared = closest is not None and texts and references[sentence].strip()
-            text = closest(texts, references[sentence]) if compared else "".join(texts[:1])
+            reference = references[sentence] if references else ""
+            text = closest(texts, reference) if closest and texts and reference.strip() else "".join(texts[:1])
             if fill is None:
                 missing += not texts
             elif not text.strip():

@@ -183,7 +183,7 @@ def _kind(word: str) -> str:
 
 def _quote_sides(words: Sequence[str]) -> dict[int, str]:
     """For each quote that has a partner whether it opens (o) or closes (c)."""
-    sides = {}
+    sides: dict[int, str] = {}
     for mark in _QUOTES:
         places = [index for index, word in enumerate(words) if word == mark and not _is_apostrophe(words, index)]
         for number, (place, end) in enumerate(zip(places, [*places[1:], None])):
@@ -252,7 +252,7 @@ def _at(words: Sequence[str], index: int) -> str:
 
 
 def _dot(words: Sequence[str], index: int, before: str, after: str) -> dict[int, bool]:
-    letters = []  # of "e.g." and its like, back from this dot
+    letters: list[str] = []  # of "e.g." and its like, back from this dot
     while len(letters) < 3 and len(letter := _at(words, index - 2 * len(letters) - 1)) == 1 and letter.isalpha():
         if letters and _at(words, index - 2 * len(letters)) != ".":
             break

@@ -153,7 +153,7 @@ def evaluate(
         report["baseline"], report["resamples"] = baseline, resamples
         report["against"] = {
             name: _bootstrap(scores[baseline], scores[name], resamples)
-            | _bootstrap_corpus(systems[baseline], systems[name], references, metrics or METRICS, tokenizer, resamples)
+            | _bootstrap_corpus(systems[baseline], systems[name], references, list(metrics or METRICS), tokenizer, resamples)
             for name in list(systems)[1:]
         }
     return report

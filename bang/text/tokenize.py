@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
@@ -52,7 +52,7 @@ def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
                 line += data.count(b"\n")
 
 
-def _tokenize_chunk(vocab: StrPath, chunk: Chunk) -> bytes:
+def _tokenize_chunk(vocab: str, chunk: Chunk) -> bytes:
     word_pieces = load_word_pieces(vocab)  # once in each process
     lines = chunk.data.split(b"\n")
     if lines[-1] == b"":  # what stands after the last line feed
@@ -81,7 +81,9 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _map_in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def _map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Yields (item, function(item)) in order, reading only a few items ahead of the consumer."""
     if workers == 1:
         for item in items:
@@ -90,7 +92,7 @@ def _map_in_order(function: Callable[[Item], Result], items: Iterable[Item], wor
     # A forked worker has torch and the vocabulary loaded already.
     context = get_context("fork" if "fork" in get_all_start_methods() else None)
     pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_parent)
-    pending = deque()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
             with _held_back():  # the first one starts the workers
@@ -130,6 +132,7 @@ def tokenize_files(
         ChildProcessError: a worker died.
     """
     _check_files(inputs, outputs)
+    vocab = os.fspath(vocab)
     load_word_pieces(vocab)  # before the workers start: they inherit it, and a mistake in it is met here
     sizes = [os.path.getsize(path) for path in inputs if path != STANDARD_STREAM]
     total = sum(sizes) if len(sizes) == len(inputs) else None

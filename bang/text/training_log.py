@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from .files import StrPath, read_lines
 
@@ -28,7 +29,9 @@ def read_curves(log: StrPath) -> Curves:
     for kind, values in _records(log):
         prefix = "" if kind == "train_inner" else f"{kind}_"
         update = values.pop(f"{prefix}num_updates", values.pop("num_updates", None))
-        for name, value in values.items() if update is not None else ():
+        if update is None:
+            continue
+        for name, value in values.items():
             curve = curves.setdefault(f"{kind} {name.removeprefix(prefix)}", {})
             curve[int(float(update))] = float(value)
     if not any(name.startswith("train") for name in curves):
@@ -42,7 +45,7 @@ _SHOWN = re.compile(r"\| bang\.progress \| (.*)|\| ((?:WARNING|ERROR|CRITICAL) \
 def for_terminal(line: str) -> str | None:
     """What somebody who watches a training is shown of a line of its log: how far it is, and warnings."""
     match = _SHOWN.search(line)
-    return match[match.lastindex] if match else None
+    return match[match.lastindex or 0] if match else None
 
 
 def _records(log: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
@@ -54,7 +57,7 @@ def _records(log: StrPath) -> Iterator[tuple[str, dict[str, str]]]:
             yield match[1], dict(_VALUE.findall(match[2]))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):

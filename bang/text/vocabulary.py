@@ -21,7 +21,7 @@ _REMEDY = "binarize with --task translation_bang --srcdict vocab.txt --tgtdict v
 _LINE = re.compile(r"(.+) (0|[1-9][0-9]*)", re.DOTALL)
 
 
-def read_vocabulary(source: StrPath | Iterable[str] | Iterable[bytes]) -> dict[str, int]:
+def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
     """Reads the pieces, in the order of their ids, and their counts.
 
     Args:

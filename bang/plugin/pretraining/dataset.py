@@ -21,7 +21,7 @@ of the one with most.
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset, data_utils
+from fairseq.data import data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
 from ..data import EveryBatch, targets_from
@@ -107,7 +107,9 @@ class TextBlocks:
         lines = self._index.sizes - 1  # less the eos of each
         self.sizes = block_lengths(lines, block_size, break_mode).astype(np.int32)
         # numpy maps no empty file, and none is needed where there is no block
-        self._tokens = np.memmap(data_file_path(prefix), self._index.dtype, mode="r") if len(self) else None
+        self._tokens: np.ndarray = np.empty(0, self._index.dtype)
+        if len(self):
+            self._tokens = np.memmap(data_file_path(prefix), self._index.dtype, mode="r")
 
         line_ends = np.cumsum(lines, dtype=np.int64)
         after = np.cumsum(self.sizes, dtype=np.int64)
@@ -135,7 +137,7 @@ class TextBlocks:
         return np.asarray(tokens, dtype=np.int64)
 
 
-class SpanDataset(EveryBatch, FairseqDataset):
+class SpanDataset(EveryBatch):
     """Blocks of text with hidden spans, which differ from epoch to epoch.
 
     What is hidden in a block follows from the seed, the epoch and the block's
@@ -187,11 +189,13 @@ class SpanDataset(EveryBatch, FairseqDataset):
         if not samples:
             return {}
 
-        def stack(name, pad=self.dictionary.pad()):
+        pad = self.dictionary.pad()
+
+        def stack(name, pad=pad):
             return data_utils.collate_tokens([sample[name] for sample in samples], pad)
 
         # a [PAD] that the text spells is no target: the loss leaves it out, as padding
-        indices = [sample["target_idx"][sample["target"] != self.dictionary.pad()].numpy() for sample in samples]
+        indices = [sample["target_idx"][sample["target"] != pad].numpy() for sample in samples]
 
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),

@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from fairseq.data import ConcatDataset
@@ -22,6 +22,9 @@ from .masking import SpanMasking
 
 logger = logging.getLogger(__name__)
 
+BreakMode: Any = ChoiceEnum(BREAK_MODES)
+DatasetImpl: Any = ChoiceEnum(get_available_dataset_impl())
+
 
 @dataclass
 class PretrainingConfig(BangTaskConfig):
@@ -33,7 +36,7 @@ class PretrainingConfig(BangTaskConfig):
         },
     )
     tokens_per_sample: int = field(default=512, metadata={"help": "word pieces of a full block"})
-    sample_break_mode: ChoiceEnum(BREAK_MODES) = field(
+    sample_break_mode: BreakMode = field(
         default="doc",
         metadata={
             "help": "where a block ends. doc: when it is full or its document ends; none: when it is full, "
@@ -59,7 +62,7 @@ class PretrainingConfig(BangTaskConfig):
         },
     )
     seed: int = II("common.seed")
-    dataset_impl: ChoiceEnum(get_available_dataset_impl()) | None = II("dataset.dataset_impl")
+    dataset_impl: Optional[DatasetImpl] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
 
 
