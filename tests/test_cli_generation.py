@@ -11,7 +11,7 @@ from fairseq.models import MODEL_REGISTRY
 
 from bang import visibility
 from bang.safety.files import read
-from post_processed_nar import clean_up
+from bang.text.cleanup import clean_up
 
 MIXED = GOLDEN / "mixed" / "checkpoint.pt"
 LIMIT = 512  # positions of the golden models

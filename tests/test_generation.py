@@ -8,7 +8,7 @@ from conftest import GOLDEN, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang.decoding import loop
-from post_processed_nar import clean_up
+from bang.text.cleanup import clean_up
 
 
 def options(**changes):

@@ -1,6 +1,7 @@
 """Options of the models, and the published named architectures."""
 
 from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -54,21 +55,21 @@ class BangConfig(FairseqDataclass):
         default=1,
         metadata={"help": "predicting streams that the AR updates train (1: plain AR; paper: 9 in pretraining)"},
     )
-    load_from_pretrained_model: str | None = field(
+    load_from_pretrained_model: Optional[str] = field(
         default=None,
         metadata={
             "help": "weights to start from: a checkpoint, or the folder of a BERT or ProphetNet (Hugging Face layout); "
             "their position tables are cut or extended to fit; `bang starts` prints the sizes that they need"
         },
     )
-    pretrained_encoder_layers: str | None = field(
+    pretrained_encoder_layers: Optional[str] = field(
         default=None,
         metadata={
             "help": "with --load-from-pretrained-model: its layers that start the encoder's, numbers from 0 with commas "
             "between them (default: as many as needed, evenly spread)"
         },
     )
-    pretrained_decoder_layers: str | None = field(
+    pretrained_decoder_layers: Optional[str] = field(
         default=None, metadata={"help": "the same for the decoder; both of a BERT's start from its encoder"}
     )
     freeze_encoder_layers: int = field(

@@ -3,7 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 class BangTaskConfig(FairseqDataclass):
     """What the tasks' options have in common; most are fairseq's, which the tasks read too."""
 
-    checkpoint_paths: str | None = II("common_eval.path")
-    restore_file: str | None = II("checkpoint.restore_file")
-    save_dir: str | None = II("checkpoint.save_dir")
+    checkpoint_paths: Optional[str] = II("common_eval.path")
+    restore_file: Optional[str] = II("checkpoint.restore_file")
+    save_dir: Optional[str] = II("checkpoint.save_dir")
     # fairseq's command line resolves a flag only under its own name
     skip_invalid_size_inputs_valid_test: bool = II("dataset.skip_invalid_size_inputs_valid_test")
-    other_models: str | None = field(
+    other_models: Optional[str] = field(
         default=None,
         metadata={
             "help": "comma-separated architectures of fairseq's own, such as transformer, that the checkpoints of --path "

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Optional
 
 from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class BangBpeConfig(FairseqDataclass):
-    bpe_vocab_file: str | None = field(
+    bpe_vocab_file: Optional[str] = field(
         default=None, metadata={"help": "vocabulary of --bpe bang (default: the data's, or the published vocab.txt)"}
     )
 

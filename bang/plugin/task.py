@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass, field, fields
+from typing import Optional
 from functools import partial
 
 import numpy as np
@@ -84,7 +85,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         default=0,
         metadata={"help": "limit on the tokens of a text that is not decoded by beam search, beside --max-len-a/b (0: none)"},
     )
-    log_format: str | None = II("common.log_format")
+    log_format: Optional[str] = II("common.log_format")
 
 
 @dataclass
