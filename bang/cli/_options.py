@@ -3,7 +3,6 @@
 import argparse
 from typing import Any
 
-from ..decoding.link import NO_LINK
 from ..modes import MODES
 from ..options import DESCRIBED
 
@@ -20,12 +19,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="precision to compute in (default: %(default)s)",
     )
+    add_link_argument(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
+
+
+def add_link_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link",
-        metavar="FILE|none",
-        help="the link of NAR and semi-NAR, a file of bang link, or none (default: link.bin in the folder, or beside the checkpoint)",
+        metavar="FILE",
+        help="what chooses the texts of NAR and semi-NAR, a file of bang link, or none (default: link.bin in the model's folder, "
+        "or beside the checkpoint)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +51,4 @@ def load(args: argparse.Namespace):
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     """The generation options that the command line gives."""
     given = {name: getattr(args, name) for name in DESCRIBED if name != "link"}
-    if getattr(args, "link", None) not in (None, NO_LINK):
-        given["link"] = True  # a file that is named is to be used
     return {name: value for name, value in given.items() if value is not None}

@@ -220,7 +220,7 @@ class Decoding:
         columns = self.start[:, None] + np.arange(tokens.shape[1])
         np.put_along_axis(self.text, columns, tokens, axis=1)
         np.put_along_axis(self.score, columns, scores, axis=1)
-        np.put_along_axis(self.when, columns[:, -new:], np.full((len(columns), new), self.passes), axis=1)
+        np.put_along_axis(self.when, self.length[:, None] + np.arange(new), self.passes, axis=1)
         self.fed, self.drafted = self.length, np.zeros_like(self.length)
         self.length = np.where(ended, self.start + paths.length[:, 0], self.length + new)
         return ended

@@ -6,8 +6,8 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass, field, fields
-from typing import Optional
 from functools import partial
+from typing import Optional
 
 import numpy as np
 import torch
@@ -64,8 +64,8 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     link: Optional[str] = field(
         default=None,
         metadata={
-            "help": "a file of bang link, or none (the default): with one NAR, and semi-NAR without a threshold, write the best path through their slots' "
-            "likeliest tokens, by what it says of neighbours"
+            "help": "a file of bang link, or none (the default): with one NAR, and semi-NAR without a threshold, write the best "
+            "path through their slots' likeliest tokens, by what it says of neighbours"
         },
     )
     upsample_primary: int = field(
