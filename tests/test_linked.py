@@ -9,10 +9,8 @@ import pytest
 import torch
 from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
-from support.simulated_gpu import simulated_gpu
 
 from bang import visibility
-from bang.decoding import loop
 from bang.decoding.link import Link
 from bang.decoding.path import Rules, Slots, best_paths, likeliest
 from bang.inference.api import Bang
@@ -187,28 +185,6 @@ def test_a_prefix_is_kept_and_scored(golden_model, make_task, link, sources):
     assert with_prefix[3]["tokens"].tolist() == free[3]["tokens"].tolist()
     assert with_prefix[0]["tokens"].tolist() == free[0]["tokens"].tolist()  # 3 tokens are a block
     assert any(a["tokens"].tolist() != b["tokens"].tolist() for a, b in zip(with_prefix, others))
-
-
-@pytest.mark.parametrize("mode", ["nar", "semi-nar"])
-def test_on_a_gpu_a_pass_is_one_transfer(mode, golden_model, make_task, link, pairs, monkeypatch):
-    model, task = golden_model("mixed"), make_task(decoding=mode)
-    task.link = link
-    generator = task.build_generator([model], GenerationConfig(beam=1, max_len_b=30))
-    batch = pairs("test", batch_size=8)[0]
-    expected = [found[0]["tokens"].tolist() for found in generator.generate([model], batch)]
-    passes = []
-    decoding_run = loop.Decoding.run
-    monkeypatch.setattr(loop.Decoding, "run", lambda self: (decoding_run(self), passes.append(self.passes))[0])
-    with simulated_gpu() as gpu:
-        from fairseq import utils
-
-        model.cuda()
-        batch = utils.move_to_cuda(batch)
-        gpu.waits.clear()
-        found = [found[0]["tokens"].tolist() for found in generator.generate([model], batch)]
-        waits = gpu.waits.total()
-    assert found == expected
-    assert waits <= passes[0] + 3, "lengths, sources, and one a pass"
 
 
 def test_fairseq_generate_and_bang_generate_write_the_same(data_bin, link_file, cli, trained, linked, sources):
