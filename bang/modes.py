@@ -17,6 +17,9 @@ from .visibility import Layout
 
 NEVER = float("inf")
 
+WITHOUT_THRESHOLD = "leave out --commit-threshold, and give --block-size 2 or more"
+"""What a link asks of semi-NAR, in a refusal."""
+
 NAR_PIECE, NAR_FIRST_PIECE = 33, 16
 """Slots of a NAR canvas that are decoded at once: 32 tokens and an end. Most texts end in the first piece, which is
 shorter; later slots run only when some sentence needs them."""
@@ -100,6 +103,11 @@ class Mode:
         """Whether a beam may be searched."""
         return "beam" in self.options
 
+    def may_link(self, options: Options) -> bool:
+        """Whether a link may choose the tokens: where several of a pass are kept that nothing verifies."""
+        strategy = self.strategy(options)
+        return "link" in self.options and strategy.drafts > 0 and not strategy.verify
+
     @property
     def drops_repeats(self) -> bool:
         """Whether the clean-up drops a word that repeats the one before: slots do not see each other's tokens."""
@@ -150,7 +158,7 @@ _ENTRIES = (
         sees="all tokens before its block, and the slots of its block up to its own",
         layout=lambda length, options, start: visibility.semi_autoregressive(length, options.block_size, start),
         strategy=_semi_autoregressive,
-        options=("block_size", "commit_threshold", "draft_from_source", "eos_penalty", "rescore"),
+        options=("block_size", "commit_threshold", "draft_from_source", "eos_penalty", "rescore", "link"),
         share="semi_nar_ratio",
         block_option="block_size",
     ),
@@ -160,7 +168,7 @@ _ENTRIES = (
         sees="no token: all slots up to its own",
         layout=lambda length, options, start: visibility.non_autoregressive(length),
         strategy=_non_autoregressive,
-        options=("eos_penalty", "rescore"),
+        options=("eos_penalty", "rescore", "link"),
         share="nar_ratio",
     ),
     Mode(

@@ -65,12 +65,21 @@ class Options:
     no_repeat_ngram_size: int = _option(
         0, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text (0: it may)"
     )
+    link: bool | None = field(
+        default=None,
+        metadata={
+            "help": "whether NAR, and semi-NAR without a threshold, write the best path by the model's link (None: if it has "
+            "one; True: it must, and the mode must be one of them)"
+        },
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
             if option.type in (int, float):
                 least, most = option.metadata["limits"]
                 check_number(option.name, getattr(self, option.name), least, most, option.type is int)
+        if not (self.link is None or isinstance(self.link, bool)):
+            raise ValueError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
         if not isinstance(self.mode, str):
             raise ValueError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:

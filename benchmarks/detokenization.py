@@ -5,7 +5,7 @@
 
 Lines are lower-cased and counted once. Left out are those that word pieces do not spell: letters with accents, characters
 that the vocabulary lacks. Of docstrings and manual pages every fourth line counts, chosen by its checksum; `--write FILE`
-writes the others, which scripts/make_blanks.py learns from.
+writes the others, which research/make_blanks.py learns from.
 """
 
 import argparse

@@ -148,15 +148,12 @@ def _torch_baseline(kind: str, arch: str, device: str):
 
 def trained_model(arch: str):
     """A model with new weights, as a checkpoint would hold it."""
-    from dataclasses import fields
-
     import torch
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from omegaconf import OmegaConf
 
     from bang import plugin  # noqa: F401
-    from bang.inference.trained_model import TrainedModel
-    from bang.network.config import BangConfig
+    from bang.inference.trained_model import TrainedModel, size_options
     from bang.network.model import BangModel
     from bang.plugin.dictionary import BertDictionary
 
@@ -165,10 +162,9 @@ def trained_model(arch: str):
     torch.manual_seed(1)
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     weights = BangModel.build_model(OmegaConf.structured(cfg), task).state_dict()
-    training = ("load_from_pretrained_model", "pretrained_encoder_layers", "pretrained_decoder_layers", "load_sep")
-    sizes = {f.name: getattr(cfg, f.name) for f in fields(BangConfig)
-             if f.name not in training and not f.name.startswith("_")}  # fmt: skip
-    return TrainedModel(arch, sizes, weights, dictionary, {}, 0, ["src", "tgt"])
+    return TrainedModel(
+        arch, {name: getattr(cfg, name) for name in size_options(arch)}, weights, dictionary, {}, 0, ["src", "tgt"]
+    )
 
 
 def transformer(arch: str):

@@ -33,15 +33,10 @@ OPTIONS = (
 
 def prepare(folder: Path) -> Path:
     """Binarizes examples/debian."""
-    data, pairs = folder.resolve() / "data", ROOT / "examples" / "debian"
+    data, pairs, bang = folder.resolve() / "data", ROOT / "examples" / "debian", [sys.executable, "-m", "bang"]
     files = [pairs / f"{split}.{side}" for split in ("train", "valid") for side in ("src", "tgt")]
-    subprocess.run([sys.executable, ROOT / "scripts" / "tokenize_text.py", "--out-dir", folder, *files], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.preprocess", "--user-dir", ROOT / "bang", "--task", "translation_bang",
-         "--source-lang", "src", "--target-lang", "tgt", "--trainpref", folder / "train", "--validpref", folder / "valid",
-         "--destdir", data, "--srcdict", ROOT / "vocab.txt", "--tgtdict", ROOT / "vocab.txt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    subprocess.run([*bang, "tokenize", "--out-dir", folder, *files], check=True, cwd=ROOT)
+    subprocess.run([*bang, "binarize", folder, data], check=True, capture_output=True, cwd=ROOT)
     return data
 
 

@@ -103,17 +103,9 @@ class Study:
         files = [self.text / "text.train", self.data / "valid" / "text.valid", self.pairs / "train.src", self.pairs / "train.tgt",
                  self.data / "valid" / "valid.src", self.data / "valid" / "valid.tgt"]  # fmt: skip
         self.run("tokenize", ["python", "-m", "bang", "tokenize", "--out-dir", tokenized, *files], log)
-        binarize = ["python", "-m", "fairseq_cli.preprocess", "--user-dir", ROOT / "bang", "--srcdict", ROOT / "vocab.txt"]
-        parts = ["--trainpref", tokenized / "train", "--validpref", tokenized / "valid"]
-        texts = ["--trainpref", tokenized / "text.train", "--validpref", tokenized / "text.valid"]
-        self.run(
-            "binarize text",
-            [*binarize, "--task", "bang_pretraining", "--only-source", *texts, "--destdir", self.data / "text"],
-            log,
-        )
-        self.run("binarize pairs", [*binarize, "--tgtdict", ROOT / "vocab.txt", "--task", "translation_bang",
-                                    "--source-lang", "src", "--target-lang", "tgt", *parts,
-                                    "--destdir", self.data / "pairs"], log)  # fmt: skip
+        binarize = ["python", "-m", "bang", "binarize", tokenized]
+        self.run("binarize text", [*binarize, self.data / "text", "--text"], log)
+        self.run("binarize pairs", [*binarize, self.data / "pairs"], log)
         (self.data / "prepared").touch()
 
     def options(self, stage: str) -> list:

@@ -128,15 +128,9 @@ def prepare(folder: Path) -> tuple[Path, list[Step]]:
     """Binarizes examples/debian; where the data is."""
     data, pairs = folder / "data", ROOT / "examples" / "debian"
     files = " ".join(str(pairs / f"{split}.{side}") for split in ("train", "valid", "test") for side in ("src", "tgt"))
-    prefixes = " ".join(f"--{split}pref {folder / split}" for split in ("train", "valid", "test"))
-    vocabulary = f"--srcdict {ROOT / 'vocab.txt'} --tgtdict {ROOT / 'vocab.txt'}"
     return data, [
         run_step("tokenize", f"-m bang tokenize --out-dir {folder} {files}"),
-        run_step(
-            "binarize",
-            f"-m fairseq_cli.preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt "
-            f"{prefixes} --destdir {data} {vocabulary}",
-        ),
+        run_step("binarize", f"-m bang binarize {folder} {data}"),
     ]
 
 

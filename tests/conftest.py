@@ -27,6 +27,7 @@ from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
+from bang.decoding.link import Weights, make_link
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -273,6 +274,19 @@ def pieces():
 def trained():
     """A golden checkpoint, read for inference."""
     return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+
+
+@pytest.fixture(scope="session")
+def link_file(trained, tmp_path_factory):
+    """A link of the golden training targets; heavy weights, so that it changes most texts of the little model."""
+    pieces, unk = trained.dictionary.symbols, trained.dictionary.unk()
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    lines = (GOLDEN / "data" / "tokenized_train.tgt").read_text(encoding="utf-8").splitlines()
+    texts = [[ids.get(piece, unk) for piece in line.split()] for line in lines]
+    weights = Weights(0.6, 3.0, 0.8, candidates=12, width=2)
+    path = tmp_path_factory.mktemp("link") / "link.bin"
+    make_link(texts, pieces, trained.dictionary.eos(), weights=weights).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def make_vocab(*arguments):
-    command = [sys.executable, ROOT / "scripts" / "make_vocab.py", *arguments]
+    command = [sys.executable, ROOT / "research" / "make_vocab.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 

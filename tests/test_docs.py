@@ -80,7 +80,9 @@ def lines(block):
 def commands():
     """All commands in fenced blocks, and those of scripts between backticks, with the page's name."""
     for page in PAGES:
-        inline = re.findall(r"`((?:\w+=\S+ )*(?:python benchmarks/|bash scripts/)[^`]*)`", page.read_text(encoding="utf-8"))
+        inline = re.findall(
+            r"`((?:\w+=\S+ )*(?:python benchmarks/|bash (?:scripts|research)/)[^`]*)`", page.read_text(encoding="utf-8")
+        )
         for line in [line for block in blocks(page) for line in lines(block)] + [" ".join(command.split()) for command in inline]:
             yield pytest.param(line, id=f"{page.relative_to(ROOT)}: {' '.join(line.split()[:3])}")
 
@@ -145,7 +147,7 @@ def test_command_parses(command):
     elif words[0] in PARSERS:
         options.parse_args_and_arch(PARSERS[words[0]](), words[1:])
     else:
-        scripts = [word for word in words if re.match(r"(?:scripts|benchmarks)/|post_processed", word)]
+        scripts = [word for word in words if re.match(r"(?:scripts|research|benchmarks)/|post_processed", word)]
         assert all((ROOT / script).is_file() for script in scripts)
         if words[0] == "python" and words[1].startswith("benchmarks/"):
             parse_arguments(words[1:])
@@ -188,7 +190,8 @@ def known_options():
     options.parse_args_and_arch(of_fairseq[1], shlex.split(train)[1:])  # adds the options of what it names
     for parser in (*ours, *of_fairseq):
         found |= parser._option_string_actions.keys()
-    for path in (DOCS / "options.md", *ROOT.glob("scripts/*.*"), *ROOT.glob("benchmarks/*.*"), ROOT / "post_processed_nar.py"):
+    scripts = [path for folder in ("scripts", "research", "benchmarks") for path in (ROOT / folder).glob("*.[ps][yh]")]
+    for path in (DOCS / "options.md", *scripts, ROOT / "post_processed_nar.py"):
         found |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text(encoding="utf-8")))
     return found
 
@@ -214,7 +217,7 @@ def test_links(page):
         if not name.startswith("http"):
             assert (page.parent / name).exists(), target
             assert not heading or heading in headings(page.parent / name if name else page), target
-    for path in re.findall(r"`((?:bang|scripts|tests|benchmarks|examples|docs|models)/[\w./-]+)`", text):
+    for path in re.findall(r"`((?:bang|scripts|research|tests|benchmarks|examples|docs|models)/[\w./-]+)`", text):
         assert (ROOT / path).exists() or path == "docs/gpu.md", f"names {path}"  # gpu.md: a GPU's machine writes it
 
 

@@ -1,29 +1,18 @@
-"""The comparison of docs/results.md: the whole script on little data, and its score."""
+"""The comparison of docs/results.md: the whole script on little data, its trainings, and how it ends."""
 
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import evidence
 import pytest
 from conftest import ROOT
-from rouge import rouge
-
-
-def test_rouge_by_hand(tmp_path):
-    (tmp_path / "hypo").write_text("the cats sat\n\n")
-    (tmp_path / "ref").write_text("The cat slept here\nnothing said\n")
-    scores = rouge(tmp_path / "hypo", tmp_path / "ref")
-    # first line: 2 of 3 and 2 of 4 words (stemmed), 1 of 2 and 1 of 3 pairs; the empty line scores 0
-    assert scores["ROUGE-1"] == scores["ROUGE-L"] == pytest.approx(100 * (2 * 2 / 7) / 2)
-    assert scores["ROUGE-2"] == pytest.approx(100 * (2 * 1 / 5) / 2)
-    (tmp_path / "ref").write_text("one line\n")
-    with pytest.raises(ValueError, match="has 2 lines, .* 1: give one text for each reference"):
-        rouge(tmp_path / "hypo", tmp_path / "ref")
+from test_run_task import after
 
 
 @pytest.fixture
@@ -43,7 +32,7 @@ def data(tmp_path):
 def test_evidence_script(start, data, little_bert, tmp_path):
     training = tmp_path / "out" / "seed1" / start
     training.mkdir(parents=True)
-    (training / "running.log").write_text("what a stopped run logged\n")
+    (training / "train.log").write_text("what a stopped run logged\n")
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WIDTH": "32", "LAYERS": "1",
         "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "STARTS": start, "MODES": "semi-nar",
@@ -70,24 +59,24 @@ def test_evidence_script(start, data, little_bert, tmp_path):
 
 
 @pytest.fixture
-def script(tmp_path):
-    """Starts the script on an OUT in float32; `training` is what a shell does in place of fairseq-train."""
+def script(data, tmp_path):
+    """Starts the script on an OUT in float32; `training` is Python that stands in for fairseq-train."""
 
-    def start(out, training="", descriptors=(), **environment):
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        python = tmp_path / "bin" / "python"
-        python.write_text(
-            "#!/usr/bin/env bash\n"
-            f'case "$*" in "-m bang.recipes.precision") exit ;; "-m fairseq_cli.train "*) {training} ;; esac\n'
-            f'exec "{sys.executable}" "$@"\n'
-        )
-        python.chmod(0o755)
-        path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    def start(out, training="", **environment):
+        out.mkdir(exist_ok=True)
+        (out / "precision").touch()
+        if training:
+            (tmp_path / "in_place" / "fairseq_cli").mkdir(parents=True)
+            (tmp_path / "in_place" / "fairseq_cli" / "__init__.py").touch()
+            (tmp_path / "in_place" / "fairseq_cli" / "train.py").write_text(training)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        python_path = os.pathsep.join(filter(None, [str(tmp_path / "in_place"), os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(
-            ["bash", ROOT / "scripts" / "evidence.sh", tmp_path / "data", out],
-            env={**os.environ, "PATH": path, "VIRTUAL_ENV": sys.prefix, **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=descriptors,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+            ["bash", ROOT / "scripts" / "evidence.sh", data, out],
+            env={**os.environ, "PATH": path, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": python_path, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Where the tests run in the background the signal is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     return start
@@ -96,14 +85,14 @@ def script(tmp_path):
 @pytest.fixture
 def prepared(tmp_path):
     """An OUT whose data seem to be there already."""
-    pairs = tmp_path / "prepared" / "pairs"
-    pairs.mkdir(parents=True)
-    (pairs / "test.src-tgt.tgt.idx").touch()
-    return pairs.parent
+    for name in ("text", "pairs"):
+        (tmp_path / "prepared" / name).mkdir(parents=True)
+    (tmp_path / "prepared" / "pairs" / "test.src-tgt.tgt.idx").touch()
+    return tmp_path / "prepared"
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_make_the_same_table(data, script, tmp_path):
+def test_jobs_side_by_side_make_the_same_table(script, tmp_path):
     few = {
         "WIDTH": "32", "LAYERS": "1", "MIN_COUNT": "2", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "LR": "0.01",
         "STARTS": "ngram2 scratch", "MODES": "nar", "OMP_NUM_THREADS": "1",
@@ -115,35 +104,85 @@ def test_jobs_side_by_side_make_the_same_table(data, script, tmp_path):
         shutil.copytree(one / part, two / part)
     printed, error = script(two, **few, JOBS="2").communicate()
     assert (two / "means.tsv").exists(), printed + error
-    assert (two / "results.tsv").read_text() == (one / "results.tsv").read_text()
+    assert (two / "results.tsv").read_text() == (one / "results.tsv").read_text() == printed
     assert len((two / "means.tsv").read_text().splitlines()) == 3
-    steps = re.findall(r"^\S+ (training|trained) .*/(\S+)", printed, re.MULTILINE)
-    assert steps[:2] == [("training", "ngram2"), ("training", "nar-from-scratch")] and steps[2][0] == "trained"
-    assert steps.index(("trained", "ngram2")) < steps.index(("training", "nar-from-ngram2"))
-    assert len(steps) == len(set(steps)) == 6
+    steps = [name.removesuffix("-seed1") for name in re.findall(r"^\[\d/7\] (\S+)$", error, re.MULTILINE)]
+    assert set(steps[:2]) == {"ngram2", "nar-from-scratch"} and steps[2] == "nar-from-ngram2" and len(steps) == 7
+    _, error = script(two, **few, JOBS="2").communicate()
+    assert error.count(": up to date") == 7
 
 
 def test_a_job_that_fails(script, prepared):
-    training = 'case "$*" in *from-scratch*) echo out of memory; exit 1 ;; *) sleep 1; exit ;; esac'
-    done = script(prepared, training, STARTS="ngram2 scratch", MODES="nar ar", JOBS="2", SEEDS="1")
-    printed, error = done.communicate()
+    """It ends the run with its error; the training beside it comes to its end, and no other begins."""
+    training = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--save-dir") + 1])
+if "from-scratch" in folder.name:
+    sys.exit("out of memory")
+time.sleep(1)
+(folder / "checkpoint_last.pt").touch()
+"""
+    printed, error = (done := script(prepared, training, STARTS="ngram2 scratch", MODES="nar ar", JOBS="2")).communicate()
     run = prepared / "seed1"
-    assert done.returncode == 1 and error == f"evidence.sh: error: {run}/nar-from-scratch: out of memory\n"
-    assert (run / "ngram2" / "train.log").exists() and f"trained {run}/ngram2 in " in printed  # it was beside it
-    assert {path.name for path in run.iterdir()} == {"ngram2", "nar-from-scratch"}  # no other began
+    last = error.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("evidence.sh: error: nar-from-scratch-seed1: ")
+    assert last.endswith(f" ended with status 1: out of memory; its log: {run}/nar-from-scratch/train.log")
+    assert (prepared / "steps" / "ngram2-seed1.json").exists()  # it was beside it
+    assert {path.name for path in run.iterdir()} == {"ngram2", "nar-from-scratch"}
 
 
-def test_control_c_ends_the_trainings(script, prepared):
-    reading, writing = os.pipe()  # its end comes when no training has it any more
-    going = script(prepared, f"echo >&{writing}; sleep 999", STARTS="scratch", JOBS="2", SEEDS="1", descriptors=[writing])
-    os.close(writing)
-    for _ in range(2):
-        assert os.read(reading, 1) == b"\n"
-    going.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_control_c_ends_the_trainings(number, status, script, prepared, tmp_path):
+    training = f"""
+import os, time
+from pathlib import Path
+Path({str(tmp_path)!r}, f"{{os.getpid()}}.began").touch()
+time.sleep(999)
+"""
+    going = script(prepared, training, STARTS="scratch", JOBS="2")
+    while len(began := list(tmp_path.glob("*.began"))) < 2:
+        assert going.poll() is None, going.communicate()
+        time.sleep(0.1)
+    going.send_signal(number)
     _, error = going.communicate(timeout=20)
-    assert going.returncode == 130 and error == ""
-    assert select.select([reading], [], [], 20)[0] and os.read(reading, 1) == b""
-    os.close(reading)
+    assert going.returncode == status and "Traceback" not in error
+    assert not any(Path("/proc", path.stem).exists() for path in began)
+
+
+def test_options_of_each_training(data, tmp_path):
+    """What fairseq-train is given: the streams, the start, the schedule; and what no training goes on with if it changes."""
+
+    def trainings(**environment):
+        settings = evidence.Settings({"STARTS": "ngram9 scratch", "SEEDS": "1 2", **environment})
+        steps = evidence.Comparison(data, tmp_path / "out", settings).plan.steps
+        return {step.name: step for step in steps if step.resumes}
+
+    def words(step):
+        return list(map(str, step.commands[0].words))
+
+    found = trainings()
+    assert len(found) == 2 * (1 + 3 * 2)
+    assert [step.group for step in found.values()] == 8 * ["trainings"] + 6 * ["trainings that go on"]
+    pretraining, nar = words(found["ngram9-seed2"]), words(found["nar-from-ngram9-seed2"])
+    assert [after(pretraining, option) for option in ("--ngram", "--batch-size", "--seed")] == ["9", "16", "2"]
+    assert after(nar, "--load-from-pretrained-model") == str(tmp_path / "out" / "seed2" / "ngram9" / "checkpoint_last.pt")
+    planned = ["--warmup-updates", "--total-num-update", "--max-update", "--validate-interval-updates", "--lr", "--nar-ratio"]
+    assert [after(nar, option) for option in planned] == ["43", "700", "700", "176", "0.001", "1"]
+    assert after(words(found["semi-nar-from-scratch-seed1"]), "--block-size") == "4"
+    assert "--load-from-pretrained-model" not in words(found["ar-from-scratch-seed1"])
+    before = found["ngram9-seed1"].settings
+    others = {"PRETRAIN_UPDATES": "99", "PRETRAIN_LR": "0.1", "PRETRAIN_BATCH": "8", "CLIP": "2", "DROPOUT": "0.2", "LENGTH": "9"}
+    changed = trainings(**others, TRAIN="--fp16")
+    assert before == "2400 updates of 16, LR 0.001, LENGTH 128, CLIP 1.0, DROPOUT 0"
+    assert changed["ngram9-seed1"].settings == "99 updates of 8, LR 0.1, LENGTH 9, CLIP 2, DROPOUT 0.2, TRAIN '--fp16'"
+
+
+def test_the_gpus_defaults(little_bert):
+    settings = evidence.Settings({"BERT": str(little_bert), "LENGTH": "64"}, gpu=True)
+    assert (settings.seeds, settings.length, settings.jobs, settings.min_count) == (["1", "2", "3"], 64, 12, 0)
+    assert (settings.lr, settings.pretrain_lr, settings.decoder_layers) == ("0.0004", "0.0001", 3)
+    assert settings.starts == ["bert+ngram9", "bert+ngram1", "bert", "scratch"]
 
 
 def test_jobs_is_a_number(tmp_path):

@@ -8,9 +8,8 @@ import sys
 import pytest
 from conftest import GOLDEN, ROOT
 
-from bang import cli
+from bang import cli, packages
 from bang.__main__ import COMMANDS, main
-from bang.safety import packages
 
 
 def test_listing_the_commands_loads_neither_torch_nor_fairseq():
@@ -102,16 +101,8 @@ def test_unknown_options_name_the_near_one(arguments, message, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == f"bang {arguments[0]}: error: {message}"
 
 
-def test_console_script_and_former_names():
-    assert "bang = bang.__main__:main" in (ROOT / "setup.py").read_text()
-    for script, command in (("tokenize_text", "tokenize"), ("collect_hypotheses", "collect")):
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"],
-            capture_output=True,
-            text=True,
-            env={"PYTHONPATH": str(ROOT)},
-        )
-        assert done.stdout.startswith(f"usage: bang {command} ")
+def test_console_script():
+    assert 'bang = "bang.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_reader_that_has_seen_enough():

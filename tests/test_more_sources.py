@@ -7,7 +7,7 @@ from conftest import ROOT
 
 
 def run(*arguments):
-    command = [sys.executable, ROOT / "scripts" / "more_sources.py", *arguments]
+    command = [sys.executable, ROOT / "research" / "more_sources.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 

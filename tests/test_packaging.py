@@ -1,15 +1,17 @@
 """`pip install .` works anywhere: everything that is imported is declared, everything that is read is installed."""
 
 import ast
+import functools
 import importlib.metadata
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL
 
 PROVIDED = {"fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "sklearn": "scikit-learn", "PIL": "pillow"}
 """Packages whose modules have another name."""
@@ -54,15 +56,15 @@ def imported(*folders):
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
                 found |= {arg.value.split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
     own = {"bang", "conftest", "post_processed_nar"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
-    own |= {file.stem for folder in ("tests", "benchmarks") for file in (ROOT / folder).glob("*.py")}
+    own |= {file.stem for folder in ("tests", "benchmarks", "research") for file in (ROOT / folder).glob("*.py")}
     return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
 
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
-    assert imported("bang", "scripts", "tests") - requirements(site, "test", "benchmarks", "browser") == set()
+    assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
+    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser") == set()
 
 
 def test_extras_are_those_of_this_checkout():
@@ -97,3 +99,40 @@ def test_an_installed_package_is_a_user_dir(site, run, tmp_path):
         VOCAB_SMALL, "--tgtdict", VOCAB_SMALL, cwd=tmp_path, env=env,
     )  # fmt: skip
     assert (tmp_path / "bin" / "test.src-tgt.src.bin").exists()
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of 12 pairs a split, far from the checkout."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for path in (ROOT / "examples" / "debian").glob("*.???"):
+        (folder / path.name).write_text(
+            "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:12]), encoding="utf-8"
+        )
+    return folder
+
+
+@pytest.mark.parametrize("command", [
+    ["run-task", "pairs", "--mode", "nar", "--out", "out", "--start", "none"],
+    ["distill", "pairs", "--teacher", GOLDEN / "mixed" / "checkpoint.pt", "--vocab", VOCAB_SMALL, "--mode", "nar", "--out", "out", "--start", "none"],
+    ["finetune", "--mode", "nar", "processed", "out"],
+], ids=lambda command: command[0])  # fmt: skip
+def test_an_installed_package_plans_recipes(command, site, pairs, run, tmp_path):
+    """The commands of a recipe name nothing in the checkout."""
+    option = command.index("--mode")
+    words = [*command[:option], "--dry-run", *command[option:]]
+    printed = run(sys.executable, "-m", "bang", *words, cwd=tmp_path, env={"PYTHONPATH": str(site)})
+    assert f"--user-dir {site / 'bang'}" in printed
+    given = [str(word) for word in command if str(word).startswith(str(ROOT))]  # the teacher and its vocabulary
+    assert str(ROOT) not in functools.reduce(lambda text, path: text.replace(path, ""), given, printed)
+
+
+@pytest.mark.slow
+def test_an_installed_package_runs_a_recipe(site, pairs, run, tmp_path):
+    """All of `bang run-task`, `bang finetune` in it, without the checkout."""
+    little = [*TINY[:-1], "--max-update", "2", "--warmup-updates", "1", "--num-workers", "0"]
+    words = ["run-task", pairs, "--mode", "nar", "--out", "out", "--train", shlex.join(little), "--workers", "1"]
+    printed = run(sys.executable, "-m", "bang", *words, cwd=tmp_path, env={"PYTHONPATH": str(site)})
+    assert "ROUGE-L" in printed and len((tmp_path / "out" / "nar.txt").read_text().splitlines()) == 12
+    assert str(ROOT) not in (tmp_path / "out" / "train.log").read_text()

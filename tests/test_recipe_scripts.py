@@ -19,10 +19,6 @@ def arguments(tmp_path):
     folder.mkdir()
     note = 'printf "%s\\n" "$@" > "$NOTED"; exit 1'
     (folder / "fairseq-train").write_text(f"#!/bin/sh\n{note}\n")
-    (folder / "fairseq-preprocess").write_text(
-        "#!/bin/sh\n"
-        'for word; do [ "$last" != --destdir ] || { mkdir -p "$word"; touch "$word/dict.src.txt"; }; last=$word; done\n'
-    )
     # what is faster on this CPU is measured for seconds
     (folder / "python").write_text(
         f'#!/bin/sh\ncase "$*" in "-m bang.recipes.precision"*) exit ;; "-m fairseq_cli.train "*) shift 2; {note} ;; esac\n'
@@ -30,11 +26,18 @@ def arguments(tmp_path):
     )
     for program in folder.iterdir():
         program.chmod(0o755)
+    (folder / "fairseq_cli").mkdir()  # in which python -m finds the same
+    (folder / "fairseq_cli" / "__init__.py").write_text("import pkgutil\n__path__ = pkgutil.extend_path(__path__, __name__)\n")
+    (folder / "fairseq_cli" / "train.py").write_text(
+        "import os, sys\nopen(os.environ['NOTED'], 'w').write('\\n'.join(sys.argv[1:]) + '\\n')\nsys.exit(1)\n"
+    )
     (tmp_path / "a checkout").symlink_to(ROOT)
 
     def call(script, *words, **environment):
         path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {"VIRTUAL_ENV": sys.prefix, "NOTED": str(tmp_path / "noted"), "GPUS": "1", "PATH": path}
+        if script in ("evidence.sh", "quickstart.sh"):
+            ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         command = ["bash", tmp_path / "a checkout" / "scripts" / script, *words]
         done = subprocess.run(command, env={**os.environ, **ours, **environment}, capture_output=True, text=True)
         assert done.returncode == 1 and (tmp_path / "noted").exists(), done.stdout[-2000:] + done.stderr[-2000:]
@@ -63,13 +66,14 @@ def test_quickstart(arguments, start, tmp_path):
 
 def test_evidence(arguments, start, tmp_path):
     out = tmp_path / "an out"
-    (out / "pairs").mkdir(parents=True)
+    for name in ("text", "pairs"):
+        (out / name).mkdir(parents=True)
     (out / "pairs" / "test.src-tgt.tgt.idx").touch()  # the data are there already
     words = arguments("evidence.sh", tmp_path, out, BERT=str(start), STARTS="bert", MODES="nar")
     run = out / "seed1" / "nar-from-bert"
     assert words[0] == str(out / "pairs") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")
     assert words.count("--load-from-pretrained-model") == 1 and after(words, "--load-from-pretrained-model") == str(start)
-    assert after(words, "--encoder-embed-dim") == "32" and after(words, "--user-dir") == str(tmp_path / "a checkout" / "bang")
+    assert after(words, "--encoder-embed-dim") == "32" and after(words, "--user-dir") == str(ROOT / "bang")
 
 
 @pytest.mark.parametrize("script", ["evidence", "finetune"])
@@ -101,7 +105,7 @@ def test_the_line_of_what_failed_is_told(tmp_path):
     done = subprocess.run(["bash", "-c", code, "script.sh"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (7, "went on\n")
     assert done.stderr == f"script.sh: error: y.py: Error 2 (all of it: {tmp_path}/log)\n"
-    for script in (ROOT / "scripts").glob("*.sh"):
+    for script in (*(ROOT / "scripts").glob("*.sh"), *(ROOT / "research").glob("*.sh")):
         text = script.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r'^.*(?:2>&1|2>+ *"(?!\$name.seconds)).*$\n?.*', text, flags=re.M):
             if "/dev/null" not in line and not line.lstrip().startswith("#"):

@@ -254,10 +254,10 @@ def test_pairs_of_either_layout(data):
 
 @pytest.mark.slow
 def test_whole_task_then_only_what_changed(data, tmp_path):
-    """scripts/run_task.sh, with four updates; then again; then decoded with another beam."""
+    """`bang run-task`, with four updates; then again; then decoded with another beam."""
 
     def run_task(*options):
-        command = ["bash", ROOT / "scripts" / "run_task.sh", data, "--mode", "all", "--out", tmp_path / "out", "--train", LITTLE]
+        command = [sys.executable, "-m", "bang", "run-task", data, "--mode", "all", "--out", tmp_path / "out", "--train", LITTLE]
         environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1",
                        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # fmt: skip
         done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""scripts/score_rescoring.sh on four sentences, with the shipped model."""
+"""research/score_rescoring.sh on four sentences, with the shipped model."""
 
 import os
 import re
@@ -14,7 +14,7 @@ def test_rescoring(tmp_path):
     for side in ("src", "tgt"):
         lines = (ROOT / "examples" / "debian" / f"test.{side}").read_text(encoding="utf-8").splitlines(keepends=True)[:4]
         (tmp_path / f"test.{side}").write_text("".join(lines), encoding="utf-8")
-    command = ["bash", ROOT / "scripts" / "score_rescoring.sh", ROOT / "models" / "debian-synopsis" / "checkpoint.pt", tmp_path]
+    command = ["bash", ROOT / "research" / "score_rescoring.sh", ROOT / "models" / "debian-synopsis" / "checkpoint.pt", tmp_path]
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     done = subprocess.run([*command, tmp_path / "out"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -28,7 +28,7 @@ def test_ship_model(little_bert, tmp_path):
     }  # fmt: skip
 
     def run():
-        command = ["bash", ROOT / "scripts" / "ship_model.sh", data, out]
+        command = ["bash", ROOT / "research" / "ship_model.sh", data, out]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stderr

@@ -72,6 +72,9 @@ LOOPS = {
     "nar": (dict(decoding="nar"), {}),
     "nar, long": (dict(decoding="nar"), dict(min_len=20, max_len_a=3)),
     "nar, rescore": (dict(decoding="nar", rescore=4), {}),
+    "nar, link": (dict(decoding="nar"), dict(min_len=9, max_len_a=3)),
+    "semi-nar, link": (dict(decoding="semi-nar", block_size=3, eos_penalty=0.5), {}),
+    "semi-nar, link and prefix": (dict(decoding="semi-nar"), dict(prefix=2, unkpen=0.5)),
     "semi-nar": (dict(decoding="semi-nar", block_size=3, eos_penalty=0.5), {}),
     "semi-nar, prefix": (dict(decoding="semi-nar"), dict(prefix=2)),
     "semi-nar, rescore": (dict(decoding="semi-nar", rescore=3), {}),
@@ -88,18 +91,26 @@ LOOPS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", LOOPS)
-def test_the_loop_gives_the_cpus_texts_and_the_host_waits_once_a_pass(way, dtype, golden_model, make_task, pairs, monkeypatch):
-    (mode, generation), run, waits = LOOPS[way], TorchSession.run, []
+def test_the_loop_gives_the_cpus_texts_and_the_host_waits_once_a_pass(
+    way, dtype, golden_model, make_task, pairs, link_file, monkeypatch
+):
+    (mode, generation), waits = LOOPS[way], []
+    if "link" in way:
+        mode = {**mode, "link": str(link_file)}
 
-    def counted(self, step):
-        before = gpu.waits.total()
-        found = run(self, step)
-        waits.append(gpu.waits.total() - before)
-        return found
+    def counted(run):
+        def count(*arguments):
+            before = gpu.waits.total()
+            found = run(*arguments)
+            waits.append(gpu.waits.total() - before)
+            return found
+
+        return count
 
     batch, model = pairs("test", 8)[0], golden_model("mixed").to(DTYPES[dtype])
     expected = decode(make_task(**mode), model, batch, **generation)
-    monkeypatch.setattr(TorchSession, "run", counted)
+    for name in ("run", "likeliest"):
+        monkeypatch.setattr(TorchSession, name, counted(getattr(TorchSession, name)))
     with warm_gpu() as gpu:
         model, batch = model.cuda(), utils.move_to_cuda(batch)
         gpu.waits.clear()

@@ -19,11 +19,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="precision to compute in (default: %(default)s)",
     )
+    add_link_argument(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
+
+
+def add_link_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--link",
+        metavar="FILE",
+        help="what chooses the texts of NAR and semi-NAR, a file of bang link, or none (default: link.bin in the model's folder, "
+        "or beside the checkpoint)",
+    )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     for name, option in DESCRIBED.items():
+        if name == "link":  # its file is the model's: `add_model_arguments`
+            continue
         text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
         metavar = "MODE" if option.type is str else "N"
         parser.add_argument("--" + name.replace("_", "-"), type=option.type, metavar=metavar, help=text.replace("%", "%%"))
@@ -33,9 +45,10 @@ def load(args: argparse.Namespace):
     """The model that the command line names."""
     from ..inference.api import Bang
 
-    return Bang.load(args.model, vocab=args.vocab, device=args.device, dtype=args.dtype, threads=args.threads)
+    return Bang.load(args.model, vocab=args.vocab, link=args.link, device=args.device, dtype=args.dtype, threads=args.threads)
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     """The generation options that the command line gives."""
-    return {name: getattr(args, name) for name in DESCRIBED if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in DESCRIBED if name != "link"}
+    return {name: value for name, value in given.items() if value is not None}

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from ..inference.load import import_heavy
 from ..packages import install_command
 from ..text.files import read_lines
+from ._options import add_link_argument
 
 HELP = "a model to ONNX graphs that run without torch"
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the published vocab.txt)"
     )
+    add_link_argument(parser)
     parser.add_argument("--check", metavar="FILE", help="raw text to check with, a text a line; its first 100 lines")
     parser.add_argument(
         "--reference",
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--reduce-range is about --int8")
     texts, references = _check_texts(args.check, args.reference)
     export, trained_model = import_heavy("bang.deploy.export"), import_heavy("bang.inference.trained_model")
-    model = trained_model.read_model(args.model, args.vocab)
+    model = trained_model.read_model(args.model, args.vocab, args.link)
     export.export(model, args.folder, args.precision, args.reduce_range, _say)
     _say(f"check with {len(texts)} texts")
     agreeing = {}

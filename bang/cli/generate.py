@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Iterator
 
+from ..decoding.link import NO_LINK
 from ..text.files import CompressedError, decode_line
 from ._options import add_generation_arguments, add_model_arguments, generation_options, load
 
@@ -67,12 +68,15 @@ def run(args: argparse.Namespace) -> None:
                 undecodable[number], text = str(error), ""
             yield text
 
+    options = generation_options(args)
+    if args.link not in (None, NO_LINK):
+        options["link"] = True  # a file that is named is to be used
     batching = {"batch_tokens": args.batch_tokens} if args.batch_tokens is not None else {}
     if sys.stdin.isatty():
         batching["read_ahead"] = 1  # somebody waits for the answer
     found = model.generate(
         lines(), details=True, truncate=args.truncate_source, drop_repeats=False if args.keep_repeats else None,
-        on_error="raise" if is_to_stop else "blank", **generation_options(args), **batching,
+        on_error="raise" if is_to_stop else "blank", **options, **batching,
     )  # fmt: skip
     blank: dict[int, str] = {}
     total = 0

@@ -11,7 +11,7 @@ The folder holds weights without the optimizer (model.safetensors), sizes, train
 import argparse
 
 from ..inference.load import import_heavy
-from ._options import add_generation_arguments, generation_options
+from ._options import add_generation_arguments, add_link_argument, generation_options
 
 HELP = "a checkpoint to a folder that holds all that generation needs"
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="precision of the weights (default: %(default)s)",
     )
+    add_link_argument(parser)
     add_generation_arguments(parser)
 
 
@@ -51,4 +52,5 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--last {args.last}: give 1 or more")
         paths = pack.last_checkpoints(args.checkpoint, args.last)
     paths = [*args.average_with, *paths]  # what is no weight is of the last
-    pack.write_folder(pack.read_average(paths, args.vocab), args.folder, args.dtype, generation_options(args), source=paths)
+    model = pack.read_average(paths, args.vocab, args.link)
+    pack.write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)

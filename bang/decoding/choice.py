@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from . import path
+
 
 class Bounds(NamedTuple):
     """What a row's text must keep to: integer arrays (B), of numpy or torch.
@@ -150,6 +152,25 @@ class Chooser:
             drafts.append(xp.where(kept[-1], own[:, i : i + 1], token))
             before = drafts[-1][:, 0]
         return xp.concatenate(drafts, 1), xp.where(xp.concatenate(kept, 1), score, -float("inf"))
+
+    def likeliest(self, xp: ModuleType, logits: list, count: int):
+        """What a search may choose from, before any rule but that pad is never chosen.
+
+        Args:
+            logits: of each model of an ensemble, (B, n, V) in float32; may be overwritten.
+            count: K, at most V.
+        Returns:
+            The likeliest tokens of each slot but pad and eos, (B, n, K), their log-probabilities, and those of eos, (B, n).
+        """
+        x, total = self._scores(xp, logits, True)
+        end = x[..., self.eos] - total
+        x[..., self.pad] = -float("inf")
+        x[..., self.eos] = -float("inf")
+        if hasattr(x, "topk"):
+            scores, tokens = x.topk(count)
+        else:
+            tokens, scores = path.likeliest(x, count)
+        return tokens, scores - total[..., None], end
 
     def _scores(self, xp, logits: list, scored: bool):
         """Logits of the average, (B, n, V), and their log-sum-exp, (B, n), or None if not `scored`."""

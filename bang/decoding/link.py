@@ -17,6 +17,7 @@ Shapes: V vocabulary, n bigrams, m trigrams with entries.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -25,6 +26,9 @@ import numpy as np
 
 from ..text.files import StrPath, replacing
 
+LINK_FILE = "link.bin"
+"""A link's name in a model's folder, and beside a checkpoint."""
+NO_LINK = "none"
 _MAGIC = b"bang link "
 _VERSION = 1
 UNIT = 1024
@@ -231,6 +235,23 @@ class Link:
             raise ValueError("arrays of other lengths")
         if len(self.back_off2) != (n if self.order == 3 else 0) or self.order == 2 and m:
             raise ValueError("arrays of another order")
+
+
+def find_link(folder: StrPath, pieces: Sequence[str], link: StrPath | None = None) -> Link | None:
+    """The link of a model.
+
+    Args:
+        folder: of the model; its `LINK_FILE` serves, if it has one.
+        pieces: the model's vocabulary.
+        link: a file to take in its place; `NO_LINK`: none.
+
+    Raises:
+        OSError, ValueError: see `Link.load`.
+    """
+    if link is not None:
+        return None if link == NO_LINK else Link.load(link, pieces)
+    path = os.path.join(folder, LINK_FILE)
+    return Link.load(path, pieces) if os.path.exists(path) else None
 
 
 def make_link(

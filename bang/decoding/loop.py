@@ -28,6 +28,10 @@ Read are v_0 ... v_G-1 and then e_1 ... e_D: R = G + D. Semi-NAR has one block, 
 all kept: G = 1, D = K - 1; with a threshold it drafts and verifies too, and the drafts that are sure
 are kept at once. NAR has one block too, anchored at nothing; its slots' own keys and
 values are cached, slot i at column i, and M = 0.
+
+Where tokens are kept unverified a *link* may choose them: the session answers with the likeliest tokens of each slot,
+and what is kept is the best path through them (`path`). In semi-NAR a path begins behind the last kept token. In NAR
+one path runs through all pieces of the canvas, and is settled where it ends.
 """
 
 from typing import NamedTuple
@@ -35,7 +39,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..modes import NAR_FIRST_PIECE, Strategy
+from .linked import Linked
 from .passes import Pass, Session, accepted
+from .path import PathSearch, Slots
 
 
 class Text(NamedTuple):
@@ -62,6 +68,7 @@ class Decoding:
         pad, eos: ids.
         prefix: tokens that the texts begin with, padded on the right, (B, any); None: free.
         no_repeat_ngram: no n-gram of so many tokens comes twice; 0: it may.
+        linked: chooses the tokens by paths; None: each slot gives its own. Not where drafts are verified.
     """
 
     def __init__(
@@ -74,10 +81,15 @@ class Decoding:
         eos: int,
         prefix: np.ndarray | None = None,
         no_repeat_ngram: int = 0,
+        linked: Linked | None = None,
     ):
         assert strategy.anchored or prefix is None, "NAR has no main stream for a prefix"
         assert strategy.sure is None or not strategy.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
+        assert linked is None or not strategy.verify, "a path's tokens are kept as they are"
         rows = len(limit)
+        self.linked = linked
+        self.search: PathSearch | None = None
+        self.start = np.ones(rows, dtype=np.int64)  # the column of the search's first slot
         self.session, self.strategy = session, strategy
         self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
         self.row = np.arange(rows)  # of the batch
@@ -100,8 +112,10 @@ class Decoding:
         texts: dict[int, Text] = {}
         while len(self.row):
             step = self._next_pass()
-            tokens, scores = self.session.run(step)
-            ended = self._commit(step, tokens, scores)
+            if self.linked is not None and step.blocks == 1:
+                ended = self._commit_paths(self.session.likeliest(step, self.linked.candidates), self.linked)
+            else:
+                ended = self._commit(step, *self.session.run(step))
             self.passes += 1
             if ended.any():
                 for row in ended.nonzero()[0]:
@@ -132,6 +146,8 @@ class Decoding:
         tokens = np.take_along_axis(self.text, self.fed[:, None] + np.arange(main), axis=1)
         anchor = last[:, None] + np.arange(blocks)
         given, forced = 0, None
+        if self.linked is not None and blocks > 1:
+            drafts = 0  # a prefix is scored; paths begin behind it
         if not self.passes and blocks > 1:  # nothing is drafted inside what all rows are given
             given = int(self.drafted.min())
             forced = np.full((len(last), blocks), -1)
@@ -177,7 +193,7 @@ class Decoding:
         sure = read <= agreed[:, None]
         if self.strategy.sure is not None:
             sure |= (tokens != self.pad) & (scores >= self.strategy.sure)
-        kept = sure.cumprod(1).sum(1)
+        kept = agreed if self.linked is not None else sure.cumprod(1).sum(1)
         ends = self._is_end(tokens) & (read < kept[:, None])
         ended = ends.any(1)
         kept = np.where(ended, ends.argmax(1) + 1, kept)
@@ -189,8 +205,25 @@ class Decoding:
         np.put_along_axis(self.text, columns, np.where(read < (kept + self.drafted)[:, None], tokens, self.pad), axis=1)
         np.put_along_axis(self.score, columns, scores.astype(np.float32), axis=1)
         np.put_along_axis(self.when, columns, np.full_like(columns, self.passes), axis=1)
-        self.fed = self.length + agreed
+        self.fed = self.length + np.minimum(agreed, kept - 1)  # a pass needs a token to be fed
         self.length = self.length + kept
+        return ended
+
+    def _commit_paths(self, slots: Slots, linked: Linked) -> np.ndarray:
+        """Keeps the best paths through a pass's candidates; says which rows have ended."""
+        if self.search is None or self.strategy.anchored:
+            self.start = self.length
+            least = self.least if self.strategy.anchored else np.maximum(self.least, 1)
+            self.search = linked.search(self.text, self.length, least, self.limit)
+        self.search.extend(slots)
+        paths, new = self.search.best(), slots.end.shape[1]
+        tokens, scores, ended = paths.tokens[:, 0, :-1], paths.log_probs[:, 0, :-1], paths.ended[:, 0]
+        columns = self.start[:, None] + np.arange(tokens.shape[1])
+        np.put_along_axis(self.text, columns, tokens, axis=1)
+        np.put_along_axis(self.score, columns, scores, axis=1)
+        np.put_along_axis(self.when, self.length[:, None] + np.arange(new), self.passes, axis=1)
+        self.fed, self.drafted = self.length, np.zeros_like(self.length)
+        self.length = np.where(ended, self.start + paths.length[:, 0], self.length + new)
         return ended
 
     def _is_end(self, tokens: np.ndarray) -> np.ndarray:
@@ -208,3 +241,8 @@ class Decoding:
             setattr(self, name, getattr(self, name)[rows])
         if len(rows):
             self.session.keep(rows)
+            if self.linked is not None:
+                self.linked.keep(rows)
+            if self.search is not None:
+                self.search.keep(rows)
+                self.start = self.start[rows]

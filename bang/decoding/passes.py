@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .. import visibility
+from .path import Slots
 
 
 class Pass(NamedTuple):
@@ -125,6 +126,13 @@ class Session(Protocol):
         Returns:
             Tokens, int64, pads where a block has no such slot, and their log-probabilities, float32,
             both (B, G + D).
+        """
+
+    def likeliest(self, step: Pass, count: int) -> Slots:
+        """Runs a pass of one block.
+
+        Returns:
+            The `count` likeliest tokens of each slot but pad and eos, on the host; no rule is applied.
         """
 
     def keep(self, rows: np.ndarray) -> None:

@@ -115,6 +115,7 @@ class PathSearch:
         self._weights = weights or link.weights
         self._width = count if link.order == 2 else max(self._weights.width, count)
         self._rows = np.arange(len(length))
+        self._key = self._rows  # what tells a row's pairs of the source from others'
         self._kept = length - 1  # tokens of the text before the first slot
         self._limit = rules.limit
         self._least = np.minimum(rules.least, rules.limit)
@@ -164,6 +165,13 @@ class PathSearch:
             if not self._open.any():
                 break
             self._step(slots, step, slot, forced)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Goes on with these rows alone, (B'), in this order."""
+        for name in _OF_ROWS:
+            setattr(self, name, getattr(self, name)[rows])
+        self._rows = np.arange(len(rows))
+        self._seen = [Slots(*(x[rows] for x in slots)) for slots in self._seen]
 
     def best(self) -> Paths:
         """The best paths, ended ones and those that run on behind the last slot, best first."""
@@ -308,7 +316,14 @@ class PathSearch:
         return self._source_pairs.find(self._of_row(pair)) >= 0
 
     def _of_row(self, pair: np.ndarray) -> np.ndarray:
-        return pair + self._rows.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
+        return pair + self._key.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
+
+
+_OF_ROWS = (
+    "_key", "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_pairs", "_bigram",
+    "_ended_score", "_ended_ranks", "_ended_length",
+)  # fmt: skip
+"""Arrays of a search whose first dimension is the row."""
 
 
 class _Transitions(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from .choice import Bounds, Chooser
 from .passes import Pass, drafting_slots
+from .path import Slots
 
 
 class BaseSession:
@@ -46,6 +47,10 @@ class BaseSession:
         """What a pass gave, on the host."""
         return tokens, scores
 
+    def read_slots(self, tokens: Any, log_probs: Any, end: Any) -> Slots:
+        """The candidates of a pass, on the host."""
+        return Slots(tokens, log_probs, end)
+
     def prepare(self, slots: list) -> list:
         """Slots that are about to be read in two steps; a backend may compute what both need."""
         return slots
@@ -61,6 +66,10 @@ class BaseSession:
             target = first_target + self.send(np.arange(1 + step.drafts))
             return self.read(*self.choose(slots, target, forced, step.banned, step.ends))
         return self.read(*self._verify_and_draft(step, self.prepare(slots), first_target))
+
+    def likeliest(self, step: Pass, count: int) -> Slots:
+        """As `passes.Session.likeliest`."""
+        return self.read_slots(*self.chooser.likeliest(self.xp, self.logits(self.forward(step)), count))
 
     def _verify_and_draft(self, step: Pass, slots: list, first_target: Any) -> tuple[Any, Any]:
         """Reads the first slot of each block, then the drafts of the block behind the last accepted token."""

@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
+from ..decoding.link import LINK_FILE
 from ..inference import cpu
 from ..inference.api import Bang, Generation
 from ..inference.torch_engine import TorchEngine
@@ -67,6 +68,9 @@ def export(
                 quantize(new / name, reduced)
         files = sorted(path.name for path in new.iterdir())
         model.dictionary.save(new / VOCABULARY)
+        if model.link is not None:
+            model.link.save(new / LINK_FILE)
+            files.append(LINK_FILE)
         config = {
             "format": EXPORT,
             "version": VERSIONS[EXPORT],

@@ -17,6 +17,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from ..decoding.link import LINK_FILE, NO_LINK
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
@@ -29,7 +30,7 @@ from ..trained_modes import best_trained, update_shares
 logger = logging.getLogger(__name__)
 
 
-def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> TrainedModel:
+def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
     """Reads several checkpoints of one run, or of runs that go on from one another, into one model of the mean weights.
 
     What is no weight is the last one's.
@@ -37,10 +38,10 @@ def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None) -> Trai
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`; also where they do not agree in sizes or vocabulary.
     """
-    last = read_checkpoint(paths[-1], vocab)
+    last = read_checkpoint(paths[-1], vocab, link)
     sums = {name: value.double() for name, value in last.weights.items()}
     for path in paths[:-1]:
-        model = read_checkpoint(path, vocab)
+        model = read_checkpoint(path, vocab, NO_LINK)
         _check_mean(model, last, path, paths[-1])
         for name, value in model.weights.items():
             sums[name] += value.double()
@@ -123,11 +124,13 @@ def write_folder(
         "criterion": model.criterion,
         "updates": model.updates,
         "languages": model.languages,
-        "files": [WEIGHTS, VOCABULARY],
+        "files": [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])],
     }
     with new_folder(folder) as new:
         save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
         model.dictionary.save(new / VOCABULARY)
+        if model.link is not None:
+            model.link.save(new / LINK_FILE)
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(model, Path(folder).name, dtype, source, mode), encoding="utf-8")

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.limits import check_lengths, least_length, length_limits
+from ..decoding.link import Link
+from ..decoding.linked import Linked
 from ..decoding.loop import Decoding, Text
 from ..modes import Strategy
 from .session import TorchSession
@@ -29,6 +31,7 @@ class LoopGenerator:
         normalize_scores, len_penalty: score is the sum of log-probabilities, eos included, over
             length ** len_penalty.
         statistics: counts the passes.
+        link: chooses the tokens of strategies that keep them unverified; None: each slot gives its own.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class LoopGenerator:
         normalize_scores: bool = True,
         len_penalty: float = 1.0,
         statistics: Statistics | None = None,
+        link: Link | None = None,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
         self.models, self.strategy, self.chooser = models, strategy, chooser
@@ -54,7 +58,7 @@ class LoopGenerator:
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
         self.normalize_scores, self.len_penalty = normalize_scores, len_penalty
-        self.statistics = statistics
+        self.statistics, self.link = statistics, link
         for model in models:
             model.eval()
 
@@ -91,8 +95,9 @@ class LoopGenerator:
             least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
+        linked = None if self.link is None else Linked(self.link, src_tokens.cpu().numpy(), self.chooser)
         texts = Decoding(
-            session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram
+            session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram, linked
         ).run()
         if self.statistics is not None and length is None:  # a sentence counts once
             self.statistics.add(texts)

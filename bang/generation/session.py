@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import visibility
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
+from ..decoding.path import Slots
 from ..decoding.session import BaseSession
 from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
 
@@ -67,6 +68,14 @@ class TorchSession(BaseSession):
             return tokens, scores
         both = torch.stack([tokens.int(), scores.float().view(torch.int32)]).cpu().numpy()
         return both[0].astype(np.int64), both[1].view(np.float32)
+
+    def read_slots(self, tokens, log_probs, end) -> Slots:
+        """The candidates of a pass, on the host: one host sync."""
+        if self.xp is np:
+            return Slots(tokens, log_probs, end)
+        scores = torch.cat([log_probs, end[..., None]], -1).float().view(torch.int32)
+        both, count = torch.cat([tokens.int(), scores], -1).cpu().numpy(), tokens.shape[-1]
+        return Slots(both[..., :count].astype(np.int64), both[..., count:-1].view(np.float32), both[..., -1].view(np.float32))
 
     def prepare(self, slots: list) -> list:
         """On a CPU the output layer runs once a pass where the slots are few: reading its weights is what costs."""

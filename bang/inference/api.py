@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .. import modes
+from ..decoding.link import NO_LINK, Link
 from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
@@ -60,12 +61,14 @@ class Engine(Protocol):
         shares: how much of the training each mode had, {mode: share}; None where nobody knows.
         blocks: those of the training; None where nobody knows.
         max_source_positions: longest source that it takes, eos included.
+        link: chooses the texts of NAR and semi-NAR; None: there is none.
     """
 
     modes: tuple[str, ...]
     shares: dict[str, float] | None
     blocks: Blocks | None
     max_source_positions: int
+    link: Link | None
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
         """Generates for a batch; may be called from several threads.
@@ -136,6 +139,7 @@ class Bang:
         model: StrPath,
         *,
         vocab: StrPath | None = None,
+        link: StrPath | None = None,
         device: str | None = None,
         dtype: str = "float32",
         threads: int | None = None,
@@ -146,6 +150,8 @@ class Bang:
             model: a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train.
             vocab: a checkpoint's vocabulary; default: dict.*.txt beside it, or the published vocab.txt.
                 Folders bring their own.
+            link: a file of `bang link`, by which NAR and semi-NAR choose their texts; "none": none.
+                Default: link.bin in the folder, or beside the checkpoint, if it is there.
             device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one, of an export the CPU.
             dtype: "float32", "bfloat16" or "float16".
             threads: CPU threads of an operation; default: the library's choice.
@@ -153,7 +159,7 @@ class Bang:
         Raises:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
-        engine, pieces, defaults = load_model(model, vocab=vocab, device=device, dtype=dtype, threads=threads)
+        engine, pieces, defaults = load_model(model, vocab=vocab, link=link, device=device, dtype=dtype, threads=threads)
         defaults = {name: value for name, value in defaults.items() if name in DESCRIBED}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
@@ -161,6 +167,7 @@ class Bang:
             raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
         loaded = cls(engine, pieces, options)
         paths = dict(model=os.path.abspath(model), vocab=vocab and os.path.abspath(vocab))
+        paths["link"] = link if link in (None, NO_LINK) else os.path.abspath(link)
         loaded._loaded_by = dict(**paths, device=device, dtype=dtype, threads=threads)
         return loaded
 
@@ -234,6 +241,8 @@ class Bang:
         options = replace(self.defaults, **(given if mode is None else {"mode": mode, **given}))
         if options.mode not in self.engine.modes:
             raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
+        if options.link:
+            self._check_link(options)
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
             raise ValueError(
@@ -244,6 +253,17 @@ class Bang:
             raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         self._warn_untrained(options)
         return options
+
+    def _check_link(self, options: Options) -> None:
+        """Refuses a link that is asked for where there can be none."""
+        mode = modes.find(options.mode)
+        if "link" not in mode.options:
+            have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
+            raise ValueError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
+        if not mode.may_link(options):
+            raise ValueError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
+        if self.engine.link is None:
+            raise ValueError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""

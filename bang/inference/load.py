@@ -24,7 +24,7 @@ def load_model(model: StrPath, vocab: StrPath | None = None, **options) -> tuple
     Args:
         model: a folder, or a checkpoint of fairseq-train.
         vocab: a checkpoint's vocabulary.
-        options: the engine's: device, dtype, threads.
+        options: the engine's: link (see `find_link`), device, dtype, threads.
     Returns:
         Engine, vocabulary in the order of its ids, generation defaults.
     Raises:

@@ -13,6 +13,8 @@ from .. import visibility
 from ..decoding import loop
 from ..decoding.choice import Bounds
 from ..decoding.limits import least_length, length_limits
+from ..decoding.link import Link, find_link
+from ..decoding.linked import Linked
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import check_vocabulary, read_pieces
@@ -42,12 +44,20 @@ class OnnxEngine:
         config: its config.json.
         device: "cpu", "cuda", "cuda:1" …; None: the CPU.
         threads: CPU threads of an operation; None: as many as the process may use.
+        link: of NAR and semi-NAR; None: none.
     """
 
-    def __init__(self, folder: StrPath, config: dict[str, Any], device: str | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        folder: StrPath,
+        config: dict[str, Any],
+        device: str | None = None,
+        threads: int | None = None,
+        link: Link | None = None,
+    ):
         if threads is not None:
             check_number("threads", threads, least=1)
-        self.modes, self.shares = tuple(config["modes"]), config["shares"] or None
+        self.modes, self.shares, self.link = tuple(config["modes"]), config["shares"] or None, link
         self.blocks = Blocks(*config["blocks"]) if config.get("blocks") else None  # exports of once do not say
         self.max_source_positions = config["max_source_positions"]
         self._max_len = config["max_target_positions"] - 1  # the eos behind it has a position too
@@ -85,12 +95,18 @@ class OnnxEngine:
             parts = (sources[start : start + rows] for start in range(0, len(sources), rows))
             return [found for part in parts for found in self.generate(part, options)]
         bounds = Bounds(least, limit, np.arange(len(sources)))
-        session = OnnxSession(self._graphs, sources, OfLogProbs(*specials, eos_penalty=penalty), bounds)
+        chooser = OfLogProbs(*specials, eos_penalty=penalty)
+        session = OnnxSession(self._graphs, sources, chooser, bounds)
         if beam > 1:
             found = search(session, beam, least, limit, specials, options.len_penalty, options.no_repeat_ngram_size)
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
-        decoding = loop.Decoding(session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking)
+        linked = None
+        if self.link is not None and options.link is not False and mode.may_link(options):
+            linked = Linked(self.link, session.source, chooser)
+        decoding = loop.Decoding(
+            session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking, linked=linked
+        )
         return [
             _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
             for text in decoding.run()
@@ -141,11 +157,17 @@ def _first_line(error: Exception) -> str:
 
 
 def load(
-    folder: StrPath, config: dict[str, Any], device: str | None = None, dtype: str = "float32", threads: int | None = None
+    folder: StrPath,
+    config: dict[str, Any],
+    link: StrPath | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
 ) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
     """See `load.load_model`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
         raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
-    engine, pieces = OnnxEngine(folder, config, device, threads), read_pieces(folder)
+    pieces = read_pieces(folder)
+    engine = OnnxEngine(folder, config, device, threads, find_link(folder, pieces, link))
     check_vocabulary(folder, len(pieces), engine.pieces)
     return engine, pieces, config["generation"]

@@ -13,6 +13,7 @@ from onnxruntime import InferenceSession, OrtValue
 from .. import visibility
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
+from ..decoding.path import Slots
 from ..decoding.session import BaseSession
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
@@ -106,6 +107,17 @@ class OnnxSession(BaseSession):
         tokens, log_probs = columns(Candidates(*slots), self._graphs.specials)
         chosen, scores = self._of_candidates(np, [log_probs], target, self.rules(ends))
         return np.take_along_axis(tokens, chosen[..., None], axis=2)[..., 0], scores
+
+    def likeliest(self, step: Pass, count: int) -> Slots:
+        """As `passes.Session.likeliest`."""
+        if self._graphs.whole:
+            return super().likeliest(step, count)
+        found = self.candidates(step, count)
+        pad, _, eos = self._graphs.specials
+        log_probs = np.where(np.isin(found.tokens, (pad, eos)), -np.inf, found.log_probs)
+        order = np.argsort(-log_probs, axis=-1, kind="stable")[..., :count]
+        tokens, log_probs = (np.take_along_axis(x, order, axis=-1) for x in (found.tokens, log_probs))
+        return Slots(tokens, log_probs, found.specials[..., 2])
 
     def logits(self, slots: list[np.ndarray]) -> list[np.ndarray]:
         """Log-probabilities serve as logits."""

@@ -42,7 +42,7 @@ class TorchEngine:
         self._network = model.build().to(self._device, DTYPES[dtype])
         self._network.lay_out()
         self.modes = tuple(self._network.decodes)
-        self.shares, self.blocks = model.shares or None, model.blocks
+        self.shares, self.blocks, self.link = model.shares or None, model.blocks, model.link
         self.max_source_positions = model.sizes["max_source_positions"]
         self._process = os.getpid()
         self._begin()
@@ -98,6 +98,7 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options):
         no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
         max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
     )  # fmt: skip
+    task.link = None if options.link is False else model.link
     generator = task.build_generator([network], generation)
     generator.statistics = None  # a command's report at its end
     return task, generator
@@ -123,14 +124,18 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def load(folder: StrPath, config: dict[str, Any], **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+def load(
+    folder: StrPath, config: dict[str, Any], link: StrPath | None = None, **options
+) -> tuple[TorchEngine, list[str], dict[str, Any]]:
     """See `load.load_model`."""
-    return _ready(read_folder(folder), options)
+    return _ready(read_folder(folder, link), options)
 
 
-def load_checkpoint(path: StrPath, vocab: StrPath | None, **options) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+def load_checkpoint(
+    path: StrPath, vocab: StrPath | None, link: StrPath | None = None, **options
+) -> tuple[TorchEngine, list[str], dict[str, Any]]:
     """See `load.load_model`."""
-    return _ready(read_checkpoint(path, vocab), options)
+    return _ready(read_checkpoint(path, vocab, link), options)
 
 
 def _ready(model: TrainedModel, options: dict[str, Any]) -> tuple[TorchEngine, list[str], dict[str, Any]]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import plugin  # noqa: F401  (plugin: registers the architectures)
+from ..decoding.link import Link, find_link
 from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
@@ -45,6 +46,7 @@ class TrainedModel:
         updates: how many the weights have seen.
         languages: file endings of the training pairs' sources and targets.
         generation: defaults of `api.Options`, where they are not its own.
+        link: of NAR and semi-NAR; None: it has none.
     """
 
     architecture: str
@@ -55,6 +57,7 @@ class TrainedModel:
     updates: int
     languages: Sequence[str | None] = (None, None)
     generation: dict[str, Any] = field(default_factory=dict)
+    link: Link | None = None
 
     @property
     def shares(self) -> dict[str, float]:
@@ -93,12 +96,13 @@ class TrainedModel:
         return BangTranslationTask(cfg, self.dictionary, self.dictionary)
 
 
-def read_checkpoint(path: StrPath, vocab: StrPath | None = None) -> TrainedModel:
+def read_checkpoint(path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
     """Reads a checkpoint of fairseq-train.
 
     Args:
         vocab: its vocabulary, a `dict.src.txt` or `vocab.txt`; None: a dict.*.txt beside the
             checkpoint, or the published vocab.txt.
+        link: see `find_link`; None: link.bin beside the checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: one line.
@@ -114,14 +118,16 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None) -> TrainedModel
     if sizes["share_all_embeddings"]:
         sizes["share_decoder_input_output_embed"] = True
     criterion: Any = OmegaConf.to_container(cfg.criterion, resolve=True) if cfg.criterion is not None else {}
+    dictionary = _vocabulary_of(path, state, vocab)
     return TrainedModel(
         architecture=name,
         sizes=sizes,
         weights=weights,
-        dictionary=_vocabulary_of(path, state, vocab),
+        dictionary=dictionary,
         criterion={key: value for key, value in criterion.items() if isinstance(value, (str, int, float, type(None)))},
         updates=state["optimizer_history"][-1]["num_updates"],
         languages=[cfg.task.get("source_lang"), cfg.task.get("target_lang")],
+        link=find_link(Path(path).parent, dictionary.symbols, link),
     )
 
 
@@ -146,24 +152,28 @@ def _vocabulary_of(path: StrPath, state: Mapping[str, Any], vocab: StrPath | Non
     return dictionary
 
 
-def read_model(path: StrPath, vocab: StrPath | None = None) -> TrainedModel:
+def read_model(path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
     """Reads a folder of `bang pack` or a checkpoint.
 
     Args:
         vocab: a checkpoint's vocabulary, see `read_checkpoint`.
+        link: see `find_link`.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
     if not os.path.isdir(path):
-        return read_checkpoint(path, vocab)
+        return read_checkpoint(path, vocab, link)
     if vocab is not None:
         raise ValueError(f"{path}: brings its own vocabulary; give no other")
-    return read_folder(path)
+    return read_folder(path, link)
 
 
-def read_folder(folder: StrPath) -> TrainedModel:
+def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     """Reads a model folder.
+
+    Args:
+        link: see `find_link`.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
@@ -185,5 +195,10 @@ def read_folder(folder: StrPath) -> TrainedModel:
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))
     for table in (ENCODER_TABLE, DECODER_TABLE):
         check_vocabulary(folder, len(dictionary), len(weights.get(table, ())))
-    from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary")]
-    return TrainedModel(weights=weights, dictionary=dictionary, **{name: config[name] for name in from_config})
+    from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary", "link")]
+    return TrainedModel(
+        weights=weights,
+        dictionary=dictionary,
+        link=find_link(folder, dictionary.symbols, link),
+        **{name: config[name] for name in from_config},
+    )

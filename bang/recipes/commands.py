@@ -18,7 +18,8 @@ TAIL, TAIL_BYTES = 40, 10_000
 """How much of a failed program's last words its error is looked for in, lines and bytes."""
 
 _ERROR = re.compile(r"error\b", flags=re.I)
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_HOME = Path(__file__).resolve().parents[2]
+"""The folder that the package is imported from: a checkout, or site-packages."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Runner:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
         # the programs and the package of this interpreter are found wherever the recipe is called from
         path = _before("PATH", Path(sys.executable).parent)
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _CHECKOUT), **command.environment}
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _HOME), **command.environment}
         unfinished = None if command.stdout is None else Path(f"{command.stdout}.unfinished")
         with contextlib.ExitStack() as stack:
             # what the program says goes through here, so that an error can be told again at the end

@@ -16,6 +16,8 @@ from pathlib import Path
 from fairseq import options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from .. import plugin  # noqa: F401  (registers BANG: --user-dir does nothing where `bang` is imported already)
+
 USER_DIR = Path(__file__).resolve().parents[1]
 GPU = 40e12
 """Floating-point operations a second that a GPU may be expected to do: about a third of a V100's best in half precision."""
@@ -74,7 +76,7 @@ def begun_warmup(checkpoint) -> int:
 
 def describe(cfg, world: int, warmup: int) -> str:
     """Updates and warm-up of the run with the options `cfg` in `world` processes; of pretraining blocks and cost too."""
-    from ..plugin.training_run import fitting_warmup, updates_by_epoch  # --user-dir has brought it
+    from ..plugin.training_run import fitting_warmup, updates_by_epoch
 
     task = tasks.setup_task(cfg.task)
     examples, batches = count(cfg, task, world)
@@ -103,7 +105,6 @@ def main() -> None:
     own.add_argument("--warmup", type=int, default=1000, help="the longest warm-up")
     known, command = own.parse_known_args()
     logging.disable(logging.WARNING)
-    from .. import plugin  # noqa: F401  (registers: bang is imported already, so --user-dir does not)
 
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["--user-dir", str(USER_DIR), *command])

@@ -10,16 +10,12 @@ from pathlib import Path
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_vocabulary
+from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
 
-PACKAGE = Path(__file__).resolve().parents[1]
-
 PACKAGES = ("rouge_score", "sacrebleu", "nltk", "matplotlib")
 """What evaluation and learning curves import, the last steps of a recipe."""
-
-SPLITS = ("train", "valid", "test")
-SIDES = ("src", "tgt")
 
 MODES = {
     "ar": ("ar",),
@@ -140,11 +136,7 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
 
 def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: Options) -> Path:
     """Adds the step that makes fairseq's data; returns their folder."""
-    words = ["fairseq-preprocess", "--user-dir", PACKAGE, "--task", "translation_bang"]
-    words += ["--source-lang", "src", "--target-lang", "tgt", "--destdir", folder]
-    words += ["--srcdict", options.vocab, "--tgtdict", options.vocab]
-    for split in SPLITS:
-        words += [f"--{split}pref", tokenized[f"{split}.src"].with_suffix("")]
+    words = binarize_words({split: tokenized[f"{split}.src"].with_suffix("") for split in SPLITS}, folder, options.vocab)
     log = folder.with_name(f"{folder.name}.log")
     command = Command(words, neutral=["--workers", options.workers], stdout=log, environment=quiet())
     plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..text.files import StrPath
+from .binarize import PACKAGE
 from .gpus import gpu_count
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 PUBLISHED = (
     "--optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0.01 --clip-norm 0.1 --ddp-backend no_c10d "

@@ -2,7 +2,7 @@
 
 Word pieces say which of them make a word, but not where blanks stood around punctuation: `node . js`,
 `c + +` and `don ' t` were `node.js`, `c++` and `don't`. A linear classifier decides, blank by blank from left
-to right; scripts/make_blanks.py learned its weights, blanks.txt, from package descriptions, docstrings and manual
+to right; research/make_blanks.py learned its weights, blanks.txt, from package descriptions, docstrings and manual
 pages. A few rules of written English come first, where that text says too little: e-mail addresses, arithmetic,
 abbreviations. What is ambiguous in itself stays a guess, `-` most of all (`high-level`, `library - documentation`).
 Case is not restored.

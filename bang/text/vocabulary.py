@@ -47,7 +47,7 @@ def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
         if match is None:
             raise ValueError(
                 f"{name}, line {number}: {line[:80]!r} is not 'piece count': {_REMEDY} "
-                "(scripts/make_vocab.py makes vocab.txt from BERT's own vocabulary file)"
+                "(research/make_vocab.py makes vocab.txt from BERT's own vocabulary file)"
             )
         piece = match[1]
         if piece in counts:

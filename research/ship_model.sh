@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/ship_model.sh DATA OUT
+usage: research/ship_model.sh DATA OUT
 
   DATA  folder with {train,valid,test}.{src,tgt}, raw text
   OUT   working folder; OUT/shipped gets checkpoint.pt (float16 weights, no optimizer) and scores.txt
@@ -124,4 +124,4 @@ for number in $own; do
     model=$shipped/checkpoint.pt
 done
 
-bash "$root/scripts/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"
+bash "$root/research/score_model.sh" "$shipped/checkpoint.pt" "$data" "$shipped" | tee "$shipped/scores.txt"

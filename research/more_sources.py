@@ -1,6 +1,6 @@
 """Sources without a target for `bang distill --more-sources`, out of running text; to stdout, one a line.
 
-    python scripts/more_sources.py text.txt DATA > more.src
+    python research/more_sources.py text.txt DATA > more.src
 
 Documents of text.txt, with empty lines between them, become a line each. Left out are those of fewer than eight words, and those
 that begin as a source of DATA's train, valid or test part does, or as an earlier document: the same 60 letters, marks and case

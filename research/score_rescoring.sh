@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # What --rescore gains and costs: NAR and semi-NAR on a test part, each with 0, 2 and 4 candidates that AR chooses from.
-# usage: scripts/score_rescoring.sh CHECKPOINT DATA OUT     (DATA: folder with test.src and test.tgt, raw text)
+# usage: research/score_rescoring.sh CHECKPOINT DATA OUT     (DATA: folder with test.src and test.tgt, raw text)
 # OUT gets the texts; the table goes to stdout, then fairseq-generate's CPU seconds, start-up included.
 set -euo pipefail
 if (($# != 3)); then sed -n 2,4p "$0" >&2; exit 2; fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" eval rouge_score
 checkpoint=$1 data=$2 out=$3
-vocab=$root/vocab.txt TIMEFORMAT=%U
+TIMEFORMAT=%U
 mkdir -p "$out"
 python -m bang tokenize --out-dir "$out/tokenized" "$data/test.src" "$data/test.tgt"
 rm -rf "$out/data"
-logged "$out/preprocess.log" fairseq-preprocess --user-dir "$root/bang" --task translation_bang --source-lang src --target-lang tgt \
-    --testpref "$out/tokenized/test" --destdir "$out/data" --srcdict "$vocab" --tgtdict "$vocab"
+logged "$out/preprocess.log" python -m bang binarize "$out/tokenized" "$out/data"
 texts=()
 for decoding in nar semi-nar; do
     for candidates in 0 2 4; do

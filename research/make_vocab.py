@@ -1,6 +1,6 @@
 """Makes BANG's vocab.txt from the vocabulary file of bert-base-uncased.
 
-    python scripts/make_vocab.py bert-base-uncased/vocab.txt vocab.txt
+    python research/make_vocab.py bert-base-uncased/vocab.txt vocab.txt
 
 The pieces keep their order. Each line gets a count, which fairseq asks for, and [unused1] becomes
 [X_SEP], the separator inside a source text.

@@ -1,6 +1,6 @@
 """Learns from text where blanks stand around punctuation: the weights of `bang.text.detokenize`.
 
-    python scripts/make_blanks.py train.tgt train.src docstrings.txt names.txt > bang/text/blanks.txt
+    python research/make_blanks.py train.tgt train.src docstrings.txt names.txt > bang/text/blanks.txt
 
 made the repository's table, from the training part of the Debian pairs (see examples/debian), first lines of
 docstrings, and the NAME lines of manual pages (`benchmarks/detokenization.py --write` collects them). Each blank before
@@ -89,7 +89,7 @@ def main() -> None:
         weights = learn(facts, answers, len(names), args.passes, args.penalty)
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {files.told(error)}")
-    print("# Made by scripts/make_blanks.py: what is known of a blank, and how much it says for one.")
+    print("# Made by research/make_blanks.py: what is known of a blank, and how much it says for one.")
     for fact, weight in sorted(zip(names, weights)):
         if abs(weight) >= LEAST:
             print(f"{fact} {weight:.1f}")

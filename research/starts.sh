@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which layers of a BERT start the decoder? Short runs of equal updates on examples/debian, AR and NAR in
 # every update, that differ in the layers of START that start the decoder.
-# usage: benchmarks/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
+# usage: research/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
 # UPDATES (400), MAX_TOKENS (640), DECODER_LAYERS (3), SEEDS (1): the size of a run
 # VARIANTS: "name:layers" each; layers of START with commas between them, or nothing: evenly spread; "noise": no start
 set -euo pipefail
@@ -20,9 +20,7 @@ precision=$(python -c 'import torch; print("--fp16" if torch.cuda.is_available()
 mkdir -p "$out"
 if [ ! -d "$out/data" ]; then
     python -m bang tokenize --out-dir "$out/tokenized" examples/debian/{train,valid,test}.{src,tgt}
-    fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt --workers 1 \
-        --trainpref "$out/tokenized/train" --validpref "$out/tokenized/valid" --destdir "$out/data" \
-        --srcdict vocab.txt --tgtdict vocab.txt >"$out/preprocess.log" 2>&1
+    logged "$out/preprocess.log" python -m bang binarize "$out/tokenized" "$out/data"
 fi
 read -ra sizes < <(python -m bang starts "$start" 2>/dev/null)
 for seed in ${SEEDS:-1}; do
@@ -36,13 +34,14 @@ for seed in ${SEEDS:-1}; do
                 ${chosen:+--pretrained-decoder-layers "$chosen"} 2>/dev/null
             options+=(--load-from-pretrained-model "$out/start.pt")
         fi
+        rm -f "$log"
         # shellcheck disable=SC2086
-        fairseq-train "$out/data" --user-dir bang --task translation_bang "${options[@]}" $precision --seed "$seed" \
+        logged "$log" fairseq-train "$out/data" --user-dir bang --task translation_bang "${options[@]}" $precision --seed "$seed" \
             --dropout 0.1 --max-source-positions 512 --max-target-positions 512 --truncate-source --joint-modes \
             --criterion ngram_language_loss_NAR_mixed --nar-ratio 0.5 --label-smoothing 0.1 --optimizer adam \
             --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr 0.0005 --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 \
             --warmup-updates 40 --max-tokens "${MAX_TOKENS:-640}" --max-tokens-valid 4096 --num-workers 0 \
-            --max-update "${UPDATES:-400}" --no-save --save-dir "$out/none" --log-format json --log-interval 25 >"$log" 2>&1
+            --max-update "${UPDATES:-400}" --no-save --save-dir "$out/none" --log-format json --log-interval 25
         grep '| valid |' "$log" | tail -1 >"$log.done"
     done
 done

@@ -1,6 +1,6 @@
 """Takes the picture of the page of `bang demo` that the README shows: a text in every mode that the model has.
 
-    python scripts/demo_screenshot.py models/debian-synopsis/checkpoint.pt docs/images/demo.png
+    python research/demo_screenshot.py models/debian-synopsis/checkpoint.pt docs/images/demo.png
 
 needs Debian's chromium and chromium-driver, and pip install '.[browser]'.
 """

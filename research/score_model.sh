@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Scores of a model in each mode on a test part, from raw text to raw text.
-# usage: scripts/score_model.sh MODEL DATA OUT     (MODEL: checkpoint or folder; DATA: folder with test.src and test.tgt)
+# usage: research/score_model.sh MODEL DATA OUT     (MODEL: checkpoint or folder; DATA: folder with test.src and test.tgt)
 # OUT gets the texts of each mode; the table goes to stdout.
 set -euo pipefail
 if (($# != 3)); then sed -n 2,4p "$0" >&2; exit 2; fi

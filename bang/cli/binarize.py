@@ -1,0 +1,37 @@
+"""Word pieces to fairseq's binary data, by fairseq-preprocess with the options that BANG needs.
+
+    bang tokenize --out-dir tokenized raw/*.src raw/*.tgt
+    bang binarize tokenized processed
+
+Of TOKENIZED it takes the parts {train,valid,test}.{src,tgt} that are there, with --text text.{train,valid,test}.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+
+from ..recipes.binarize import binarize_words, find_prefixes
+from ..text.vocabulary import VOCAB, read_vocabulary
+
+HELP = "word pieces to fairseq's binary data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tokenized", metavar="TOKENIZED", help="folder of word pieces, a text a line")
+    parser.add_argument("out", metavar="OUT", help="folder for fairseq's data")
+    parser.add_argument("--text", action="store_true", help="running text for pretraining, not pairs")
+    parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary (default: the published vocab.txt)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the command line of fairseq-preprocess, and do nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    read_vocabulary(args.vocab)
+    words = binarize_words(find_prefixes(args.tokenized, args.text), args.out, args.vocab, args.text)
+    command = [*map(str, words), "--workers", str(args.workers)]
+    if args.dry_run:
+        print(shlex.join(command))
+    else:
+        # As a module: an interpreter whose programs are not on the PATH has it too.
+        os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.preprocess", *command[1:]])
