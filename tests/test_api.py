@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -64,10 +64,6 @@ def test_engine_gives_what_the_reference_gave(log, options, model, dictionary):
             text = text.split(" [SEP]")[0] if not text.startswith("[SEP]") else tokens
             assert tokens.startswith(text)
         assert len(ours.positional_scores) == len(ours.passes) == len(ours.tokens) + 1
-
-
-SPECIAL = ["extra [PAD] pep monitor[PAD]", "[SEP] python library", "a [MASK] for [CLS] files [SEP]", "[UNK] [X_SEP] tool"]
-"""Special pieces, spelled by a user."""
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,10 +10,9 @@ from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.modules import FairseqDropout
+from support.generation import options
+from support.pretraining import binarize, make_pretraining_task, random_documents
 from support.simulated_gpu import CUDA, simulated_gpu
-from test_generation import options
-from test_pretraining_dataset import binarize, random_documents
-from test_pretraining_dataset import make_task as make_pretraining_task
 
 from bang.generation.session import TorchSession
 from bang.inference.api import Bang

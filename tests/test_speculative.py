@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT, hypotheses
 from fairseq import utils
-from test_generation import decode, options
+from support.generation import decode, options
 
 from bang import modes
 from bang.decoding import passes

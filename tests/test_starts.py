@@ -6,45 +6,17 @@ from argparse import Namespace
 
 import pytest
 import torch
-from foreign_models import MASK, PAD, edit_config, edit_vocabulary, edit_weights, randomize, source
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from support.foreign_models import MASK, PAD, bert_output, edit_config, edit_vocabulary, edit_weights, encode, source
+from transformers import BertForMaskedLM
 
 from bang import starts, visibility
 from bang.starts.adapt import spread
 
 
-@pytest.fixture(scope="module")
-def bert(pieces):
-    config = BertConfig(
-        vocab_size=len(pieces), hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
-        layer_norm_eps=1e-5, attn_implementation="eager",
-    )  # fmt: skip
-    return randomize(BertModel(config))
-
-
-@pytest.fixture
-def bert_folder(bert, pieces, tmp_path):
-    bert.save_pretrained(tmp_path / "bert")
-    vocabulary = ["[unused1]" if number == 2 else piece for number, piece in enumerate(pieces)]
-    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    return tmp_path / "bert"
-
-
 @pytest.fixture
 def make_gelu_model(make_model):
     return lambda **options: make_model(**{"activation_fn": "gelu", "encoder_layers": 3, **options})
-
-
-def encode(model, tokens):
-    with torch.no_grad():
-        return model.encoder(tokens, src_lengths=(tokens != PAD).sum(1))["encoder_out"][0].transpose(0, 1)
-
-
-def bert_output(bert, tokens):
-    positions = torch.arange(1, tokens.size(1) + 1)[None].expand_as(tokens)  # our source has no [CLS] at position 0
-    with torch.no_grad():
-        return bert(tokens, attention_mask=(tokens != PAD).long(), position_ids=positions).last_hidden_state
 
 
 def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):

@@ -4,28 +4,11 @@ from argparse import Namespace
 
 import pytest
 import torch
-from foreign_models import PAD, SEP, edit_config, edit_weights, randomize, source
-from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
+from support.foreign_models import PAD, SEP, edit_config, edit_weights, source
 
 from bang import starts
 
 LAYER = "prophetnet.decoder.layers.1"
-
-
-@pytest.fixture(scope="module")
-def prophetnet(pieces):
-    config = ProphetNetConfig(
-        vocab_size=len(pieces), hidden_size=48, encoder_ffn_dim=96, decoder_ffn_dim=96, num_encoder_layers=2,
-        num_decoder_layers=2, num_encoder_attention_heads=4, num_decoder_attention_heads=4,
-    )  # fmt: skip
-    return randomize(ProphetNetForConditionalGeneration(config))
-
-
-@pytest.fixture
-def prophetnet_folder(prophetnet, pieces, tmp_path):
-    prophetnet.save_pretrained(tmp_path / "prophetnet")
-    (tmp_path / "prophetnet" / "prophetnet.tokenizer").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    return tmp_path / "prophetnet"
 
 
 @torch.no_grad()
