@@ -158,7 +158,8 @@ PUBLISHED = (
     "--lr 0.0001 --min-lr 1e-09 --nar-ratio 0.0 --ngram 1 --disable-ngram-loss --lr-scheduler inverse_sqrt "
     "--warmup-init-lr 1e-07 --warmup-updates 1000 --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.01 "
     "--criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 --update-freq 1 --max-tokens 3072 --num-workers 8 "
-    "--ddp-backend=no_c10d --max-epoch 10 --max-source-positions 512 --max-target-positions 512 --truncate-source --keep-last-epochs 10 --save-interval 1 --fp16 "
+    "--ddp-backend=no_c10d --max-epoch 10 --max-source-positions 512 --max-target-positions 512 "
+    "--truncate-source --keep-last-epochs 10 --save-interval 1 --fp16 "
 )
 OURS = {"data", "user_dir", "save_dir", "tensorboard_logdir", "log_format", "log_interval"}
 

@@ -184,7 +184,7 @@ def ways(command, data_bin, tmp_path):
 def test_the_corpus_is_hostile(old, new, trace):
     """fairseq itself runs it: what the other tests refuse would have left its trace."""
     states = hostile_settings(old, new, trace)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         models.build_model(states["its model 'fconv'"]["args"], argparse.Namespace(source_dictionary=None))
     assert trace.exists()
     trace.unlink()

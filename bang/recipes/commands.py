@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..text.files import StrPath
 
@@ -27,7 +27,7 @@ class Command:
     """A command line, without a shell.
 
     Attributes:
-        words: the program and its arguments; Python's own interpreter stands as "python".
+        words: the program and its arguments, as str() gives them; Python's own interpreter stands as "python".
         neutral: further words that do not change what is made, such as a number of processes; they come last.
         stdout: file that takes what it prints, whole or not at all; None: the terminal.
         log: file that takes all that it says, beside the terminal, which shows it too; it grows with every run.
@@ -35,8 +35,8 @@ class Command:
         environment: variables that it gets beside those that are there; they do not change what is made either.
     """
 
-    words: Sequence[str]
-    neutral: Sequence[str] = ()
+    words: Sequence[object]
+    neutral: Sequence[object] = ()
     stdout: StrPath | None = None
     log: StrPath | None = None
     shown: Callable[[str], str | None] = str
@@ -81,7 +81,7 @@ class Runner:
         unfinished = None if command.stdout is None else Path(f"{command.stdout}.unfinished")
         with contextlib.ExitStack() as stack:
             # what the program says goes through here, so that an error can be told again at the end
-            said = {"stderr": subprocess.PIPE}
+            said: dict[str, Any] = {"stderr": subprocess.PIPE}
             log = None if command.log is None else stack.enter_context(open(command.log, "ab"))
             if log is not None:
                 said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -94,7 +94,7 @@ class Runner:
             reason = "; ".join(filter(None, [last, where]))
             raise ValueError(f"{step}: {words[0]} ended with status {process.returncode}{': ' if reason else ''}{reason}")
         if unfinished is not None:
-            os.replace(unfinished, command.stdout)
+            unfinished.replace(unfinished.with_suffix(""))
 
     @contextlib.contextmanager
     def _started(self, words: Sequence[str], **options) -> Iterator[subprocess.Popen]:
@@ -126,13 +126,14 @@ def error_line(said: str) -> str:
 def _show(process: subprocess.Popen, log: BinaryIO | None, shown: Callable[[str], str | None]) -> str:
     """Passes on what a process says until it ends: to the terminal, by lines to the log; returns the line of its error."""
     tail = b""
+    said: Any = process.stderr if log is None else process.stdout
     if log is None:  # at once: progress bars do not end their lines
-        for part in iter(process.stderr.read1, b""):
+        for part in iter(said.read1, b""):
             tail = (tail + part)[-TAIL_BYTES:]
             sys.stderr.write(part.decode("utf-8", "replace"))
             sys.stderr.flush()
     else:
-        for line in process.stdout:
+        for line in said:
             tail = (tail + line)[-TAIL_BYTES:]
             log.write(line)
             log.flush()

@@ -1,4 +1,4 @@
-"""Which precision a training takes: `python -m bang.recipes.precision [OPTION of fairseq-train ...]` prints the option to add, if any.
+"""Which precision a training takes. `python -m bang.recipes.precision [OPTION of fairseq-train ...]` prints the option to add.
 
 A run that goes on from a checkpoint keeps the checkpoint's precision: its optimizer fits no other. A new run takes
 --fp16 on a GPU. Of CPUs with bf16 instructions some multiply matrices twice as fast with them, others slower than in
@@ -17,7 +17,8 @@ WORTH = 1.2
 """How much faster than float32 bf16 must multiply to pay: an update also copies between the two."""
 
 OPTIMIZERS = {"amp": "amp", "memory-efficient-bf16": "half", "memory-efficient-fp16": "half", "bf16": "mixed", "fp16": "mixed"}
-"""fairseq's options of precision, and which of them share the form of an optimizer's state. --memory-efficient-fp16 sets --fp16 too."""
+"""fairseq's options of precision, and which of them share the form of an optimizer's state.
+--memory-efficient-fp16 sets --fp16 too."""
 
 
 def matmul_seconds(dtype: torch.dtype) -> float:

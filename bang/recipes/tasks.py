@@ -26,8 +26,8 @@ MODES = {
 }
 """--mode, as `bang finetune` takes it, and the modes that its checkpoint is evaluated in."""
 
-DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset", "--ngram",
-            "--disable-ngram-loss"}  # fmt: skip
+DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset",
+            "--ngram", "--disable-ngram-loss"}  # fmt: skip
 """Options of `bang finetune` that say which modes a checkpoint is trained for; no run goes on with others."""
 
 
@@ -102,7 +102,8 @@ def find_pairs(data: StrPath) -> dict[str, Path]:
         lines = [sum(1 for _ in read_lines(found[f"{split}.{side}"])) for side in SIDES]
         if 0 in lines or lines[0] != lines[1]:
             raise ValueError(
-                f"{found[f'{split}.src']} has {lines[0]} lines, {found[f'{split}.tgt']} {lines[1]}: give one target for each source"
+                f"{found[f'{split}.src']} has {lines[0]} lines, {found[f'{split}.tgt']} {lines[1]}: give one target for each "
+                "source"
             )
     return found
 
@@ -171,7 +172,8 @@ def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separa
 
 def deciding_options(words: Sequence) -> str:
     """The options among a training's words that say which modes it trains; of one given twice the last, as fairseq reads them."""
-    found, name = {}, None
+    found: dict[str, str] = {}
+    name = ""
     for word in map(str, words):
         if word.startswith("--"):
             name, _, value = word.partition("=")
