@@ -193,9 +193,9 @@ class Decoding:
         sure = read <= agreed[:, None]
         if self.strategy.sure is not None:
             sure |= (tokens != self.pad) & (scores >= self.strategy.sure)
-        kept: np.ndarray = agreed if self.linked is not None else sure.cumprod(1).sum(1)
+        kept = agreed if self.linked is not None else sure.cumprod(1).sum(1)
         ends = self._is_end(tokens) & (read < kept[:, None])
-        ended = ends.any(1)
+        ended = ends.max(1)
         kept = np.where(ended, ends.argmax(1) + 1, kept)
         self.drafted = np.zeros_like(kept)
         if self.strategy.verify:
