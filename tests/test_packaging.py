@@ -80,7 +80,7 @@ def test_extras_are_those_of_this_checkout():
 def test_the_known_versions_are_of_packages_that_are_declared(site):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     known = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if not line.startswith("#")}
-    extras = ("test", "benchmarks", "browser", "start")
+    extras = ("test", "dev", "benchmarks", "browser", "start")
     assert known - requirements(site, *extras) == {"hydra-core"}  # which fairseq brings
 
 
