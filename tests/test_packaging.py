@@ -47,7 +47,7 @@ def requirements(site, *extras):
 def imported(*folders):
     """Third-party packages that the Python files of these folders import, inside functions too."""
     found = set()
-    for file in (file for folder in folders for file in (ROOT / folder).rglob("*.py")):
+    for file in (file for folder in folders for file in (ROOT / folder).rglob("*.py") if file.name != "setup.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
@@ -55,7 +55,7 @@ def imported(*folders):
                 found.add(node.module.split(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
                 found |= {arg.value.split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
-    own = {"bang", "conftest", "post_processed_nar"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
+    own = {"bang", "conftest", "post_processed_nar", "support"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
     own |= {file.stem for folder in ("tests", "benchmarks", "research") for file in (ROOT / folder).glob("*.py")}
     return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
