@@ -116,7 +116,8 @@ class OnnxEngine:
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `api.Engine`."""
-        session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials))
+        bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
+        session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), bounds)
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
 
 
