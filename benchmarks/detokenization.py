@@ -1,7 +1,7 @@
 """How much of three kinds of text comes back from its word pieces: `bang.text.detokenize`, and pieces joined alone.
 
-    python benchmarks/detokenization.py --lines raw/test.tgt --docstrings "$(python -c 'import os; print(os.path.dirname(os.__file__))')" \\
-        --manual-pages /usr/share/man --show 20
+    python benchmarks/detokenization.py --lines raw/test.tgt \\
+        --docstrings "$(python -c 'import os; print(os.path.dirname(os.__file__))')" --manual-pages /usr/share/man --show 20
 
 Lines are lower-cased and counted once. Left out are those that word pieces do not spell: letters with accents, characters
 that the vocabulary lacks. Of docstrings and manual pages every fourth line counts, chosen by its checksum; `--write FILE`

@@ -1,7 +1,8 @@
 """Is speculative decoding greedy AR, token for token? Over many sentences, batch sizes and draft lengths.
 
     python benchmarks/exactness.py CHECKPOINT valid.src test.src
-    python benchmarks/exactness.py CHECKPOINT valid.src --sentences 500 --batches 36 --drafts 4 --from-source 0 4 --texts greedy.txt
+    python benchmarks/exactness.py CHECKPOINT valid.src --sentences 500 --batches 36 --drafts 4 --from-source 0 4 \\
+        --texts greedy.txt
 
 The files hold raw source texts, cut as --truncate-source cuts them. Greedy AR is what `--decoding ar --beam 1` decodes,
 token by token, once, at the first batch size; whatever else is decoded must give its tokens, and its scores to 1e-4. Prints
@@ -81,7 +82,7 @@ def main() -> None:
             rows = order[first : first + size]
             batch = collate([sources[index] for index in rows], model.dictionary.pad())
             encoding = network.encoder.forward(**batch)
-            with mock.patch.object(network.encoder, "forward", lambda *_, **__: encoding):
+            with mock.patch.object(network.encoder, "forward", lambda *_, encoding=encoding, **__: encoding):
                 for name in [*([] if wanted else [greedy]), *systems]:
                     start = time.process_time()
                     if name == greedy:

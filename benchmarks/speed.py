@@ -29,10 +29,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from report import cpu_name, draw, ratios, table, verdicts, versions
-from systems import MODES, ON_GPUS, OTHERS, OURS, check, make_system, prepare, read_sources
+from report import cpu_name, draw, ratios, table, verdicts, versions  # noqa: E402
+from systems import MODES, ON_GPUS, OTHERS, OURS, check, make_system, prepare, read_sources  # noqa: E402
 
-from bang.text.files import replacing, told
+from bang.text.files import replacing, told  # noqa: E402
 
 
 def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list) -> None:

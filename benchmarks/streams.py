@@ -130,7 +130,7 @@ def main() -> None:
     print("streams   seconds   kept GiB   GPU peak GiB   scores of a layer and head")
     for ngram in args.streams:
 
-        def run():
+        def run(ngram=ngram):
             update(decoder, args.batch, args.targets, args.source, ngram, device)
 
         seconds, kept, peak = measure(run, args.runs, device)

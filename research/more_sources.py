@@ -2,8 +2,9 @@
 
     python research/more_sources.py text.txt DATA > more.src
 
-Documents of text.txt, with empty lines between them, become a line each. Left out are those of fewer than eight words, and those that
-begin as a source of DATA's train, valid or test part does, or as an earlier document: the same 60 letters, marks and case aside.
+Documents of text.txt, with empty lines between them, become a line each. Left out are those of fewer than eight words, and those
+that begin as a source of DATA's train, valid or test part does, or as an earlier document: the same 60 letters, marks and case
+aside.
 """
 
 import argparse

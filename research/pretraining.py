@@ -1,4 +1,5 @@
-"""Does pretraining help a model of the shipped size? None, one stream and nine streams, at equal CPU time, then the same fine-tuning.
+"""Does pretraining help a model of the shipped size? None, one stream and nine streams, at equal CPU time, then the same
+fine-tuning.
 
     python research/pretraining.py TEXT PAIRS OUT                a quarter of the length
     python research/pretraining.py TEXT PAIRS OUT --length 1     goes on from there to the full length
@@ -36,8 +37,8 @@ CHUNKS = 4  # of a quarter of the length
 ENDING = 0.1  # of the fine-tuning's updates so far
 TIMED = 20  # updates that are timed, after NOT_TIMED
 NOT_TIMED = 6
-TEXT_OPTIONS = ["--tokens-per-sample", "128", "--sample-break-mode", "none", "--batch-size", "16", "--max-source-positions", "512",
-                "--max-target-positions", "512"]  # fmt: skip
+TEXT_OPTIONS = ["--tokens-per-sample", "128", "--sample-break-mode", "none", "--batch-size", "16",
+                "--max-source-positions", "512", "--max-target-positions", "512"]  # fmt: skip
 PRETRAINING_RATE, FINETUNING_RATE = 1e-4, 4e-4  # docs/results.md: a higher rate of pretraining destroys the start's encoder
 VALID_DOCUMENTS, VALID_PAIRS, TEST_PAIRS = 100, 300, 1000  # validation costs CPU time: the first ones are enough for curves
 
@@ -112,17 +113,19 @@ class Study:
         common = [
             "--user-dir", ROOT / "bang", "--cpu", *([self.plan["precision"]] if self.plan["precision"] else []),
             "--arch", "bang_ar_nar_mixed", "--encoder-layers", 6, "--decoder-layers", 3, "--encoder-embed-dim", 384,
-            "--encoder-ffn-embed-dim", 1536, "--decoder-embed-dim", 384, "--decoder-ffn-embed-dim", 1536, "--activation-fn", "gelu",
-            "--encoder-attention-heads", 12, "--decoder-attention-heads", 12, "--share-decoder-input-output-embed",
-            "--share-all-embeddings", "--attention-dropout", 0, "--activation-dropout", 0, "--optimizer", "adam",
-            "--adam-betas", "(0.9, 0.98)", "--weight-decay", 0.01, "--clip-norm", 1.0, "--seed", self.seed, "--num-workers", 0,
-            "--no-epoch-checkpoints", "--max-epoch", 0, "--log-format", "json", "--log-interval", 25, "--keep-interval-updates", 1,
+            "--encoder-ffn-embed-dim", 1536, "--decoder-embed-dim", 384, "--decoder-ffn-embed-dim", 1536,
+            "--activation-fn", "gelu", "--encoder-attention-heads", 12, "--decoder-attention-heads", 12,
+            "--share-decoder-input-output-embed", "--share-all-embeddings", "--attention-dropout", 0, "--activation-dropout", 0,
+            "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--weight-decay", 0.01, "--clip-norm", 1.0, "--seed", self.seed,
+            "--num-workers", 0, "--no-epoch-checkpoints", "--max-epoch", 0, "--log-format", "json", "--log-interval", 25,
+            "--keep-interval-updates", 1,
         ]  # fmt: skip
         if stage == "pairs":
-            return [self.data / "pairs", *common, "--task", "translation_bang", "--truncate-source", "--max-source-positions", 512,
-                    "--max-target-positions", 512, "--criterion", "ngram_language_loss_NAR_mixed", "--label-smoothing", 0.1,
-                    "--nar-ratio", 0.4, "--semi-nar-ratio", 0.2, "--block-size", 6, "--random-block-offset", "--joint-modes",
-                    "--ngram", 1, "--dropout", 0.1, "--max-tokens", 1536, "--length-bucket", 8]  # fmt: skip
+            return [self.data / "pairs", *common, "--task", "translation_bang", "--truncate-source",
+                    "--max-source-positions", 512, "--max-target-positions", 512, "--criterion", "ngram_language_loss_NAR_mixed",
+                    "--label-smoothing", 0.1, "--nar-ratio", 0.4, "--semi-nar-ratio", 0.2, "--block-size", 6,
+                    "--random-block-offset", "--joint-modes", "--ngram", 1, "--dropout", 0.1, "--max-tokens", 1536,
+                    "--length-bucket", 8]  # fmt: skip
         return [self.data / "text", *common, "--task", "bang_pretraining", "--criterion", "ngram_language_loss",
                 "--ngram", STREAMS[stage], "--dropout", 0.1, *TEXT_OPTIONS]  # fmt: skip
 
@@ -141,8 +144,8 @@ class Study:
         """Goes on with a folder's run until an update; nothing where it is there."""
         if self.updates(folder) < until:
             folder.mkdir(parents=True, exist_ok=True)
-            words = ["python", "-m", "fairseq_cli.train", *self.options(stage), "--save-dir", folder, *further, "--max-update", until,
-                     "--save-interval-updates", every, "--validate-interval-updates", every]  # fmt: skip
+            words = ["python", "-m", "fairseq_cli.train", *self.options(stage), "--save-dir", folder, *further,
+                     "--max-update", until, "--save-interval-updates", every, "--validate-interval-updates", every]  # fmt: skip
             self.run(f"{folder.name} to update {until}", words, folder.parent / f"{folder.name}.log")
 
     # -- the study --
@@ -156,7 +159,8 @@ class Study:
             for until in (NOT_TIMED, NOT_TIMED + TIMED):
                 for stage, taken in seconds.items():
                     words = ["python", "-m", "fairseq_cli.train", *self.options(stage), *self.minilm(), *self.rising(stage),
-                             "--save-dir", self.data / "timing", "--no-save", "--disable-validation", "--max-update", until]  # fmt: skip
+                             "--save-dir", self.data / "timing", "--no-save", "--disable-validation",
+                             "--max-update", until]  # fmt: skip
                     taken.append(self.run(f"timing {stage}, {until} updates", words, self.data / "timing.log"))
             each = {stage: (taken[1] - taken[0]) / TIMED for stage, taken in seconds.items()}
             budget = {stage: FINETUNING_SECONDS if stage == "pairs" else PRETRAINING_SECONDS for stage in each}

@@ -64,6 +64,9 @@ class Case(NamedTuple):
     options: str = ""  # of every training and decoding
 
 
+CASE = Case()
+
+
 class Training(NamedTuple):
     """What a training run's log says."""
 
@@ -220,7 +223,8 @@ def machine() -> list[str]:
     """What the numbers were measured on, a line each."""
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        device = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
+        memory, capability = f"{properties.total_memory / 2**30:.0f} GiB", f"{properties.major}.{properties.minor}"
+        device = f"{properties.name}, {memory}, compute capability {capability}"
     else:
         device = "no GPU"
     versions = {"torch": torch.__version__, "CUDA": torch.version.cuda, "Python": platform.python_version()}
@@ -282,7 +286,7 @@ def report(about: list[str], steps: list[Step], trained: dict[str, Step], speeds
     return "\n".join([*lines, *table(["mode", *heads], rows)]) + "\n"
 
 
-def check(folder: Path, updates: int = 40, case: Case = Case()) -> tuple[list[Step], dict[str, Step], dict[str, object]]:
+def check(folder: Path, updates: int = 40, case: Case = CASE) -> tuple[list[Step], dict[str, Step], dict[str, object]]:
     """All steps; see `report` for what comes back."""
     with ThreadPoolExecutor(max(1, min(12, len(os.sched_getaffinity(0)) - 2))) as pool:
         tests = pool.submit(gpu_tests)

@@ -23,6 +23,7 @@ from fairseq_cli.preprocess import main as fairseq_preprocess
 from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from omegaconf import OmegaConf
+from support.foreign_models import randomize
 from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
@@ -40,6 +41,9 @@ VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
 TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
 
 REFERENCES = (ROOT / "examples" / "debian" / "test.tgt").read_text(encoding="utf-8").splitlines()[:12]
+
+SPECIAL = ["extra [PAD] pep monitor[PAD]", "[SEP] python library", "a [MASK] for [CLS] files [SEP]", "[UNK] [X_SEP] tool"]
+"""Special pieces, spelled by a user."""
 
 TINY = (
     "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 48 --decoder-embed-dim 48 --encoder-ffn-embed-dim 96 "
@@ -339,3 +343,44 @@ def quantized(exported, trained, tmp_path_factory):
             export.quantize(folder / name, reduce_range)
         folders.append(folder)
     return folders
+
+
+@pytest.fixture(scope="module")
+def bert(pieces):
+    """A random BERT of the small vocabulary, 3 layers of width 48."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
+        layer_norm_eps=1e-5, attn_implementation="eager",
+    )  # fmt: skip
+    return randomize(BertModel(config))
+
+
+@pytest.fixture
+def bert_folder(bert, pieces, tmp_path):
+    """As Hugging Face saves it."""
+    bert.save_pretrained(tmp_path / "bert")
+    vocabulary = ["[unused1]" if number == 2 else piece for number, piece in enumerate(pieces)]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return tmp_path / "bert"
+
+
+@pytest.fixture(scope="module")
+def prophetnet(pieces):
+    """A random ProphetNet of the small vocabulary, 2 layers of width 48 on either side."""
+    from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
+
+    config = ProphetNetConfig(
+        vocab_size=len(pieces), hidden_size=48, encoder_ffn_dim=96, decoder_ffn_dim=96, num_encoder_layers=2,
+        num_decoder_layers=2, num_encoder_attention_heads=4, num_decoder_attention_heads=4,
+    )  # fmt: skip
+    return randomize(ProphetNetForConditionalGeneration(config))
+
+
+@pytest.fixture
+def prophetnet_folder(prophetnet, pieces, tmp_path):
+    """As Hugging Face saves it."""
+    prophetnet.save_pretrained(tmp_path / "prophetnet")
+    (tmp_path / "prophetnet" / "prophetnet.tokenizer").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return tmp_path / "prophetnet"

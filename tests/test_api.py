@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -64,10 +64,6 @@ def test_engine_gives_what_the_reference_gave(log, options, model, dictionary):
             text = text.split(" [SEP]")[0] if not text.startswith("[SEP]") else tokens
             assert tokens.startswith(text)
         assert len(ours.positional_scores) == len(ours.passes) == len(ours.tokens) + 1
-
-
-SPECIAL = ["extra [PAD] pep monitor[PAD]", "[SEP] python library", "a [MASK] for [CLS] files [SEP]", "[UNK] [X_SEP] tool"]
-"""Special pieces, spelled by a user."""
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -299,7 +295,8 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(read_ahead=0.5), "read_ahead=0.5: give a whole number, 1 or more"),
     (["a"], dict(max_len=0), "a text of no word piece"),
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
-    (["a"], dict(min_len=9, max_len=5, mode="nar"), "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
+    (["a"], dict(min_len=9, max_len=5, mode="nar"),
+     "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
 ])  # fmt: skip
 def test_refusals(texts, options, message, model):
     with pytest.raises(ValueError, match=message) as refusal:
@@ -326,9 +323,12 @@ def test_untrained_modes_are_told_once(texts, caplog):
 
 @pytest.mark.parametrize("options, warning", [
     (dict(mode="semi-nar"), None),
-    (dict(mode="semi-nar", block_size=5), "--block-size 5: this checkpoint was trained with blocks of 4 tokens, expect little of a block of 5"),
-    (dict(mode="semi-nar", commit_threshold=0.5), "mode semi-nar drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
-    (dict(mode="speculative"), "mode speculative drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="semi-nar", block_size=5),
+     "--block-size 5: this checkpoint was trained with blocks of 4 tokens, expect little of a block of 5"),
+    (dict(mode="semi-nar", commit_threshold=0.5),
+     "mode semi-nar drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
+    (dict(mode="speculative"),
+     "mode speculative drafts from any token, and this checkpoint's blocks were not trained to hang on any token"),
     (dict(mode="nar", block_size=5), None),
 ])  # fmt: skip
 def test_blocks_that_were_not_trained_are_told_once(options, warning, texts, caplog):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.token_generation_constraints import pack_constraints
-from test_generation import decode, options
+from support.generation import decode, options
 
 from bang.generation.beam_search import NgramBlocker
 

@@ -82,8 +82,9 @@ def test_a_gpu_has_targets_of_its_own():
 def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
     others = [("ctranslate2-int8", "ar greedy", 3)] if find_spec("ctranslate2") else []
     arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "fairseq", *(name for name, *_ in others),
-                 "--modes", "nar", "ar greedy", "speculative 4", "--batches", "1", "2", "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
-                 "--cache", tmp_path / "cache", "--out", tmp_path / "out", "--name", "small"]  # fmt: skip
+                 "--modes", "nar", "ar greedy", "speculative 4", "--batches", "1", "2", "--length", "3", "--source-length", "20",
+                 "--sentences", "3", "--rounds", "2", "--threads", "1", "--cache", tmp_path / "cache", "--out", tmp_path / "out",
+                 "--name", "small"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, arguments)])
     speed.main()
     found = json.loads((tmp_path / "out" / "small.json").read_text())
@@ -114,8 +115,8 @@ def write_parts(folder):
 @pytest.mark.slow
 def test_exports_from_start_to_end(tmp_path, monkeypatch, capsys):
     write_parts(tmp_path)
-    arguments = [GOLDEN / "mixed" / "checkpoint.pt", tmp_path, "--vocab", VOCAB_SMALL, "--out", tmp_path / "out", "--sentences", 6,
-                 "--max-len", 8, "--threads", 1]  # fmt: skip
+    arguments = [GOLDEN / "mixed" / "checkpoint.pt", tmp_path, "--vocab", VOCAB_SMALL, "--out", tmp_path / "out",
+                 "--sentences", 6, "--max-len", 8, "--threads", 1]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["exports.py", *map(str, arguments)])
     exports.main()
     found = json.loads((tmp_path / "out" / "exports.json").read_text())
@@ -145,7 +146,8 @@ def test_what_exports_lose_is_told():
     (["--rounds", "0"], "--rounds 0: give 1 or more"),
     (["--batches", "8", "0"], "--batches 0: give 1 or more"),
     (["--sources", "gone.src"], "gone.src: no such file or directory"),
-    (["--systems", "ctranslate2-int8"], "ctranslate2-int8 needs the package ctranslate2: pip install '.[benchmarks]', or leave it out"),
+    (["--systems", "ctranslate2-int8"],
+     "ctranslate2-int8 needs the package ctranslate2: pip install '.[benchmarks]', or leave it out"),
 ])  # fmt: skip
 def test_speed_refuses_before_anything_is_made(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(systems, "find_spec", lambda name: None if name == "ctranslate2" else find_spec(name))

@@ -59,7 +59,8 @@ def test_docstring(collect_text):
 
 
 def test_google_sections_are_left_out(collect_text):
-    text = f"Read the files of an archive.\n\nArgs:\n    name: where it lies and is read from.\n\n{BODY}\n\nReturns:\n    The files.\n"
+    arguments = "Args:\n    name: where it lies and is read from.\n"
+    text = f"Read the files of an archive.\n\n{arguments}\n{BODY}\n\nReturns:\n    The files.\n"
     assert collect_text.prose(text) == ["Read the files of an archive.", BODY]
 
 
@@ -115,7 +116,7 @@ def test_licences(collect_text):
 SENTENCES = {
     "one": "The archive is opened again for each file, so that an archive with many files takes longer to be read.",
     "two": "A queue of jobs that wait for a worker is kept in order, and the oldest of the jobs is the one that a worker takes.",
-    "three": "When the server closes the connection, the client waits for a second and then opens the connection to the server again.",
+    "three": "When the server closes the connection, the client waits for a second and then opens the connection to it again.",
 }
 DOCUMENT = "This is what a package is and does, and it is long enough to be a document of the running text that we have."
 TITLES = {"one": "Read files from an archive", "two": "Keep jobs in a queue", "three": "Open a connection to the server"}
@@ -143,7 +144,8 @@ def collected(collect_text, tmp_path, monkeypatch):
         file.write(f"{SENTENCES['three']}\n\n{DOCUMENT}\n")
     package(site, "requests", [(TITLES["one"], SENTENCES["one"])])
     package(site, "trained", [("Read some files of an archive", "Here: " + SENTENCES["one"]), (TITLES["two"], SENTENCES["two"]),
-                              (TITLES["two"] + " of workers", SENTENCES["two"]), (TITLES["three"], SENTENCES["three"])])  # fmt: skip
+                              (TITLES["two"] + " of workers", SENTENCES["two"]),
+                              (TITLES["three"], SENTENCES["three"])])  # fmt: skip
     package(site, "unfree", [(TITLES["two"], SENTENCES["two"])], "GPL-3.0-only")
     monkeypatch.setattr(collect_text.sysconfig, "get_path", lambda name: os.devnull)
     outs = [tmp_path / "a", tmp_path / "b"]

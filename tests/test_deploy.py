@@ -111,7 +111,8 @@ def test_rows_have_scales_of_their_own(most, error):
         for name, width in (("x", 48), ("y", 20))
     ]
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])], "product", values[:1], values[1:], [onnx.numpy_helper.from_array(weight, "weight")]
+        [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])], "product", values[:1], values[1:],
+        [onnx.numpy_helper.from_array(weight, "weight")]
     )  # fmt: skip
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)], ir_version=10)
     export._quantize_products(proto, most)
@@ -144,7 +145,8 @@ def test_exports_of_one_scale_a_tensor_still_load(exported, runtime, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "old")
     for name in (export.ENCODER, export.DECODER):
         quantization.quantize_dynamic(exported / name, folder / name, op_types_to_quantize=["MatMul"], per_channel=True,
-                                      weight_type=quantization.QuantType.QInt8, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})  # fmt: skip
+                                      weight_type=quantization.QuantType.QInt8,
+                                      extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})  # fmt: skip
     found, expected = (model.generate(TEXTS, "ar", beam=1, max_len=10) for model in (Bang.load(folder, threads=1), runtime))
     assert sum(a == b for a, b in zip(found, expected)) > len(TEXTS) // 2
 
@@ -339,9 +341,9 @@ def test_bad_folders_get_one_line(exported, tmp_path):
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     (folder / "config.json").write_text(json.dumps({**config, "modes": "ar", "generation": None}))
     assert "config.json: lacks modes, generation, or has something else there" in refused(folder)
-    for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}), ("num_buckets", 0),
-                       ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0), ("files", 3),
-                       ("blocks", [4]), ("blocks", [-1, 4]), ("reduce_range", "no")):  # fmt: skip
+    for key, value in (("modes", []), ("modes", ["ar", "rna"]), ("modes", [["ar"]]), ("shares", {"ar": "all"}),
+                       ("num_buckets", 0), ("relative_max_distance", True), ("specials", [0, 1]), ("max_target_positions", 0),
+                       ("files", 3), ("blocks", [4]), ("blocks", [-1, 4]), ("reduce_range", "no")):  # fmt: skip
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         assert f"config.json: lacks {key}, or has something else there; make it again" in refused(folder)
     shutil.copy(exported / "decoder.weights", folder)
@@ -386,7 +388,8 @@ def test_nothing_half_written(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, asked, reduced", [
-    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("", None, True), ("sse2 avx2", False, False), ("avx_vnni", True, True),
+    ("sse2 avx512_vnni", None, False), ("sse2 avx2", None, True), ("", None, True), ("sse2 avx2", False, False),
+    ("avx_vnni", True, True),
 ])  # fmt: skip
 def test_cpus_that_saturate_get_seven_bits(flags, asked, reduced, trained, tmp_path, monkeypatch):
     found = []
@@ -399,7 +402,8 @@ def test_cpus_that_saturate_get_seven_bits(flags, asked, reduced, trained, tmp_p
 
 
 @pytest.mark.parametrize("flags, reduced, warns", [
-    ("sse2 avx2", False, True), ("sse2 avx2", True, False), ("sse2 avx2", None, False), ("avx_vnni", False, False), ("", False, False),
+    ("sse2 avx2", False, True), ("sse2 avx2", True, False), ("sse2 avx2", None, False), ("avx_vnni", False, False),
+    ("", False, False),
 ])  # fmt: skip
 def test_eight_bits_on_a_cpu_that_saturates_are_told(flags, reduced, warns, exported, tmp_path, monkeypatch, caplog):
     """Once, at load; not where nobody knows what the CPU is, or what an export of once is."""

@@ -164,7 +164,7 @@ def test_share_of_references(split, share):
 
 
 def test_share_of_docstrings(tmp_path):
-    """First lines of the standard library's modules that the weights were not learned from, a tenth of what docs/evaluation.md has."""
+    """First lines of the standard library's modules that the weights were not learned from, a tenth of docs/evaluation.md's."""
     folder = Path(os.__file__).parent
     for name in ("json", "email", "logging", "asyncio", "http", "unittest", "xml", "collections", "concurrent"):
         (tmp_path / name).symlink_to(folder / name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import GOLDEN, VOCAB_SMALL
-from test_run_task import LITTLE, after, words
+from support.plans import LITTLE, after, words
 
 from bang.__main__ import main
 from bang.recipes.distill import check_teacher, distillation_plan

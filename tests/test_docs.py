@@ -18,11 +18,11 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT
 from fairseq import options
+from support.pages import DOCS, README, blocks
 
 from bang.__main__ import _parser, main
 from bang.modes import MODES
 
-README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 RUN_BY_TEST_README = {
     "README.md": ["Try it", "Use a model", "Ship a model"],
@@ -41,14 +41,6 @@ PARSERS = {
     "fairseq-interactive": options.get_interactive_generation_parser,
 }
 OF_OTHER_PROGRAMS = {"--depth", "--help", "--logdir", "--no-deps"}
-
-
-def blocks(page, section=None, language="bash"):
-    """The fenced blocks of a page, or of one of its sections."""
-    text = page.read_text(encoding="utf-8")
-    if section is not None:
-        text = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)[1]
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
 RUN_BY = {

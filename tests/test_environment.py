@@ -108,6 +108,7 @@ def test_no_command_of_the_readme_brings_a_torchaudio(venv):
     options = ["install", "--no-index", "--no-build-isolation", "--no-deps"]
     done = pip(venv, *options, str(ROOT / "scripts" / "no_torchaudio"))
     assert done.returncode == 0, done.stderr
-    wanted = subprocess.run([venv / "bin" / "python", "-c", "from importlib.metadata import *; print(requires('ve-fairseq'), version('torchaudio'))"],
+    wanted = subprocess.run([venv / "bin" / "python", "-c",
+                             "from importlib.metadata import *; print(requires('ve-fairseq'), version('torchaudio'))"],
                             capture_output=True, text=True).stdout  # fmt: skip
     assert "torchaudio>=0.8.0" in wanted and wanted.strip().endswith("2.11.0+none")

@@ -12,7 +12,7 @@ from pathlib import Path
 import evidence
 import pytest
 from conftest import ROOT
-from test_run_task import after
+from support.plans import after
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ GREEDY = row("AR greedy", "", 37.0, 90.0, 8.0)
 
 def test_verdicts():
     rows = [GREEDY, row("speculative", "K=1", 37.0, 70.0, 6.0), row("speculative", "K=2", 37.0, 60.0, 4.0),
-            row("dial", "τ=0.3", 35.9, 40.0, 3.0), row("dial", "τ=0.5", 36.0, 45.0, 4.0), row("dial", "τ=0.9", 37.0, 80.0, 7.0)]  # fmt: skip
+            row("dial", "τ=0.3", 35.9, 40.0, 3.0), row("dial", "τ=0.5", 36.0, 45.0, 4.0),
+            row("dial", "τ=0.9", 37.0, 80.0, 7.0)]  # fmt: skip
     found = frontier.verdicts(rows)
     assert found["speculative"] == {"best": "K=2", "times_greedy_at_batch_1": 1.5, "tokens_a_pass": 2.0}
     assert found["dial"]["reached"] and found["dial"]["best"] == "τ=0.5"  # 0.9 is better, but takes more than half the passes
@@ -39,8 +40,8 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
     for side, start in (("src", 0), ("tgt", 3)):
         (data / f"test.{side}").write_text("".join(" ".join(pieces[start + i : start + i + 5]) + "\n" for i in range(9)))
     out = tmp_path / "out"
-    arguments = [GOLDEN / "mixed" / "checkpoint.pt", data, "--vocab", VOCAB_SMALL, "--out", out, "--sentences", 6, "--timed", 2, "--rounds", 1, "--threads", 1,
-                 "--max-len", 6, "--batch-tokens", 96]  # fmt: skip
+    arguments = [GOLDEN / "mixed" / "checkpoint.pt", data, "--vocab", VOCAB_SMALL, "--out", out, "--sentences", 6, "--timed", 2,
+                 "--rounds", 1, "--threads", 1, "--max-len", 6, "--batch-tokens", 96]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["frontier.py", *map(str, arguments)])
     frontier.main()
     report = json.loads((out / "frontier.json").read_text())

@@ -43,9 +43,9 @@ def test_training_logs():
 def test_generation_logs():
     log = "Translated 1,300 sentences (31,200 tokens) in 2.5s (520.00 sentences/s, 12480.00 tokens/s)"
     assert decoding_result(f"noise\n{log}\nmore") == Decoding(1300, 2.5)
-    for log in ("", log.replace("1,300", "0")):
+    for bad in ("", log.replace("1,300", "0")):
         with pytest.raises(ValueError, match="no sentence"):
-            decoding_result(log)
+            decoding_result(bad)
 
 
 def test_the_count_of_the_tests():
@@ -86,7 +86,8 @@ def runs(stat: Path) -> bool:
 def test_a_step_that_takes_too_long_is_killed_with_its_children(tmp_path):
     child = "import time; print(1, flush=True); time.sleep(60)"
     (tmp_path / "parent.py").write_text(
-        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', '{child}']); print(child.pid, flush=True); child.wait()"
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', '{child}']); "
+        "print(child.pid, flush=True); child.wait()"
     )
     begin = time.perf_counter()
     step = run_step("slow", str(tmp_path / "parent.py"), limit=3)

@@ -44,7 +44,7 @@ def test_memory_of_an_update_is_linear(update):
     for ngram in (1, 3, 9):
         storages = {}
 
-        def pack(tensor):
+        def pack(tensor, storages=storages):
             storages[tensor.untyped_storage().data_ptr()] = tensor  # held: no address comes twice
             return tensor
 

@@ -51,8 +51,9 @@ def test_mistakes_are_one_line(capsys):
     (["options"], "fairseq", "bang.plugin.options_page", "."),
 ])  # fmt: skip
 def test_a_package_that_is_not_installed(arguments, package, module, wanted, tmp_path, monkeypatch):
-    config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={}, specials=[0, 1, 2],
-                  max_source_positions=9, max_target_positions=9, num_buckets=32, relative_max_distance=128)  # fmt: skip
+    config = dict(format="bang export", version=1, modes=["ar"], shares={}, precision="float32", generation={},
+                  specials=[0, 1, 2], max_source_positions=9, max_target_positions=9, num_buckets=32,
+                  relative_max_distance=128)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, name, None)  # as Python takes what it cannot find

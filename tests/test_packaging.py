@@ -115,7 +115,8 @@ def pairs(tmp_path):
 
 @pytest.mark.parametrize("command", [
     ["run-task", "pairs", "--mode", "nar", "--out", "out", "--start", "none"],
-    ["distill", "pairs", "--teacher", GOLDEN / "mixed" / "checkpoint.pt", "--vocab", VOCAB_SMALL, "--mode", "nar", "--out", "out", "--start", "none"],
+    ["distill", "pairs", "--teacher", GOLDEN / "mixed" / "checkpoint.pt", "--vocab", VOCAB_SMALL,
+     "--mode", "nar", "--out", "out", "--start", "none"],
     ["finetune", "--mode", "nar", "processed", "out"],
 ], ids=lambda command: command[0])  # fmt: skip
 def test_an_installed_package_plans_recipes(command, site, pairs, run, tmp_path):

@@ -262,7 +262,8 @@ def test_a_rule_is_broken_where_there_is_no_other_way():
 
 
 def test_positional_scores_are_the_networks():
-    task = Task(2, [({3: -1.0, 4: -2.0, UNK: -0.5}, -4.0), ({4: -1.5, 5: -2.5, 6: -3.0}, -0.25), ({7: -3.0, 8: -4.0, 6: -5.0}, -0.5)],
+    task = Task(2, [({3: -1.0, 4: -2.0, UNK: -0.5}, -4.0), ({4: -1.5, 5: -2.5, 6: -3.0}, -0.25),
+                    ({7: -3.0, 8: -4.0, 6: -5.0}, -0.5)],
                 source=[3, 4], unk_penalty=5.0, eos_penalty=0.5)  # fmt: skip
     paths = batch([task]).best()
     assert paths.length.tolist() == [[0]] and paths.score.tolist() == [[0.0]], "nothing yet"

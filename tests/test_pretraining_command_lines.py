@@ -16,7 +16,8 @@ SMALL = ["--arch", "bang_ar_nar_mixed", *TINY, "--num-workers", "0", "--warmup-u
 JSON_LOG = ["--log-format", "json", "--log-interval", "1"]
 PRETRAIN = [
     ROOT / "scripts" / "pretrain.sh", *SMALL, *JSON_LOG, "--tokens-per-sample", "128", "--sample-break-mode", "none",
-    "--batch-size", "2", "--update-freq", "1", "--required-batch-size-multiple", "1", "--max-epoch", "16", "--save-interval-updates", "5",
+    "--batch-size", "2", "--update-freq", "1", "--required-batch-size-multiple", "1", "--max-epoch", "16",
+    "--save-interval-updates", "5",
 ]  # fmt: skip
 
 
@@ -38,7 +39,8 @@ def shards(run, tmp_path_factory):
         (folder / f"text{number}").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
         run(
             "fairseq-preprocess", "--user-dir", ROOT / "bang", "--task", "bang_pretraining", "--only-source", "--srcdict",
-            VOCAB_SMALL, "--trainpref", folder / f"text{number}", "--validpref", folder / "text0", "--destdir", folder / f"bin{number}",
+            VOCAB_SMALL, "--trainpref", folder / f"text{number}", "--validpref", folder / "text0",
+            "--destdir", folder / f"bin{number}",
         )  # fmt: skip
     return f"{folder / 'bin0'}:{folder / 'bin1'}"
 

@@ -3,44 +3,22 @@
 import pickle
 import random
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import VOCAB_SMALL
 from fairseq import options, tasks
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
+from support.pretraining import EOS, binarize, make_pretraining_task, random_documents
 
 from bang.plugin.pretraining.dataset import BREAK_MODES, SpanDataset, TextBlocks
 from bang.plugin.pretraining.masking import SpanMasking, block_generator, hide_spans
-from bang.plugin.pretraining.task import PretrainingConfig, PretrainingTask, ordinary_pieces
+from bang.plugin.pretraining.task import PretrainingTask, ordinary_pieces
 
-VOCABULARY = Path(__file__).parent / "golden" / "data" / "vocab_small.txt"
-PAD, EOS, MASK = 0, 102, 103
-
-
-def binarize(folder, documents, split="train", separators=None):
-    """Writes documents (lists of lines of ids) as fairseq-preprocess does, with blank lines between them."""
-    folder.mkdir(exist_ok=True)
-    shutil.copy(VOCABULARY, folder / "dict.txt")
-    prefix = str(folder / split)
-    builder = indexed_dataset.make_builder(prefix + ".bin", "mmap", vocab_size=1389)
-    for number, document in enumerate(documents):
-        blank = [[]] * (separators[number] if separators else 1)
-        for line in document + blank:
-            builder.add_item(torch.tensor(line + [EOS]))
-    builder.finalize(prefix + ".idx")
-    return prefix
-
-
-def random_documents(seed, count=30, most_lines=12, longest=40):
-    rng = random.Random(seed)
-    return [
-        [[rng.randrange(999, 1389) for _ in range(rng.randint(1, longest))] for _ in range(rng.randint(0, most_lines))]
-        for _ in range(count)
-    ]
+PAD, MASK = 0, 103
 
 
 def slow_blocks(documents, size, mode):
@@ -106,18 +84,11 @@ def test_blocks_are_pickled_by_path(tmp_path):
     assert [again[i].tolist() for i in range(len(again))] == [blocks[i].tolist() for i in range(len(blocks))]
 
 
-def make_task(*folders, **cfg):
-    outside = {"seed": 1, "dataset_impl": None, "train_subset": "train", "checkpoint_paths": None}
-    outside["skip_invalid_size_inputs_valid_test"] = False
-    cfg = {**outside, "tokens_per_sample": 80, **cfg}
-    return PretrainingTask.setup_task(PretrainingConfig(data=":".join(map(str, folders)), **cfg))
-
-
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretraining")
     binarize(folder, random_documents(5, count=60, most_lines=20))
-    task = make_task(folder)
+    task = make_pretraining_task(folder)
     task.load_dataset("train")
     return task
 
@@ -226,7 +197,7 @@ def test_a_batch_is_padded_on_the_right():
     class Blocks(list):
         sizes = np.array([len(text) for text in texts])
 
-    dataset = SpanDataset(Blocks(texts), masking, PretrainingTask.load_dictionary(str(VOCABULARY)), seed=3)
+    dataset = SpanDataset(Blocks(texts), masking, PretrainingTask.load_dictionary(str(VOCAB_SMALL)), seed=3)
     batch = dataset.collater([dataset[i] for i in range(3)])
     assert batch["id"].tolist() == [0, 1, 2] and batch["nsentences"] == 3
     assert batch["ntokens"] == 18 + 1 + 9 == (batch["target_idx"] >= 0).sum()
@@ -262,7 +233,7 @@ def test_shards_take_turns(tmp_path):
     for number, text in enumerate(documents):
         binarize(tmp_path / f"shard{number}", text)
     binarize(tmp_path / "shard0", [[[1000]]], split="valid")
-    task = make_task(tmp_path / "shard0", tmp_path / "shard1")
+    task = make_pretraining_task(tmp_path / "shard0", tmp_path / "shard1")
     assert task.has_sharded_data("train")
     for epoch, shard in ((1, 0), (2, 1), (3, 0)):
         task.load_dataset("train", epoch=epoch)
@@ -276,7 +247,7 @@ def test_combine_reads_the_parts_of_a_split(tmp_path):
     documents = [random_documents(seed, count=3) for seed in (1, 2, 3)]
     for name, text in zip(("train", "train1", "train2"), documents):
         binarize(tmp_path, text, split=name)
-    task = make_task(tmp_path)
+    task = make_pretraining_task(tmp_path)
     task.load_dataset("train", combine=True)
     blocks = task.dataset("train").blocks
     expected = [block for text in documents for block in slow_blocks(text, 80, "doc")]
@@ -286,10 +257,10 @@ def test_combine_reads_the_parts_of_a_split(tmp_path):
 
 def test_from_a_text_file_through_the_command_line(tmp_path):
     """fairseq-preprocess, then the options of fairseq-train as fairseq itself reads them."""
-    pieces = [line.split()[0] for line in VOCABULARY.read_text().splitlines()][1100:1200]
+    pieces = [line.split()[0] for line in VOCAB_SMALL.read_text().splitlines()][1100:1200]
     lines = [" ".join(pieces[i : i + 30]) for i in range(70)]
     (tmp_path / "text").write_text("\n".join(lines[:40] + ["", ""] + lines[40:]) + "\n")
-    arguments = ["--only-source", "--task", "bang_pretraining", "--srcdict", str(VOCABULARY), "--workers", "1"]
+    arguments = ["--only-source", "--task", "bang_pretraining", "--srcdict", str(VOCAB_SMALL), "--workers", "1"]
     arguments += ["--trainpref", str(tmp_path / "text"), "--destdir", str(tmp_path / "bin")]
     preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
 
@@ -318,7 +289,7 @@ def test_from_a_text_file_through_the_command_line(tmp_path):
 def test_a_mistake_in_an_option_is_named(tmp_path, cfg, named):
     binarize(tmp_path, [[[1000]]])
     with pytest.raises(ValueError, match=named) as error:
-        make_task(tmp_path, **cfg).load_dataset("train")
+        make_pretraining_task(tmp_path, **cfg).load_dataset("train")
     assert "\n" not in str(error.value)
 
 
@@ -355,7 +326,7 @@ def test_a_bad_shard_is_named(tmp_path, damage, epoch, named):
     for shard in ("first", "second"):
         binarize(tmp_path / shard, [[[1000]]])
     damage(tmp_path / "second")
-    task = make_task(tmp_path / "first", tmp_path / "second")
+    task = make_pretraining_task(tmp_path / "first", tmp_path / "second")
     with pytest.raises(ValueError, match=named) as error:
         task.load_dataset("train", epoch=epoch)
     assert "\n" not in str(error.value)
@@ -363,7 +334,7 @@ def test_a_bad_shard_is_named(tmp_path, damage, epoch, named):
 
 def test_an_id_that_the_dictionary_lacks_is_named(tmp_path):
     binarize(tmp_path, [[[1000, 1389]]])
-    task = make_task(tmp_path)
+    task = make_pretraining_task(tmp_path)
     task.load_dataset("train")
     with pytest.raises(ValueError, match="id 1389, its dictionary 1389 entries"):
         task.dataset("train")[0]
@@ -371,4 +342,4 @@ def test_an_id_that_the_dictionary_lacks_is_named(tmp_path):
 
 def test_a_folder_without_dictionary_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"dict\.txt is missing"):
-        make_task(tmp_path)
+        make_pretraining_task(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import quickstart_train
 import torch
 from conftest import ROOT
-from test_run_task import after
+from support.plans import after
 from transformers import BertConfig, BertModel
 
 from bang.recipes.steps import Plan

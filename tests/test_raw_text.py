@@ -176,7 +176,8 @@ def test_bleu_of_text_for_people(train_here, cli, data_bin, tmp_path):
         "--maximize-best-checkpoint-metric", validate=True,
     )  # fmt: skip
     command = ["fairseq-generate", data_bin, "--path", folder / "checkpoint_best.pt", "--task", "translation_bang",
-               "--gen-subset", "valid", "--beam", "1", "--max-len-b", "20", "--batch-size", "5", "--scoring", "sacrebleu"]  # fmt: skip
+               "--gen-subset", "valid", "--beam", "1", "--max-len-b", "20", "--batch-size", "5",
+               "--scoring", "sacrebleu"]  # fmt: skip
     log, of_pieces = cli(*command, "--bpe", "bang"), cli(*command)
     texts, references = (dict(re.findall(rf"^{kind}-(\d+)\t(?:\S+\t)?(.*)$", log, flags=re.M)) for kind in "DT")
     assert texts.keys() == references.keys() and len(texts) == 12

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY
-from test_docs import DOCS, README, blocks
+from support.pages import DOCS, README, blocks
 from transformers import BertConfig, BertModel
 
 from bang.text.vocabulary import VOCAB, read_vocabulary

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_run_task import after
+from support.plans import after
 
 
 @pytest.fixture

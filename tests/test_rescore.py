@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from test_generation import options
+from support.generation import options
 
 from bang import visibility
 

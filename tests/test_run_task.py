@@ -9,15 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import GOLDEN, ROOT, TINY
+from conftest import GOLDEN, ROOT
 from fairseq import options
+from support.plans import LITTLE, after, words
 
 from bang.__main__ import main
 from bang.recipes import gpus, tasks
 from bang.recipes.steps import fingerprint
 from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
-
-LITTLE = " ".join([*TINY[:-1], "--max-update", "4", "--warmup-updates", "2", "--num-workers", "0", "--log-interval", "2"])
 
 
 @pytest.fixture
@@ -39,16 +38,6 @@ def test_packages_are_missed_before_a_recipe_begins(command, data, tmp_path, mon
         main([command[0], str(data), *command[1:], "--mode", "nar", "--out", str(tmp_path / "out")])
     needed = "recipes need rouge-score, matplotlib too: pip install rouge-score matplotlib"
     assert stop.value.code == f"bang {command[0]}: error: {needed}" and not (tmp_path / "out").exists()
-
-
-def words(plan, name):
-    """All words of a step's commands."""
-    (step,) = (step for step in plan.steps if step.name == name)
-    return [str(word) for command in step.commands for word in command.words]
-
-
-def after(command, option):
-    return command[command.index(option) + 1]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +134,8 @@ def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "visible, devices",
     [
-        (None, ["0", "1", "2"]), ("", []), ("1", ["1"]), ("2, 0", ["2", "0"]), ("GPU-8f1,1", ["GPU-8f1", "1"]), ("MIG-4c", ["MIG-4c"]),
-        ("-1", []), ("0,3,1", ["0"]), ("NoDevFiles", []),
+        (None, ["0", "1", "2"]), ("", []), ("1", ["1"]), ("2, 0", ["2", "0"]), ("GPU-8f1,1", ["GPU-8f1", "1"]),
+        ("MIG-4c", ["MIG-4c"]), ("-1", []), ("0,3,1", ["0"]), ("NoDevFiles", []),
     ],
 )  # fmt: skip
 def test_devices_are_those_that_cuda_shows(visible, devices, tmp_path, monkeypatch):
@@ -165,11 +154,11 @@ def test_devices_are_those_that_cuda_shows(visible, devices, tmp_path, monkeypat
 
 
 PUBLISHED = (
-    "--task translation_bang --arch bang_ar_nar_mixed_base --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 0.1 --lr 0.0001 "
-    "--min-lr 1e-09 --nar-ratio 0.0 --ngram 1 --disable-ngram-loss --lr-scheduler inverse_sqrt --warmup-init-lr 1e-07 "
-    "--warmup-updates 1000 --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.01 --criterion ngram_language_loss_NAR_mixed "
-    "--label-smoothing 0.1 --update-freq 1 --max-tokens 3072 --num-workers 8 --ddp-backend=no_c10d --max-epoch 10 "
-    "--max-source-positions 512 --max-target-positions 512 --truncate-source --keep-last-epochs 10 --save-interval 1 --fp16 "
+    "--task translation_bang --arch bang_ar_nar_mixed_base --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 0.1 "
+    "--lr 0.0001 --min-lr 1e-09 --nar-ratio 0.0 --ngram 1 --disable-ngram-loss --lr-scheduler inverse_sqrt "
+    "--warmup-init-lr 1e-07 --warmup-updates 1000 --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.01 "
+    "--criterion ngram_language_loss_NAR_mixed --label-smoothing 0.1 --update-freq 1 --max-tokens 3072 --num-workers 8 "
+    "--ddp-backend=no_c10d --max-epoch 10 --max-source-positions 512 --max-target-positions 512 --truncate-source --keep-last-epochs 10 --save-interval 1 --fp16 "
 )
 OURS = {"data", "user_dir", "save_dir", "tensorboard_logdir", "log_format", "log_interval"}
 
@@ -177,7 +166,7 @@ OURS = {"data", "user_dir", "save_dir", "tensorboard_logdir", "log_format", "log
 @pytest.mark.parametrize("preset", ["squad", "xsum", "persona-chat"])
 @pytest.mark.parametrize("mode, more", [("ar", ""), ("nar", "--nar-ratio 1.0 --max-epoch 50 --save-interval 5")])
 def test_presets_train_as_published(mode, more, preset, data, tmp_path):
-    """On a GPU, every option of fairseq-train has the published value; a fairseq-train that only shows its arguments stands in."""
+    """On a GPU, every option of fairseq-train has the published value; a fairseq-train that shows its arguments stands in."""
     (tmp_path / "fairseq-train").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "fairseq-train").chmod(0o755)
     # what a run of so few pairs would shorten

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT, TEXTS
+from conftest import ROOT, SPECIAL, TEXTS
 from hypothesis import HealthCheck, given, settings, strategies
-from test_api import SPECIAL
 
 from bang.inference import onnx_engine
 from bang.inference.api import Bang

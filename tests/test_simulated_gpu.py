@@ -10,10 +10,9 @@ from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq import utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.modules import FairseqDropout
+from support.generation import options
+from support.pretraining import binarize, make_pretraining_task, random_documents
 from support.simulated_gpu import CUDA, simulated_gpu
-from test_generation import options
-from test_pretraining_dataset import binarize, random_documents
-from test_pretraining_dataset import make_task as make_pretraining_task
 
 from bang.generation.session import TorchSession
 from bang.inference.api import Bang
@@ -214,7 +213,7 @@ def test_an_update_of_pretraining_is_the_cpus(name, dtype, golden_model, tmp_pat
 
 
 def test_the_command_lines(train_here, cli, data_bin, tmp_path, monkeypatch):
-    """fairseq-train, with validation, and fairseq-generate: the CPU's in float32, and nearly so in fp16, which fairseq has no CPU for."""
+    """fairseq-train, with validation, and fairseq-generate: the CPU's in float32; in fp16, which is for GPUs alone, nearly so."""
     monkeypatch.setattr(loss, "ROWS_ELSEWHERE", loss.ROWS["cpu"])  # sums in one order: Adam's first steps know signs alone
 
     def outcome(name, *device):

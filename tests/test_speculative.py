@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT, hypotheses
 from fairseq import utils
-from test_generation import decode, options
+from support.generation import decode, options
 
 from bang import modes
 from bang.decoding import passes
@@ -309,8 +309,8 @@ def test_the_host_waits_for_a_gpu_once_a_pass(decoding, golden_model, make_task,
 
 
 def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
-    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative",
-               "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "4"]  # fmt: skip
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang",
+               "--decoding", "speculative", "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "4"]  # fmt: skip
     told = [line for line in run(*command, fails=True).splitlines() if not re.match(r"(DEBUG|INFO):|.* \| INFO \| ", line)]
     assert len(told) == 1 and told[0].startswith(
         "fairseq-generate: error: --beam 4 with --decoding speculative: it gives the words of --beam 1"
@@ -319,10 +319,12 @@ def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
 
 def test_the_command_lines_report_is_json(run, data_bin):
     """fairseq's command line gives the mode as an enum, which JSON has no word for."""
-    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative",
-               "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36", "--max-len-b", "20"]  # fmt: skip
+    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang",
+               "--decoding", "speculative", "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36",
+               "--max-len-b", "20"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.generate", *map(str, command[1:]), "--log-format", "json"], capture_output=True, text=True,
+        [sys.executable, "-m", "fairseq_cli.generate", *map(str, command[1:]), "--log-format", "json"],
+        capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]

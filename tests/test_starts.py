@@ -1,49 +1,22 @@
 """Public starts: BERT's weights compute what they computed there; what does not fit is refused."""
 
 import logging
+import os
 from argparse import Namespace
 
 import pytest
 import torch
-from foreign_models import MASK, PAD, edit_config, edit_vocabulary, edit_weights, randomize, source
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from support.foreign_models import MASK, PAD, bert_output, edit_config, edit_vocabulary, edit_weights, encode, source
+from transformers import BertForMaskedLM
 
 from bang import starts, visibility
 from bang.starts.adapt import spread
 
 
-@pytest.fixture(scope="module")
-def bert(pieces):
-    config = BertConfig(
-        vocab_size=len(pieces), hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
-        layer_norm_eps=1e-5, attn_implementation="eager",
-    )  # fmt: skip
-    return randomize(BertModel(config))
-
-
-@pytest.fixture
-def bert_folder(bert, pieces, tmp_path):
-    bert.save_pretrained(tmp_path / "bert")
-    vocabulary = ["[unused1]" if number == 2 else piece for number, piece in enumerate(pieces)]
-    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    return tmp_path / "bert"
-
-
 @pytest.fixture
 def make_gelu_model(make_model):
     return lambda **options: make_model(**{"activation_fn": "gelu", "encoder_layers": 3, **options})
-
-
-def encode(model, tokens):
-    with torch.no_grad():
-        return model.encoder(tokens, src_lengths=(tokens != PAD).sum(1))["encoder_out"][0].transpose(0, 1)
-
-
-def bert_output(bert, tokens):
-    positions = torch.arange(1, tokens.size(1) + 1)[None].expand_as(tokens)  # our source has no [CLS] at position 0
-    with torch.no_grad():
-        return bert(tokens, attention_mask=(tokens != PAD).long(), position_ids=positions).last_hidden_state
 
 
 def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):
@@ -63,8 +36,9 @@ def test_every_form_of_a_bert_is_the_same_start(form, bert, bert_folder, make_ge
     weights_file = bert_folder / "model.safetensors"
     weights, path = load_file(weights_file), bert_folder
     if form == "prefix, old names, heads":
-        weights = {f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
-                   for name, value in weights.items()}  # fmt: skip
+        for new, old in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+            weights = {name.replace(new, old): value for name, value in weights.items()}
+        weights = {f"bert.{name}": value for name, value in weights.items()}
         weights["cls.predictions.bias"] = torch.zeros(7)
         weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
         save_file(weights, weights_file)
@@ -192,14 +166,15 @@ def test_sizes_that_do_not_match_name_the_option(options, message, bert_folder, 
         (lambda f: (f / "config.json").write_text("[]"), "holds no settings"),
         (lambda f: (f / "config.json").unlink(), "no config.json in this folder"),
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors or pytorch_model.bin in this folder"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]), "cannot be read; truncated"),
+        (lambda f: os.truncate(f / "model.safetensors", 5000), "cannot be read; truncated"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "cannot be read; truncated"),
         (lambda f: edit_weights(f, drop="encoder.layer.1.output.dense.bias"), "lacks encoder.layer.1.output.dense.bias"),
         (lambda f: edit_weights(f, drop="embeddings.token_type_embeddings.weight"), "lacks embeddings.token_type"),
         (lambda f: edit_weights(f, **{"encoder.layer.0.crossattention.self.key.bias": torch.zeros(48)}),
          "unknown weight encoder.layer.0.crossattention"),
         (lambda f: save_file({"w": torch.zeros(2)}, f / "model.safetensors"), "neither a BANG"),
-        (lambda f: (f / "vocab.txt").write_text((f / "vocab.txt").read_text().replace("[CLS]", "<s>")), "word piece 101 is '<s>' there"),
+        (lambda f: edit_vocabulary(f, lambda lines: [b"<s>" if line == b"[CLS]" else line for line in lines]),
+         "word piece 101 is '<s>' there"),
         (lambda f: edit_vocabulary(f, lambda lines: lines[:200]), "its vocabulary file has 200 word pieces, its table"),
         (lambda f: edit_vocabulary(f, lambda lines: [*lines, b"more"]), "word pieces, its table of embeddings"),
         (lambda f: edit_vocabulary(f, lambda lines: []), "has 0 word pieces"),
@@ -207,9 +182,11 @@ def test_sizes_that_do_not_match_name_the_option(options, message, bert_folder, 
         (lambda f: edit_config(f, hidden_act=[]), "activation function []"),
         (lambda f: edit_config(f, num_attention_heads="two"), "'two' attention heads"),
         (lambda f: edit_config(f, num_attention_heads=0), "0 attention heads"),
-        (lambda f: edit_config(f, num_attention_heads=5), "5 attention heads, and a whole number is wanted that divides its width of 48"),
+        (lambda f: edit_config(f, num_attention_heads=5),
+         "5 attention heads, and a whole number is wanted that divides its width of 48"),
         *[
-            (lambda f, name=name, shape=shape: edit_weights(f, **{name: torch.zeros(shape)}), f"bert: {name} is {shape} and has to be")
+            (lambda f, name=name, shape=shape: edit_weights(f, **{name: torch.zeros(shape)}),
+             f"bert: {name} is {shape} and has to be")
             for name, shape in (
                 ("embeddings.word_embeddings.weight", (48,)),
                 ("embeddings.word_embeddings.weight", ()),
@@ -252,7 +229,7 @@ def test_what_weights_alone_do_not_tell_is_said(bert_folder, make_gelu_model, tm
 
 
 def test_another_vocabulary_is_refused(bert, make_gelu_model, tmp_path):
-    table = {name: value for name, value in bert.state_dict().items()}
+    table = dict(bert.state_dict())
     table["embeddings.word_embeddings.weight"] = torch.zeros(1000, 48)
     save_file(table, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="has 1000 word pieces, the encoder's dictionary .*--srcdict vocab.txt"):

@@ -9,8 +9,7 @@ import torch
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from test_starts import bert, bert_folder, bert_output, encode  # noqa: F401  (fixtures too)
-from test_starts_prophetnet import prophetnet, prophetnet_folder  # noqa: F401
+from support.foreign_models import bert_output, encode
 from transformers import BertModel
 
 from bang import starts

@@ -4,26 +4,11 @@ from argparse import Namespace
 
 import pytest
 import torch
-from foreign_models import PAD, SEP, edit_config, edit_weights, randomize, source
-from transformers import ProphetNetConfig, ProphetNetForConditionalGeneration
+from support.foreign_models import PAD, SEP, edit_config, edit_weights, source
 
 from bang import starts
 
-
-@pytest.fixture(scope="module")
-def prophetnet(pieces):
-    config = ProphetNetConfig(
-        vocab_size=len(pieces), hidden_size=48, encoder_ffn_dim=96, decoder_ffn_dim=96, num_encoder_layers=2,
-        num_decoder_layers=2, num_encoder_attention_heads=4, num_decoder_attention_heads=4,
-    )  # fmt: skip
-    return randomize(ProphetNetForConditionalGeneration(config))
-
-
-@pytest.fixture
-def prophetnet_folder(prophetnet, pieces, tmp_path):
-    prophetnet.save_pretrained(tmp_path / "prophetnet")
-    (tmp_path / "prophetnet" / "prophetnet.tokenizer").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    return tmp_path / "prophetnet"
+LAYER = "prophetnet.decoder.layers.1"
 
 
 @torch.no_grad()
@@ -83,11 +68,11 @@ def test_a_prophetnet_start_at_full_length(prophetnet, prophetnet_folder, make_m
         (lambda f: edit_weights(f, **{"prophetnet.decoder.ngram_embeddings.weight": torch.zeros(())}), {},
          "decoder.ngram_input_embed.weight is () and has to be a table"),
         *[
-            (lambda f, shape=shape: edit_weights(f, **{"prophetnet.decoder.layers.1.self_attn.query_proj.weight": torch.zeros(shape)}),
-             {}, f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
+            (lambda f, shape=shape: edit_weights(f, **{f"{LAYER}.self_attn.query_proj.weight": torch.zeros(shape)}), {},
+             f"query, key and value weight of a self-attention are {shape}, (48, 48), (48, 48)")
             for shape in ((48,), (40, 48), (48, 40))
         ],
-        (lambda f: edit_weights(f, drop="prophetnet.decoder.layers.1.self_attn.key_proj.bias"), {},
+        (lambda f: edit_weights(f, drop=f"{LAYER}.self_attn.key_proj.bias"), {},
          "lacks decoder.layers.1.ngram_self_attn.in_proj_bias"),
     ],
 )  # fmt: skip

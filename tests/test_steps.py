@@ -331,7 +331,8 @@ signal.signal(signal.SIGTERM, _terminate)  # as the command bang does
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 plan, kind = Plan("steps"), sys.argv[1]
 for number in range(2):
-    command = Command(["bash", "-c", f"echo $$ > pid{number}; exec sleep 60"], **({kind: f"{kind}{number}"} if kind != "plain" else {}))
+    output = {kind: f"{kind}{number}"} if kind != "plain" else {}
+    command = Command(["bash", "-c", f"echo $$ > pid{number}; exec sleep 60"], **output)
     plan.add(Step(f"part{number}", [command], [], [f"out{number}"], group="parts"))
 plan.run()
 """

@@ -133,7 +133,7 @@ def test_reads_only_a_few_chunks_ahead():
 
     def items():
         nonlocal taken
-        for taken in range(60):
+        for taken in range(60):  # noqa: UP028  (the count is looked at)
             yield taken
 
     for index, (item, result) in enumerate(tokenize._map_in_order(echo, items(), workers=2)):

@@ -4,8 +4,8 @@
     bang clean-up --detokenize hypo hypo.txt
     bang clean-up --detokenize --keep-repeats ar.hypo ar.txt
 
-The first is the published clean-up: it cuts each line at its [SEP], drops immediate repeats and joins the word pieces to words, so
-`c + +` becomes `c +`. The second gives text for people: `c++`, `node.js`, `(http)`.
+The first is the published clean-up: it cuts each line at its [SEP], drops immediate repeats and joins the word pieces to words,
+so `c + +` becomes `c +`. The second gives text for people: `c++`, `node.js`, `(http)`.
 """
 
 import argparse

@@ -7,7 +7,8 @@
 What is exported runs on onnxruntime, tokenizers and numpy alone. It is checked against the model on sentences: those of
 --check, or some of ours; the last lines say how many texts agree, by mode. int8 rounds, so some of its texts differ: with
 --reference the lines say what that costs in ROUGE (greedy, of at most 64 word pieces). float32
-gives the model's texts but for near ties: where more than a quarter differ, the status is not 0, and FOLDER stays to be looked at.
+gives the model's texts but for near ties: where more than a quarter differ, the status is not 0, and FOLDER stays to be looked
+at.
 """
 
 import argparse

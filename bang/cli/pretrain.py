@@ -2,8 +2,8 @@
 
     bang pretrain DATA SAVE_DIR [OPTION of fairseq-train ...]
 
-DATA are folders that fairseq-preprocess --only-source wrote, separated by colons, one an epoch in turn. An OPTION takes the place of
-the recipe's. Says what it will cost before it starts. The optimizer is the published one of fine-tuning. Not published, and so
+DATA are folders that fairseq-preprocess --only-source wrote, separated by colons, one an epoch in turn. An OPTION takes the place
+of the recipe's. Says what it will cost before it starts. The optimizer is the published one of fine-tuning. Not published, and so
 ours: --lr 0.0003, --warmup-updates 10000 or a tenth of the updates where that is less, and the numbers of blocks below.
 """
 

@@ -171,7 +171,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def quantize(path: Path, reduce_range: bool) -> None:
-    """Weights of 8 bits, or 7, one scale for each output channel, of tables one for each row; activations of 8 bits as they come."""
+    """Weights of 8 bits, or 7, a scale for each output channel, of tables for each row; activations of 8 bits as they come."""
     proto = onnx.load(path)
     _quantize_products(proto, 64 if reduce_range else 127)
     _quantize_tables(proto.graph)

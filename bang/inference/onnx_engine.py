@@ -154,8 +154,8 @@ def _session(path: Path, kind: str, number: int, threads: int | None) -> Inferen
         raise ValueError(f"{path}: cannot be loaded; {why} ({_first_line(error)})") from None
     if provider not in session.get_providers():
         raise ValueError(
-            f"device {kind}:{number}: onnxruntime cannot use it and would compute on the CPU; install the libraries that it needs "
-            "(CUDA and cuDNN), or choose cpu"
+            f"device {kind}:{number}: onnxruntime cannot use it and would compute on the CPU; install the libraries that it "
+            "needs (CUDA and cuDNN), or choose cpu"
         )
     return session
 

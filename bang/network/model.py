@@ -144,8 +144,8 @@ def _check(cfg: BangConfig, task) -> None:
     if cfg.encoder_embed_dim != cfg.decoder_embed_dim and cfg.share_all_embeddings:
         raise ValueError(
             f"--share-all-embeddings needs one width: --encoder-embed-dim {cfg.encoder_embed_dim}, "
-            f"--decoder-embed-dim {cfg.decoder_embed_dim}; give both the same, or use --arch bang_ar_nar_mixed, bang_ar or bang_nar, "
-            "which do not share by default"
+            f"--decoder-embed-dim {cfg.decoder_embed_dim}; give both the same, or use --arch bang_ar_nar_mixed, bang_ar or "
+            "bang_nar, which do not share by default"
         )
     for side in ("encoder", "decoder"):
         heads, width = getattr(cfg, f"{side}_attention_heads"), getattr(cfg, f"{side}_embed_dim")

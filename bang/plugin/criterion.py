@@ -66,8 +66,8 @@ class MixedLossConfig(NgramLossConfig):
     own_texts: int = field(
         default=0,
         metadata={
-            "help": "half of the loss is of targets that the model itself writes, in AR, for the sources of the batch: of so many "
-            "draws the one nearest to the reference (1: the most probable text; 0: references alone)"
+            "help": "half of the loss is of targets that the model itself writes, in AR, for the sources of the batch: of so "
+            "many draws the one nearest to the reference (1: the most probable text; 0: references alone)"
         },
     )
 

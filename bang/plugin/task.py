@@ -216,7 +216,8 @@ class BangTranslationTask(BangTask, TranslationTask):
         beam = getattr(args, "beam", 1)
         if mode.verified and not mode.beam_search and beam not in (1, GenerationConfig().beam):
             raise ValueError(
-                f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of a beam search"
+                f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of "
+                "a beam search"
             )
         if self.cfg.link not in (NO_LINK, None) and "link" in mode.options:
             if not mode.may_link(options):

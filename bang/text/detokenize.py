@@ -35,7 +35,8 @@ _ELISIONS = _words("o d l ol")  # before an apostrophe: "o'reilly"
 _FUNCTION_WORDS = _words("a an and as at by each for from if in into is of on or that the this to use using via when with")
 _BEFORE_A_SIGN = _words("am are be by from is of than to was were")  # "it was -5"
 _ABBREVIATIONS = _words(  # a blank follows their dot
-    "apr approx aug cf ch dec dr eq etc feb fig figs gen jan jr jul jun mr mrs ms nov oct pp prof resp sec sect sep sept st vol vs"
+    "apr approx aug cf ch dec dr eq etc feb fig figs gen jan jr jul jun mr mrs ms nov oct pp prof resp sec sect sep sept st vol "
+    "vs"
 )
 _BEFORE_AN_OPTION = _words("flag flags option options switch")  # "the option -v"
 _ENDINGS = _words(  # of file names and hosts

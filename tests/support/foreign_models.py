@@ -39,3 +39,14 @@ def edit_weights(folder, drop=None, **new):
 def edit_vocabulary(folder, edit):
     file = folder / "vocab.txt"
     file.write_bytes(b"".join(line + b"\n" for line in edit(file.read_bytes().splitlines())))
+
+
+def encode(model, tokens):
+    with torch.no_grad():
+        return model.encoder(tokens, src_lengths=(tokens != PAD).sum(1))["encoder_out"][0].transpose(0, 1)
+
+
+def bert_output(bert, tokens):
+    positions = torch.arange(1, tokens.size(1) + 1)[None].expand_as(tokens)  # our source has no [CLS] at position 0
+    with torch.no_grad():
+        return bert(tokens, attention_mask=(tokens != PAD).long(), position_ids=positions).last_hidden_state
