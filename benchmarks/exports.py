@@ -84,13 +84,14 @@ def main() -> None:
     if args.sentences is not None and args.sentences < 1:
         parser.error(f"--sentences {args.sentences}: give 1 or more")
     logging.disable(logging.INFO)  # of the libraries
+    from bang.decoding.link import NO_LINK
     from bang.deploy.export import export
     from bang.inference.torch_engine import TorchEngine
     from bang.inference.trained_model import read_model
 
     try:
         sources, references = parts(args.data, args.sentences)
-        model = read_model(args.checkpoint, args.vocab)
+        model = read_model(args.checkpoint, args.vocab, NO_LINK)
         with tempfile.TemporaryDirectory() as scratch:
             systems = {"torch": Bang(TorchEngine(model, "cpu", threads=args.threads), model.dictionary.symbols)}
             for precision in ("float32", "int8"):

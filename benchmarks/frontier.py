@@ -29,6 +29,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from report import cpu_name, versions  # noqa: E402
 
+from bang.decoding.link import NO_LINK  # noqa: E402
 from bang.inference.api import Bang, Generation  # noqa: E402
 from bang.safety.folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
@@ -249,9 +250,9 @@ def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) 
         from bang.deploy.export import export
         from bang.inference.trained_model import read_model
 
-        export(read_model(model, vocab), folder, engine.removeprefix("onnx-"))
+        export(read_model(model, vocab, NO_LINK), folder, engine.removeprefix("onnx-"))
         model, vocab = folder, None
-    return Bang.load(model, vocab=vocab, device=None if engine == "torch" else "cpu", threads=threads)
+    return Bang.load(model, vocab=vocab, link=NO_LINK, device=None if engine == "torch" else "cpu", threads=threads)
 
 
 def parts(data: Path, count: int | None) -> Iterator[list[str]]:

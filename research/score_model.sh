@@ -12,8 +12,15 @@ write() { python -m bang generate "$model" --truncate-source --max-len 40 "${@:2
 write ar-beam-4 --mode ar --beam 4 --len-penalty 1.2
 write ar-greedy --mode ar --beam 1
 write speculative-4 --mode speculative --draft-length 4
-write semi-nar-4 --mode semi-nar --block-size 4
-write semi-nar-4-longer --mode semi-nar --block-size 4 --eos-penalty 1
-write nar --mode nar
-python -m bang evaluate "$out"/{ar-beam-4,ar-greedy,speculative-4,semi-nar-4,semi-nar-4-longer,nar}.txt --reference "$data/test.tgt" \
-    --metrics rouge bleu faults
+write semi-nar-4 --mode semi-nar --block-size 4 --link none
+write semi-nar-4-longer --mode semi-nar --block-size 4 --eos-penalty 1 --link none
+write nar --mode nar --link none
+systems=("$out"/{ar-greedy,ar-beam-4,speculative-4,semi-nar-4,semi-nar-4-longer,nar}.txt)
+folder=$model
+[[ -d $model ]] || folder=$(dirname "$model")
+if [[ -e $folder/link.bin ]]; then
+    write semi-nar-4-link --mode semi-nar --block-size 4
+    write nar-link --mode nar
+    systems+=("$out"/{semi-nar-4-link,nar-link}.txt)
+fi
+python -m bang evaluate "${systems[@]}" --reference "$data/test.tgt" --metrics rouge bleu faults --bootstrap 1000

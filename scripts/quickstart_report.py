@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 
+from bang.decoding.link import NO_LINK
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts, warn_of_equal_texts
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--ask", action="store_true", help="then generate for each line of standard input")
     args = parser.parse_args()
     try:
-        model = Bang.load(args.model)
+        model = Bang.load(args.model, link=NO_LINK)
         sources, references = read_texts(args.source), read_texts(args.reference)
         trained = model.engine.shares or dict.fromkeys(model.modes)
         drafts = {"ar", "semi-nar"} <= trained.keys()

@@ -81,6 +81,12 @@ class Pass(NamedTuple):
         return np.take_along_axis(self.tokens, self.anchor[:, 1:] - self.first[:, None], axis=1)
 
 
+def canvas(rows: int, slots: int) -> Pass:
+    """A pass of NAR over the first slots of each row."""
+    first = np.zeros(rows, dtype=np.int64)
+    return Pass(np.zeros((rows, 0), dtype=np.int64), first, first[:, None] - 1, (slots,), slots - 1)
+
+
 def accepted(drafted, given):
     """How many of the drafts are accepted: those before the first that the model would not have given.
 

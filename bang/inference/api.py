@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import modes
 from ..decoding.link import NO_LINK, Link
+from ..decoding.path import Slots
 from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
@@ -77,6 +78,13 @@ class Engine(Protocol):
             sources: ids, none of them pad, eos last, int64, each (S,), no longer than `max_source_positions`.
         Raises:
             ValueError: an option does not serve.
+        """
+
+    def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
+        """What one NAR pass says of its slots, at most so many: the `count` likeliest tokens of each.
+
+        Args:
+            sources: as those of `generate`.
         """
 
 
@@ -300,7 +308,7 @@ class Bang:
 
     def _window(self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
-        for batch in _batches([len(source.ids) for source in sources], batch_tokens):
+        for batch in batches([len(source.ids) for source in sources], batch_tokens):
             hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
                 found[index] = self._generation(hypothesis, sources[index].truncated, drop_repeats)
@@ -341,7 +349,7 @@ class Bang:
         return Generation(text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated)
 
 
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of sources of like length, longest first, as many as fit; none of an empty source (its eos alone)."""
     order = sorted((index for index, length in enumerate(lengths) if length > 1), key=lambda index: -lengths[index])
     while order:

@@ -15,6 +15,8 @@ from ..decoding.choice import Bounds
 from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
+from ..decoding.passes import canvas
+from ..decoding.path import Slots
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import check_vocabulary, read_pieces
@@ -111,6 +113,12 @@ class OnnxEngine:
             _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
             for text in decoding.run()
         ]
+
+    def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
+        """See `api.Engine`."""
+        bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
+        session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), bounds)
+        return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
 
 
 def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:

@@ -13,6 +13,10 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
+from ..decoding.choice import Bounds, Chooser
+from ..decoding.passes import canvas
+from ..decoding.path import Slots
+from ..generation.session import TorchSession
 from ..network.model import BangModel
 from ..options import Options, check_number
 from ..plugin.data import PairDataset
@@ -71,6 +75,21 @@ class TorchEngine:
             best = {index: hypotheses[0] for index, hypotheses in zip(order, found)}
             eos = self._dictionary.eos()
             return [_hypothesis(best[index], eos) for index in range(len(tokens))]
+
+    def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
+        """See `api.Engine`."""
+        special = self._dictionary
+        tokens = np.full((len(sources), max(map(len, sources))), special.pad())
+        for row, ids in enumerate(sources):
+            tokens[row, : len(ids)] = ids
+        lengths = torch.tensor([len(ids) for ids in sources])
+        chooser = Chooser(special.pad(), special.unk(), special.eos())
+        slots = min(slots, self._network.max_decoder_positions())
+        with self._lock, torch.inference_mode():
+            src_tokens = torch.from_numpy(tokens).to(self._device)
+            bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
+            session = TorchSession([self._network], src_tokens, lengths.to(self._device), chooser, bounds)
+            return session.likeliest(canvas(len(sources), slots), count)
 
 
 _ENGINES: weakref.WeakSet[TorchEngine] = weakref.WeakSet()

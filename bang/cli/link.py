@@ -1,0 +1,82 @@
+"""Makes a link: what a token's neighbours say of it, by which NAR and semi-NAR write the best path through their slots' tokens.
+
+    bang link train.tgt --out link.bin --tune valid.src valid.tgt --model checkpoint.pt
+    bang generate checkpoint.pt --mode nar --link link.bin < texts
+
+An n-gram model of TARGETS, raw text, and the weights that it has in the search. They belong to a model: --tune chooses them
+by the ROUGE of the model's texts, in one NAR pass over the sources and some dozen searches through what it gave. As link.bin
+in a model's folder (`bang pack --link`, `bang export --link`) or beside a checkpoint it is the default of NAR and semi-NAR.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from ..decoding.link import NO_LINK, Weights, make_link
+from ..text.files import read_lines, refuse_overwriting
+from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.wordpieces import WordPieces
+
+HELP = "target texts to the link by which NAR and semi-NAR choose their texts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("targets", nargs="+", metavar="TARGETS", help="texts to count, one a line: the training targets")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the link to write")
+    parser.add_argument("--vocab", metavar="FILE", help="the model's vocabulary (default: --model's, or the published vocab.txt)")
+    parser.add_argument("--tokenized", action="store_true", help="TARGETS are word pieces joined by blanks, as of bang tokenize")
+    parser.add_argument(
+        "--order", type=int, choices=(2, 3), default=3, help="tokens of the longest n-grams (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", type=int, default=1, metavar="N", help="leave out n-grams seen less than N times (default: %(default)s)"
+    )
+    parser.add_argument("--tune", nargs=2, metavar=("SRC", "TGT"), help="validation pairs, raw, to choose the weights by")
+    parser.add_argument("--model", metavar="MODEL", help="whose weights --tune chooses: a checkpoint or a folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.tune is None) != (args.model is None):
+        raise ValueError("--tune SRC TGT and --model MODEL belong together: the weights are a model's")
+    if args.threshold < 1:
+        raise ValueError(f"--threshold {args.threshold}: give 1 or more")
+    refuse_overwriting(args.out, [*args.targets, *(args.tune or [])])
+    model, pieces = None, list(read_vocabulary(args.vocab or VOCAB)) if args.model is None else []
+    if args.model is not None:
+        from ..inference.api import Bang
+
+        model = Bang.load(args.model, vocab=args.vocab, link=NO_LINK)
+        pieces = model.pieces
+    # width 2 of order 3 is as good as more, and order 2 is exact with 1
+    start = Weights(0.5, 3.0, 0.6, candidates=24, width=args.order - 1)
+    texts = _ids(args.targets, pieces, args.tokenized)
+    link = make_link(texts, pieces, pieces.index("[SEP]"), args.order, args.threshold, weights=start)
+    if model is not None:
+        from ..inference.link_tuning import tuned
+
+        sources, targets = (list(read_lines(path)) for path in args.tune)
+        link = tuned(link, model, sources, targets, _say)
+    link.save(args.out)
+    counts = f"{len(link.keys2):,} bigrams, {len(link.keys3):,} trigrams"
+    dropped = f", {link.dropped:,} n-grams seen less than {args.threshold} times left out" if args.threshold > 1 else ""
+    print(f"{args.out}: {counts}{dropped}; {os.path.getsize(args.out) / 1e6:.1f} MB")
+    print(f"weights{'' if model else ', not tuned'}: {_told(link.weights)}")
+
+
+def _told(weights: Weights) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in asdict(weights).items())
+
+
+def _say(weights: Weights, score: float) -> None:
+    print(f"ROUGE-L + ROUGE-2 / 2 {score:.2f}: {_told(weights)}", file=sys.stderr, flush=True)
+
+
+def _ids(paths: Sequence[str], pieces: Sequence[str], is_tokenized: bool) -> Iterator[list[int]]:
+    """The texts as ids."""
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    split, unknown = WordPieces(pieces), ids["[UNK]"]
+    for path in paths:
+        for line in read_lines(path):
+            yield [ids.get(piece, unknown) for piece in (line if is_tokenized else split(line)).split()]

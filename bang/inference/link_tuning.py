@@ -1,0 +1,72 @@
+"""A link's weights, chosen on validation pairs: one NAR pass over the sources, then searches through what it gave."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..decoding.link import Link, Weights
+from ..decoding.path import Rules, Slots, best_paths
+from ..decoding.tune import tune
+from ..text.cleanup import to_text
+from ..text.evaluate import evaluate
+from .api import BATCH_TOKENS, Bang, batches
+
+_LEAST_SLOTS, _MOST_SLOTS = 16, 128
+_SPECIALS = "[PAD]", "[UNK]", "[SEP]"
+
+
+def tuned(
+    link: Link,
+    model: Bang,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    progress: Callable[[Weights, float], None] = lambda weights, score: None,
+) -> Link:
+    """The link with the weights whose NAR texts score best: ROUGE-L + ROUGE-2 / 2.
+
+    Args:
+        model: that the link is for.
+        sources, targets: validation pairs, raw; sources are cut to what the model takes.
+        progress: is called with each trial and its score.
+
+    Raises:
+        ValueError: the sides differ in number, no source is left, or the model has no NAR.
+    """
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} sources and {len(targets)} targets to tune on: give a target for each source")
+    if "nar" not in model.modes:
+        raise ValueError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
+    ids = [model._source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
+    parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
+    if not parts:
+        raise ValueError("no source to tune on: all are empty")
+    lengths = [len(model._word_pieces(text).split()) for text in targets]
+    slots = 1 + min(max(_LEAST_SLOTS, int(1.5 * np.percentile(lengths, 95))), _MOST_SLOTS)
+    count = min(link.weights.candidates, link.size)
+    canvases = [model.engine.canvas([ids[index] for index in part], slots, count) for part in parts]
+    found = [(part, [ids[index] for index in part], canvas) for part, canvas in zip(parts, canvases)]
+
+    def score(weights: Weights) -> float:
+        texts = [""] * len(sources)
+        for part, rows, canvas in found:
+            for index, tokens in zip(part, _texts(link, weights, rows, canvas, model)):
+                texts[index] = to_text(" ".join(model.pieces[token] for token in tokens))
+        rouge = evaluate({"texts": texts}, targets, ["rouge"])["systems"]["texts"]
+        progress(weights, rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2)
+        return rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2
+
+    best, _ = tune(score, link.weights)
+    return replace(link, weights=best)
+
+
+def _texts(link: Link, weights: Weights, sources: list[np.ndarray], canvas: Slots, model: Bang) -> list[list[int]]:
+    """The best path's tokens of each row."""
+    pad, unk, eos = (model.pieces.index(piece) for piece in _SPECIALS)
+    padded = np.full((len(sources), max(map(len, sources))), pad)
+    for row, source in enumerate(sources):
+        padded[row, : len(source)] = source
+    ones = np.ones(len(sources), dtype=np.int64)
+    rules = Rules(ones, ones * (canvas.end.shape[1] - 1), pad, eos, unk)
+    paths = best_paths(link, padded, np.full((len(sources), 1), eos), ones, rules, canvas, weights=weights)
+    return [tokens[: length - 1].tolist() for tokens, length in zip(paths.tokens[:, 0], paths.length[:, 0])]
