@@ -7,14 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TEXTS, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
 from bang.decoding.link import Link
 from bang.decoding.path import Rules, Slots, best_paths, likeliest
+from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
+from bang.inference.trained_model import read_model
 from bang.options import Options
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
@@ -146,6 +148,20 @@ def test_candidates_of_the_graph_serve_too(mode, exported, link_file, linked_run
     options = Options(mode=mode, max_len=20)
     for a, b in zip(linked_runtime.engine.generate(sources, options), engine.generate(sources, options), strict=True):
         assert b.tokens == a.tokens and b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_shipped_models_export_writes_its_texts(tmp_path):
+    """float32; its link beside it goes into the export, and is the default in both."""
+    model = read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt")
+    export(model, tmp_path / "exported")
+    runtime, own = Bang.load(tmp_path / "exported", threads=1), Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols)
+    texts = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:200]
+    for mode in ("nar", "semi-nar"):
+        options = dict(mode=mode, max_len=40, truncate=True)
+        found = own.generate(texts, **options)
+        assert runtime.generate(texts, **options) == found
+        assert sum(a != b for a, b in zip(found, own.generate(texts, **options, link=False))) > 100
 
 
 def test_without_its_link_a_model_writes_as_ever(linked, plugin, linked_runtime, runtime, sources):
