@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from . import cli
-from .text.files import told
+from .text.files import format_error
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError) as error:
-        sys.exit(f"bang {args.command}: error: {told(error)}")
+        sys.exit(f"bang {args.command}: error: {format_error(error)}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_the_graphs_give_the_models_numbers(name, layout, golden_model, forward_
         position = np.concatenate([visibility.main_position(number), visibility.slot_position(layout.target.ravel())])
         last = np.concatenate([number, layout.anchor[block]])
         none = np.full(main, -1)
-        sees, bucket = visibility.of_pass(
+        sees, bucket = visibility.pass_visibility(
             np, visibility.bucket_table(), main, position[None], last[None], visibility.main_position(number), number,
             np.concatenate([none, block]), np.concatenate([none, index]),
         )  # fmt: skip

@@ -13,7 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
 from bang.decoding.link import Link
-from bang.decoding.path import Rules, Slots, best_paths, likeliest
+from bang.decoding.search import Rules, Slots, best_paths, likeliest
 from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine

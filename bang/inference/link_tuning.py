@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..decoding.link import Link, Weights
-from ..decoding.path import Rules, Slots, best_paths
+from ..decoding.search import Rules, Slots, best_paths
 from ..decoding.tune import tune
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, best_paths, likeliest
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
