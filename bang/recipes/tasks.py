@@ -244,7 +244,8 @@ def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Opti
     words = ["python", "-m", "bang", "link", pairs["train.tgt"], "--out", link, "--vocab", options.vocab]
     words += ["--tune", pairs["valid.src"], pairs["valid.tgt"], "--model", checkpoint]
     inputs = [pairs[name] for name in ("train.tgt", "valid.src", "valid.tgt")]
-    plan.add(Step("link", [Command(words, environment=quiet())], [*inputs, checkpoint], [link]))
+    said = link.with_suffix(".txt")  # the weights that were chosen
+    plan.add(Step("link", [Command(words, stdout=said, environment=quiet())], [*inputs, checkpoint], [link, said]))
     return link
 
 
