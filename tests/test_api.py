@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
-from bang.inference import trained_model
+from bang.inference import load, trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -408,7 +408,7 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
         heard.append(logging.getLogger("application").isEnabledFor(logging.INFO))
         logging.basicConfig(level=logging.DEBUG)  # as fairseq's modules do
 
-    def load(_):
+    def begin(_):
         under_way.wait()
         load.import_heavy("some.module")
 
@@ -420,7 +420,7 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
         for own in (handlers, []):
             root.handlers[:] = own
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(load, range(2)))
+                list(pool.map(begin, range(2)))
             assert (root.handlers, root.level, root.manager.disable) == (own, logging.INFO, 0)
     finally:
         root.handlers[:] = handlers
