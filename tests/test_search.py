@@ -325,6 +325,30 @@ def test_a_text_depends_on_its_row_alone(order):
     assert search(rows[::-1], reverse=True)[::-1] == expected
 
 
+@pytest.mark.parametrize("order", [2, 3])
+def test_rows_that_go_on_alone(order):
+    """Some rows are left after the first slots: their paths stay what they are."""
+    links, sources, written, slots, least, limit = real_batch()
+
+    def search(rows):
+        rules = Rules(least[rows], limit[rows], PAD, EOS, UNK)
+        length = np.array([len(written[row]) for row in rows])
+        source, text = (padded([texts[row] for row in rows]) for texts in (sources, written))
+        return PathSearch(links[order - 2], source, text, length, rules, 2, Weights(0.5, 2.0, 0.3, width=2))
+
+    rows, kept = np.arange(36), np.array([30, 2, 17, 5, 35])
+    whole, part = search(rows), search(rows)
+    whole.extend(Slots(*(x[:, :4] for x in slots)))
+    part.extend(Slots(*(x[:, :4] for x in slots)))
+    part.keep(kept)
+    assert not part.finished.all()
+    whole.extend(Slots(*(x[:, 4:] for x in slots)))
+    part.extend(Slots(*(x[kept, 4:] for x in slots)))
+    expected = results(whole.best())
+    assert results(part.best()) == [expected[row] for row in kept]
+    assert (part.finished == whole.finished[kept]).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 5), st.sampled_from([3, 40, 700, 1025]))
 def test_the_likeliest_are_those_of_a_stable_sort(data, rows, size):
