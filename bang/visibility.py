@@ -183,7 +183,7 @@ def bucket(distance, table):
     return table[distance.clip(0, len(table) - 1)]
 
 
-def of_pass(xp, table, cached: int, position, last, key_position, column, block, index):
+def pass_visibility(xp, table, cached: int, position, last, key_position, column, block, index):
     """What the queries of a decoding pass see, and the buckets of their distances.
 
     Keys are the cached columns, those of the pass's own cached queries among them, and then the

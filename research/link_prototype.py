@@ -17,7 +17,7 @@ import torch
 from bang import Bang
 from bang.decoding.link import Link, Weights, make_link
 from bang.decoding.passes import Pass
-from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, best_paths, likeliest
 from bang.decoding.tune import tune
 from bang.generation.session import TorchSession
 from bang.text.cleanup import to_text

@@ -88,7 +88,7 @@ def main() -> None:
         facts, answers, names = examples(line for path in args.texts for line in files.read_lines(path))
         weights = learn(facts, answers, len(names), args.passes, args.penalty)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {files.told(error)}")
+        sys.exit(f"{parser.prog}: error: {files.format_error(error)}")
     print("# Made by research/make_blanks.py: what is known of a blank, and how much it says for one.")
     for fact, weight in sorted(zip(names, weights)):
         if abs(weight) >= LEAST:

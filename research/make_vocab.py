@@ -60,7 +60,7 @@ def main() -> None:
     try:
         sha256 = make_vocab(args.bert_vocab, args.output)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {files.told(error)}")
+        sys.exit(f"{parser.prog}: error: {files.format_error(error)}")
     print(f"{sha256}  {args.output}")
     if sha256 == PUBLISHED_SHA256:
         print("the same as the published vocabulary")

@@ -13,7 +13,7 @@ from bang.decoding.link import NO_LINK
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts, warn_of_equal_texts
-from bang.text.files import told
+from bang.text.files import format_error
 
 WAYS = {  # name in the table: arguments of Bang.generate
     "AR, beam 4": {"mode": "ar", "beam": 4, "len_penalty": 1.2},
@@ -55,7 +55,7 @@ def main() -> None:
         if args.ask:
             ask(model, ways)
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {told(error)}")
+        sys.exit(f"{parser.prog}: error: {format_error(error)}")
 
 
 def report(model: Bang, ways: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:

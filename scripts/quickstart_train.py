@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bang.recipes.binarize import PACKAGE, SIDES, SPLITS, binarize_words
-from bang.recipes.choice import NEW, SMALL, minilm
+from bang.recipes.default_start import NEW, SMALL, minilm
 from bang.recipes.precision import training_option
 from bang.recipes.steps import Command, Plan, Step
 from bang.recipes.tasks import data_files, quiet, start_options

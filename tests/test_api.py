@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
-from bang.inference import load, trained_model
+from bang.inference import load as loader
+from bang.inference import trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -410,9 +411,9 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
 
     def begin(_):
         under_way.wait()
-        load.import_heavy("some.module")
+        loader.import_heavy("some.module")
 
-    monkeypatch.setattr(load.importlib, "import_module", slow_import)
+    monkeypatch.setattr(loader.importlib, "import_module", slow_import)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

@@ -88,7 +88,7 @@ def mistake(function, *arguments):
     try:
         function(*arguments)
     except Exception as error:
-        return command_line.users_mistake(error, error.__traceback__)
+        return command_line.user_error_message(error, error.__traceback__)
     raise AssertionError("no error")
 
 
@@ -126,8 +126,8 @@ def test_one_line_in_fairseqs_command_lines_alone(script, level, told, monkeypat
     monkeypatch.setattr(sys, "argv", [script])
     monkeypatch.setenv("LOGLEVEL", level)
     monkeypatch.setattr(sys, "excepthook", lambda *error: print("a traceback", file=sys.stderr))
-    monkeypatch.setattr(command_line, "users_mistake", lambda error, traceback: str(error) if str(error) == "told" else None)
-    command_line.tell_mistakes_in_one_line()
+    monkeypatch.setattr(command_line, "user_error_message", lambda error, traceback: str(error) if str(error) == "told" else None)
+    command_line.print_user_errors()
     sys.excepthook(ValueError, ValueError("told"), None)
     assert capsys.readouterr().err == (told or "a traceback\n")
     sys.excepthook(ValueError, ValueError("a defect"), None)

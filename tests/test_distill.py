@@ -41,7 +41,7 @@ def test_plan(data, tmp_path, monkeypatch):
     plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8)  # 48 pairs are three batches
     assert [step.name for step in plan.steps] == [
         "tokenize", "binarize", "teacher-0", "teacher-1", "teacher-2", "merge", "binarize-distilled", "fine-tune", "curves",
-        "generate-nar", "evaluate",
+        "link", "generate-nar", "generate-nar-link", "evaluate",
     ]  # fmt: skip
     shard = words(plan, "teacher-1")
     assert (after(shard, "--num-shards"), after(shard, "--shard-id"), after(shard, "--beam")) == ("3", "1", "2")
@@ -234,7 +234,7 @@ def test_distillation(data, tmp_path):
     assert not source[7] and target[7] == references[7]
     count = (out / "distilled" / "count.txt").read_text()
     assert "51 sentences, 2 of them without a hypothesis, filled from" in count and "; 1 left out" in count
-    assert set(json.loads((out / "scores.json").read_text())["systems"]) == {str(out / "nar.txt")}
+    assert set(json.loads((out / "scores.json").read_text())["systems"]) == {str(out / "nar.txt"), str(out / "nar-link.txt")}
     before = (out / "teacher" / "0.log").stat().st_mtime_ns
     (out / "teacher" / "1.log").unlink()
     assert "teacher-0" not in (steps := distill()) and "teacher-1" in steps

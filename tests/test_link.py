@@ -207,5 +207,5 @@ def test_larger_vocabularies_have_longer_keys(tmp_path):
 
 
 def test_numpy_alone_is_imported():
-    code = "import bang.decoding.path, sys; assert not {'torch', 'fairseq', 'onnxruntime'} & set(sys.modules)"
+    code = "import bang.decoding.search, sys; assert not {'torch', 'fairseq', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

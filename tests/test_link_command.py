@@ -93,7 +93,10 @@ def test_an_export_gives_the_weights_of_its_model(runtime, plugin, link_file, mo
         (["--tune", "src", "tgt"], "--tune SRC TGT and --model MODEL belong together"),
         (["--model", str(CHECKPOINT)], "--tune SRC TGT and --model MODEL belong together"),
         (["--threshold", "0"], "--threshold 0: give 1 or more"),
-        (["--tune", "two", "one", "--model", str(CHECKPOINT), "--vocab", str(VOCAB_SMALL)], "2 sources and 1 targets to tune on"),
+        (
+            ["--tune", "two", "one", "--model", str(CHECKPOINT), "--vocab", str(VOCAB_SMALL)],
+            "two has 2 lines and one 1: give pairs",
+        ),
         (
             ["--tune", "none", "none", "--model", str(CHECKPOINT), "--vocab", str(VOCAB_SMALL)],
             "no source to tune on: all are empty",

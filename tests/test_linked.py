@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import pickle
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
 from bang.decoding.link import Link
-from bang.decoding.path import Rules, Slots, best_paths, likeliest
+from bang.decoding.search import Rules, Slots, best_paths, likeliest
 from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
@@ -221,10 +222,10 @@ def test_a_link_beside_a_checkpoint_and_in_folders(link_file, tmp_path, exported
     model = Bang.load(tmp_path / "checkpoint.pt", vocab=VOCAB_SMALL)
     without = Bang.load(tmp_path / "checkpoint.pt", vocab=VOCAB_SMALL, link="none")
     named = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL, link=link_file)
-    texts = model.generate(TEXTS, "nar", max_len=20)
-    assert texts == named.generate(TEXTS, "nar", max_len=20, link=True)
-    assert texts != without.generate(TEXTS, "nar", max_len=20)
-    assert without.generate(TEXTS, "nar", max_len=20) == model.generate(TEXTS, "nar", max_len=20, link=False)
+    again, options = pickle.loads(pickle.dumps(named)), dict(mode="nar", max_len=20)
+    texts = model.generate(TEXTS, **options)
+    assert texts == named.generate(TEXTS, **options, link=True) == again.generate(TEXTS, **options)
+    assert texts != without.generate(TEXTS, **options) == model.generate(TEXTS, **options, link=False)
 
 
 @pytest.mark.parametrize(

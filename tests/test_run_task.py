@@ -45,10 +45,17 @@ def test_packages_are_missed_before_a_recipe_begins(command, data, tmp_path, mon
     [("ar", "ar"), ("nar", "nar"), ("semi-nar", "semi-nar"), ("n-stream", "ar semi-nar"), ("all", "ar semi-nar nar")],
 )
 def test_steps_of_a_mode(mode, decodings, data, tmp_path):
+    linked = {"nar": ["nar"], "all": ["semi-nar", "nar"]}.get(mode, [])
     plan = task_plan(data, tmp_path / "out", Options(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
     assert [step.name for step in plan.steps] == [
-        "tokenize", "binarize", "fine-tune", "curves", *(f"generate-{decoding}" for decoding in decodings.split()), "evaluate",
+        "tokenize", "binarize", "fine-tune", "curves", *(["link"] if "nar" in decodings.split() else []),
+        *(f"generate-{decoding}" for decoding in decodings.split()), *(f"generate-{decoding}-link" for decoding in linked),
+        "evaluate",
     ]  # fmt: skip
+    for decoding in linked:
+        generation = words(plan, f"generate-{decoding}-link")
+        assert after(generation, "--link") == str(tmp_path / "out" / "checkpoints" / "link.bin")
+        assert after(generation, "--decoding") == decoding
     (curves,) = (step for step in plan.steps if step.name == "curves")
     assert curves.inputs == [tmp_path / "out" / "train.log"]  # no checkpoints are read for them
     assert after(words(plan, "binarize"), "--validpref") == str(tmp_path / "out" / "tokenized" / "dev")
@@ -61,7 +68,8 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
         assert after(generation, "--beam") == ("4" if decoding == "ar" else "1")
         assert ("--block-size" in generation) == (decoding == "semi-nar")
         assert ("--keep-repeats" in generation) == (decoding == "ar")
-    assert ("--bootstrap" in words(plan, "evaluate")) == (len(decodings.split()) > 1)
+        assert "--link" not in generation
+    assert ("--bootstrap" in words(plan, "evaluate")) == (len([*decodings.split(), *linked]) > 1)
     assert plan.steps[-1].outputs == [tmp_path / "out" / "scores.txt", tmp_path / "out" / "scores.json"]
 
 
@@ -129,6 +137,14 @@ def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     plan = task_plan(data, tmp_path, Options())
     (step,) = (step for step in plan.steps if step.name == "generate-nar")
     assert "--fp16" not in words(plan, "generate-nar") and (step.commands[0].neutral == ["--fp16"]) == bool(gpus)
+
+
+@pytest.mark.parametrize("given", [["--rescore", "4"], ["--commit-threshold=0.5"], ["--link", "my.bin"]])
+def test_no_link_where_it_would_be_refused(given, data, tmp_path):
+    steps = [step.name for step in task_plan(data, tmp_path / "out", Options(mode="all", generate=given)).steps]
+    assert "generate-nar" in steps and not any("link" in name for name in steps)
+    steps = [step.name for step in task_plan(data, tmp_path / "out", Options(mode="all", block_size=1)).steps]
+    assert "generate-nar-link" in steps and "generate-semi-nar-link" not in steps
 
 
 @pytest.mark.parametrize(
@@ -252,16 +268,18 @@ def test_whole_task_then_only_what_changed(data, tmp_path):
                        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # fmt: skip
         done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout, re.findall(r"^\[\d/8\] (\S+?)(: up to date)?$", done.stderr, flags=re.M)
+        return done.stdout, re.findall(r"^\[\d+/11\] (\S+?)(: up to date)?$", done.stderr, flags=re.M)
 
     dry, _ = run_task("--generate", "--max-len-b 12", "--dry-run")
-    assert len(re.findall(r"^# \[\d/8\]", dry, flags=re.M)) == 8 and not (tmp_path / "out").exists()
+    assert len(re.findall(r"^# \[\d+/11\]", dry, flags=re.M)) == 11 and not (tmp_path / "out").exists()
     printed, steps = run_task("--generate", "--max-len-b 12")
-    assert len(steps) == 8 and not any(done for _, done in steps)
+    assert len(steps) == 11 and not any(done for _, done in steps)
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert [os.path.basename(path) for path in scores["systems"]] == ["ar.txt", "semi-nar.txt", "nar.txt"]
+    assert [os.path.basename(path) for path in scores["systems"]] == [
+        "ar.txt", "semi-nar.txt", "nar.txt", "semi-nar-link.txt", "nar-link.txt"
+    ]  # fmt: skip
     assert "ROUGE-L" in printed and printed == (tmp_path / "out" / "scores.txt").read_text()
-    for decoding in ("ar", "semi-nar", "nar"):
+    for decoding in ("ar", "semi-nar", "nar", "semi-nar-link", "nar-link"):
         assert len((tmp_path / "out" / f"{decoding}.txt").read_text().splitlines()) == 24
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "out" / "tensorboard").rglob("events.*"))

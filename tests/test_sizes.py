@@ -102,7 +102,7 @@ def test_the_graphs_of_an_export(model, sources):
     layout = visibility.non_autoregressive(slots)
     number = np.arange(slots)
     position = visibility.slot_position(number)
-    sees, bucket = visibility.of_pass(
+    sees, bucket = visibility.pass_visibility(
         np, visibility.bucket_table(), slots, position[None], number[None], position, number,
         np.full(slots, -1), np.full(slots, -1),
     )  # fmt: skip

@@ -34,14 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=int, default=1, metavar="N", help="leave out n-grams seen less than N times (default: %(default)s)"
     )
     parser.add_argument("--tune", nargs=2, metavar=("SRC", "TGT"), help="validation pairs, raw, to choose the weights by")
+    parser.add_argument(
+        "--tune-pairs", type=int, default=1000, metavar="N", help="so many of them, the first ones (default: %(default)s)"
+    )
     parser.add_argument("--model", metavar="MODEL", help="whose weights --tune chooses: a checkpoint or a folder")
 
 
 def run(args: argparse.Namespace) -> None:
     if (args.tune is None) != (args.model is None):
         raise ValueError("--tune SRC TGT and --model MODEL belong together: the weights are a model's")
-    if args.threshold < 1:
-        raise ValueError(f"--threshold {args.threshold}: give 1 or more")
+    for name in ("threshold", "tune_pairs"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     refuse_overwriting(args.out, [*args.targets, *(args.tune or [])])
     model, pieces = None, list(read_vocabulary(args.vocab or VOCAB)) if args.model is None else []
     if args.model is not None:
@@ -57,7 +61,11 @@ def run(args: argparse.Namespace) -> None:
         from ..inference.link_tuning import tuned
 
         sources, targets = (list(read_lines(path)) for path in args.tune)
-        link = tuned(link, model, sources, targets, _say)
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"{args.tune[0]} has {len(sources)} lines and {args.tune[1]} {len(targets)}: give pairs, line by line"
+            )
+        link = tuned(link, model, sources[: args.tune_pairs], targets[: args.tune_pairs], _say)
     link.save(args.out)
     counts = f"{len(link.keys2):,} bigrams, {len(link.keys3):,} trigrams"
     dropped = f", {link.dropped:,} n-grams seen less than {args.threshold} times left out" if args.threshold > 1 else ""

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..recipes.choice import Choice, choose, keep
+from ..recipes.default_start import Choice, choose, keep
 from ..recipes.steps import Plan
 from ..recipes.tasks import MODES, PRESETS, Options, task_plan
 from ..text.evaluate import read_texts, warn_of_equal_texts

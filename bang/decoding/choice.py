@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from . import path
+from . import search
 
 
 class Bounds(NamedTuple):
@@ -169,7 +169,7 @@ class Chooser:
         if hasattr(x, "topk"):
             scores, tokens = x.topk(count)
         else:
-            tokens, scores = path.likeliest(x, count)
+            tokens, scores = search.likeliest(x, count)
         return tokens, scores - total[..., None], end
 
     def _scores(self, xp, logits: list, scored: bool):

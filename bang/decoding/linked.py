@@ -6,7 +6,7 @@ import numpy as np
 
 from .choice import Chooser
 from .link import Link
-from .path import PathSearch, Rules
+from .search import PathSearch, Rules
 
 
 @dataclass

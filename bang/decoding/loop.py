@@ -40,8 +40,8 @@ import numpy as np
 
 from ..modes import NAR_FIRST_PIECE, Strategy
 from .linked import Linked
-from .passes import Pass, Session, accepted
-from .path import PathSearch, Slots
+from .passes import Pass, Session, count_accepted_drafts
+from .search import PathSearch, Slots
 
 
 class Text(NamedTuple):
@@ -184,7 +184,7 @@ class Decoding:
         agreed = np.zeros_like(self.length)  # drafts of the last pass that are kept
         if step.blocks > 1:
             # first slots up to the one behind the last accepted draft, then the drafts that follow it
-            agreed = accepted(step.drafted(), tokens[:, : step.blocks])
+            agreed = count_accepted_drafts(step.drafted(), tokens[:, : step.blocks])
             skip = np.where(read > agreed[:, None], step.blocks - 1 - agreed[:, None], 0)
             beyond = read + skip >= len(read)
             order = np.where(beyond, 0, read + skip)

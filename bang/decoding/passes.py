@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .. import visibility
-from .path import Slots
+from .search import Slots
 
 
 class Pass(NamedTuple):
@@ -87,7 +87,7 @@ def canvas(rows: int, slots: int) -> Pass:
     return Pass(np.zeros((rows, 0), dtype=np.int64), first, first[:, None] - 1, (slots,), slots - 1)
 
 
-def accepted(drafted, given):
+def count_accepted_drafts(drafted, given):
     """How many of the drafts are accepted: those before the first that the model would not have given.
 
     Numpy arrays and torch tensors alike: the session needs it to know which block's drafts to read.
@@ -109,7 +109,7 @@ def drafting_slots(step: Pass, given, send=lambda x: x):
         Token before the first draft, (B); the slot of each draft, the target that it predicts and whether
         its block lacks it, so that the block's last slot stands in, (B, D) each.
     """
-    block, row = accepted(send(step.drafted()), given), send(np.arange(len(step.tokens)))
+    block, row = count_accepted_drafts(send(step.drafted()), given), send(np.arange(len(step.tokens)))
     index = send(np.arange(1, 1 + step.drafts))
     sizes = np.array(step.block_sizes)
     starts, last = send(np.cumsum(sizes) - sizes)[block][:, None], send(sizes - 1)[block][:, None]
@@ -124,7 +124,7 @@ class Session(Protocol):
     def run(self, step: Pass) -> tuple[np.ndarray, np.ndarray]:
         """Runs a pass.
 
-        Reads the first slot of each block, finds the last accepted draft (`accepted`) and reads slots
+        Reads the first slot of each block, finds the last accepted draft (`count_accepted_drafts`) and reads slots
         1 ... D of the block behind it; only what is read need go through the output layer. The
         chooser's rules (forced, banned, least length and limit) hold at the first slots and, where
         G is 1, at all slots; drafts to be verified need none of them.

@@ -9,7 +9,7 @@ import numpy as np
 
 from .choice import Bounds, Chooser
 from .passes import Pass, drafting_slots
-from .path import Slots
+from .search import Slots
 
 
 class BaseSession:

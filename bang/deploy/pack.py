@@ -196,6 +196,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 | trained modes | {trained} |
 | updates | {model.updates:,} |
 | generation defaults | {defaults} |
+| link | {"none" if model.link is None else f"order {model.link.order}, the default of NAR and semi-NAR"} |
 | made from | {origin} |
 
 ```python

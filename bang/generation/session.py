@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import visibility
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
-from ..decoding.path import Slots
+from ..decoding.search import Slots
 from ..decoding.session import BaseSession
 from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import modes
 from ..decoding.link import NO_LINK, Link
-from ..decoding.path import Slots
+from ..decoding.search import Slots
 from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..decoding.link import Link, Weights
-from ..decoding.path import Rules, Slots, best_paths
+from ..decoding.search import Rules, Slots, best_paths
 from ..decoding.tune import tune
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
@@ -31,10 +31,9 @@ def tuned(
         progress: is called with each trial and its score.
 
     Raises:
-        ValueError: the sides differ in number, no source is left, or the model has no NAR.
+        ValueError: all sources are empty, or the model has no NAR.
     """
-    if len(sources) != len(targets):
-        raise ValueError(f"{len(sources)} sources and {len(targets)} targets to tune on: give a target for each source")
+    assert len(sources) == len(targets)
     if "nar" not in model.modes:
         raise ValueError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
     ids = [model._source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]

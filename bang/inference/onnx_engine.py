@@ -16,7 +16,7 @@ from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
-from ..decoding.path import Slots
+from ..decoding.search import Slots
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import check_vocabulary, read_pieces

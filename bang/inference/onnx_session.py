@@ -13,7 +13,7 @@ from onnxruntime import InferenceSession, OrtValue
 from .. import visibility
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
-from ..decoding.path import Slots
+from ..decoding.search import Slots
 from ..decoding.session import BaseSession
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
@@ -141,7 +141,7 @@ class OnnxSession(BaseSession):
         earlier = np.where(column < first[:, None], column, _NEVER)
         column = np.concatenate([column, first[:, None] + np.arange(cached)], axis=1)
         number = np.concatenate([earlier, column[:, columns:]], axis=1)
-        sees, bucket = visibility.of_pass(
+        sees, bucket = visibility.pass_visibility(
             np, self._graphs.table, cached, position, last, key_position(column), number,
             np.concatenate([no_slot, block]), np.concatenate([no_slot, index]),
         )  # fmt: skip

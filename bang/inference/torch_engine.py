@@ -15,7 +15,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from .. import modes
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import canvas
-from ..decoding.path import Slots
+from ..decoding.search import Slots
 from ..generation.session import TorchSession
 from ..network.model import BangModel
 from ..options import Options, check_number

@@ -66,10 +66,10 @@ def make_sight(
     places = np.concatenate([no_slot, block]), np.concatenate([no_slot, index])
     arrays: list[Any] = [position, last, key_position(np.arange(width)), np.arange(width), *places]
     if device.type == "cpu":
-        seen, bucket = visibility.of_pass(np, visibility.bucket_table(*buckets), cached, *arrays)
+        seen, bucket = visibility.pass_visibility(np, visibility.bucket_table(*buckets), cached, *arrays)
     else:
         arrays = [send(x, device) for x in arrays]
-        seen, bucket = visibility.of_pass(torch, bucket_tensor(*buckets, device), cached, *arrays)
+        seen, bucket = visibility.pass_visibility(torch, bucket_tensor(*buckets, device), cached, *arrays)
     columns: int | Tensor = int(first[0])
     if len(first) > 1 and (first != first[0]).any():
         columns = send(first[:, None] + np.arange(cached), device)

@@ -84,7 +84,7 @@ class BangTask(FairseqTask):
         if not from_checkpoint:
             settings.allow(models=[cfg._name])  # the command line's own, which may be resumed
         model = super().build_model(cfg, from_checkpoint)
-        run = training_run.whole(cfg)
+        run = training_run.run_config(cfg)
         model.trained_modes, model.trained_blocks = (trained_modes(run), trained_blocks(run)) if run else ({}, None)
         if run and not from_checkpoint and hasattr(model, "decodes"):
             training_run.check_modes(run, model.decodes)
@@ -122,7 +122,7 @@ class BangTask(FairseqTask):
         fairseq-generate gets its part of the batches by --num-shards and --shard-id, which fairseq 0.12 leaves unread.
         """
         limits = utils.resolve_max_positions(max_positions, max_tokens)
-        run = training_run.whole(self.cfg)
+        run = training_run.run_config(self.cfg)
         if run is not None and run.dataset.num_shards > 1 and dataset is self.datasets.get(run.dataset.gen_subset):
             kwargs.update(num_shards=run.dataset.num_shards, shard_id=run.dataset.shard_id)
         iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
@@ -133,7 +133,7 @@ class BangTask(FairseqTask):
     def begin_epoch(self, epoch: int, model) -> None:
         """fairseq's hook before a training epoch: what depends on the length of the run is seen to here."""
         super().begin_epoch(epoch, model)
-        run = training_run.whole(self.cfg)
+        run = training_run.run_config(self.cfg)
         if run is None:
             return
         if self._saves is None:  # the first epoch of this process
@@ -162,7 +162,7 @@ class BangTask(FairseqTask):
 
     def _checkpoint_to_load(self) -> str | None:
         """The checkpoint that fairseq's trainer will begin from, if there is one; fairseq passes over a folder without a word."""
-        path, run = self.cfg.restore_file or "", training_run.whole(self.cfg)
+        path, run = self.cfg.restore_file or "", training_run.run_config(self.cfg)
         if path == "checkpoint_last.pt":
             path = os.path.join(self.cfg.save_dir or "", path)
             if run is not None and not os.path.exists(path):

@@ -41,7 +41,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 _FRAME = re.compile(r'^ *File "(.+)", line \d+, in .+\n +(.+)$', flags=re.M)
 
 
-def users_mistake(error: BaseException, traceback: TracebackType | None) -> str | None:
+def user_error_message(error: BaseException, traceback: TracebackType | None) -> str | None:
     """What to tell somebody whose mistake an error is; None for any other, whose traceback is worth having.
 
     A mistake is a ValueError or OSError that our own code raises on purpose, by a `raise` of its own: not
@@ -83,7 +83,7 @@ def program() -> str:
     return f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
 
 
-def tell_mistakes_in_one_line() -> None:
+def print_user_errors() -> None:
     """In a command line of fairseq's own: a user's mistake ends in one line, not below a traceback.
 
     With LOGLEVEL=DEBUG, the environment variable that fairseq reads, the traceback is shown all the same.
@@ -96,7 +96,7 @@ def tell_mistakes_in_one_line() -> None:
     show = sys.excepthook
 
     def tell(kind, error, traceback):
-        mistake = users_mistake(error, traceback)
+        mistake = user_error_message(error, traceback)
         if mistake is None:
             show(kind, error, traceback)
         else:

@@ -158,7 +158,7 @@ class BangTranslationTask(BangTask, TranslationTask):
     def build_model(self, cfg, from_checkpoint: bool = False):
         """As fairseq's; --bpe bang gives --eval-bleu text for people too."""
         model = super().build_model(cfg, from_checkpoint)
-        run = training_run.whole(cfg)
+        run = training_run.run_config(cfg)
         is_ours = run is not None and getattr(run.get("bpe"), "_name", run.get("bpe")) == "bang"
         if is_ours and self.cfg.eval_bleu and self.cfg.eval_bleu_detok == "space":
             self.tokenizer = raw_text.BangDetokenizer()

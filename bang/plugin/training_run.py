@@ -16,7 +16,7 @@ from ..trained_modes import update_shares
 logger = logging.getLogger(__name__)
 
 
-def whole(cfg) -> DictConfig | None:
+def run_config(cfg) -> DictConfig | None:
     """The configuration of the whole run, or checkpoint, that `cfg` is a part of; None for a part alone."""
     root = cfg._get_root() if isinstance(cfg, DictConfig) else None
     return root if isinstance(root, DictConfig) and "criterion" in root else None

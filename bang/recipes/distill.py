@@ -108,7 +108,7 @@ def distillation_plan(
     plan.add(Step("merge", commands, inputs, outputs))
     student = add_binarization(plan, "binarize-distilled", tokenized | distilled, out / "distilled-data", options)
     checkpoint = add_training(plan, student, out, options, has_separator(pairs["train.src"]))
-    add_results(plan, student, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
+    add_results(plan, student, tokenized["test.src"], pairs, checkpoint, out, options)
     return plan
 
 

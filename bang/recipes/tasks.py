@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from .. import modes
+from ..decoding.link import LINK_FILE
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_vocabulary
@@ -29,6 +31,10 @@ MODES = {
 DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset",
             "--ngram", "--disable-ngram-loss"}  # fmt: skip
 """Options of `bang finetune` that say which modes a checkpoint is trained for; no run goes on with others."""
+
+
+NO_LINK_BESIDE = {"--link", "--rescore", "--commit-threshold"}
+"""Options of fairseq-generate with which no link is tried: it is given, or does not go with them."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
     tokenized = add_tokenization(plan, pairs, out / "tokenized", options)
     binarized = add_binarization(plan, "binarize", tokenized, out / "data", options)
     checkpoint = add_training(plan, binarized, out, options, has_separator(pairs["train.src"]))
-    add_results(plan, binarized, tokenized["test.src"], pairs["test.tgt"], checkpoint, out, options)
+    add_results(plan, binarized, tokenized["test.src"], pairs, checkpoint, out, options)
     return plan
 
 
@@ -184,18 +190,24 @@ def deciding_options(words: Sequence) -> str:
 
 
 def add_results(
-    plan: Plan, data: Path, tokenized_source: Path, reference: Path, checkpoint: Path, out: Path, options: Options
+    plan: Plan, data: Path, tokenized_source: Path, pairs: dict[str, Path], checkpoint: Path, out: Path, options: Options
 ) -> None:
-    """Adds generation by each of the mode's decodings, and the evaluation of them all."""
-    preset, texts = PRESETS[options.preset], []
+    """Adds generation by each of the mode's decodings, with a link too where one may serve, and the evaluation of them all."""
+    preset, reference, texts = PRESETS[options.preset], pairs["test.tgt"], []
     clean = ["python", "-m", "bang", "clean-up", *([] if preset.as_words else ["--detokenize"])]
-    for decoding in MODES[options.mode]:
-        log, hypotheses, text = (out / f"{decoding}.{suffix}" for suffix in ("log", "hypo", "txt"))
+    runs: list[tuple[str, Path | None]] = [(decoding, None) for decoding in MODES[options.mode]]
+    linked = _linked(options)
+    if linked:
+        link = add_link(plan, pairs, checkpoint, options)
+        runs += [(decoding, link) for decoding in linked]
+    for decoding, used in runs:
+        name = decoding if used is None else f"{decoding}-link"
+        log, hypotheses, text = (out / f"{name}.{suffix}" for suffix in ("log", "hypo", "txt"))
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
         cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
         commands = [
             Command(
-                generate_words(data, "test", checkpoint, decoding, options),
+                [*generate_words(data, "test", checkpoint, decoding, options), *(["--link", used] if used else [])],
                 neutral=precision_words(),
                 stdout=log,
                 environment=quiet(),
@@ -203,7 +215,8 @@ def add_results(
             Command(collected),
             Command(cleaned),
         ]
-        plan.add(Step(f"generate-{decoding}", commands, [*data_files(data, "test"), checkpoint, tokenized_source], [log, text]))
+        inputs = [*data_files(data, "test"), checkpoint, tokenized_source, *([used] if used else [])]
+        plan.add(Step(f"generate-{name}", commands, inputs, [log, text]))
         texts.append(text)
     answers, commands, outputs = reference, [], [out / "scores.txt", out / "scores.json"]
     if preset.as_words:  # made as the texts are, whatever blanks the raw references have
@@ -214,6 +227,25 @@ def add_results(
     words += ["--tokenize", preset.tokenizer, *(["--metrics", *preset.metrics] if preset.metrics else [])]
     words += ["--bootstrap", "1000"] if len(texts) > 1 else []
     plan.add(Step("evaluate", [*commands, Command(words, stdout=outputs[0])], [*texts, answers], outputs))
+
+
+def _linked(options: Options) -> list[str]:
+    """The decodings that are tried with a link too: none without NAR, whose texts choose its weights."""
+    given = {word.partition("=")[0] for word in options.generate}
+    if "nar" not in MODES[options.mode] or given & NO_LINK_BESIDE:
+        return []
+    asked = {name: modes.Options(mode=name, block_size=options.block_size) for name in MODES[options.mode]}
+    return [name for name, of_mode in asked.items() if modes.find(name).may_link(of_mode)]
+
+
+def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Options) -> Path:
+    """Adds the step that makes a link of the training targets, beside the checkpoint; returns its file."""
+    link = checkpoint.with_name(LINK_FILE)
+    words = ["python", "-m", "bang", "link", pairs["train.tgt"], "--out", link, "--vocab", options.vocab]
+    words += ["--tune", pairs["valid.src"], pairs["valid.tgt"], "--model", checkpoint]
+    inputs = [pairs[name] for name in ("train.tgt", "valid.src", "valid.tgt")]
+    plan.add(Step("link", [Command(words, environment=quiet())], [*inputs, checkpoint], [link]))
+    return link
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:

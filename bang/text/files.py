@@ -81,7 +81,7 @@ def read_lines(path: StrPath) -> Iterator[str]:
             yield decode_line(line.removesuffix(b"\n"), path, number)
 
 
-def told(error: OSError | ValueError) -> str:
+def format_error(error: OSError | ValueError) -> str:
     """A user's mistake in the words of a command line: `FILE: no such file or directory`, without the system's number."""
     if not isinstance(error, OSError) or error.strerror is None:  # raised on purpose, in words of ours
         return str(error)

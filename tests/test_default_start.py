@@ -9,8 +9,8 @@ from conftest import ROOT
 
 from bang.__main__ import main
 from bang.cli import run_task
-from bang.recipes import choice
-from bang.recipes.choice import Choice, choose, keep
+from bang.recipes import default_start
+from bang.recipes.default_start import Choice, choose, keep
 from bang.recipes.steps import Plan
 
 
@@ -19,8 +19,8 @@ def machine(monkeypatch):
     """What is installed and how many GPUs there are."""
 
     def set(minilm, gpus):
-        monkeypatch.setattr(choice, "minilm", lambda: minilm)
-        monkeypatch.setattr(choice, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(default_start, "minilm", lambda: minilm)
+        monkeypatch.setattr(default_start, "gpu_count", lambda: gpus)
 
     return set
 

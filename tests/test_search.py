@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.path import PathSearch, Rules, Slots, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, best_paths, likeliest
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
@@ -323,6 +323,30 @@ def test_a_text_depends_on_its_row_alone(order):
         parts = [search(rows[start : start + size], extra=start % 3) for start in range(0, 36, size)]
         assert sum(parts, []) == expected, f"batches of {size}"
     assert search(rows[::-1], reverse=True)[::-1] == expected
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_rows_that_go_on_alone(order):
+    """Some rows are left after the first slots: their paths stay what they are."""
+    links, sources, written, slots, least, limit = real_batch()
+
+    def search(rows):
+        rules = Rules(least[rows], limit[rows], PAD, EOS, UNK)
+        length = np.array([len(written[row]) for row in rows])
+        source, text = (padded([texts[row] for row in rows]) for texts in (sources, written))
+        return PathSearch(links[order - 2], source, text, length, rules, 2, Weights(0.5, 2.0, 0.3, width=2))
+
+    rows, kept = np.arange(36), np.array([30, 2, 17, 5, 35])
+    whole, part = search(rows), search(rows)
+    whole.extend(Slots(*(x[:, :4] for x in slots)))
+    part.extend(Slots(*(x[:, :4] for x in slots)))
+    part.keep(kept)
+    assert not part.finished.all()
+    whole.extend(Slots(*(x[:, 4:] for x in slots)))
+    part.extend(Slots(*(x[kept, 4:] for x in slots)))
+    expected = results(whole.best())
+    assert results(part.best()) == [expected[row] for row in kept]
+    assert (part.finished == whole.finished[kept]).all()
 
 
 @settings(deadline=None, max_examples=60)
