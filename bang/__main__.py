@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, unknown = _parser(name if name in COMMANDS else None).parse_known_args(argv)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, args.parser)}")
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         args.run(args)
         sys.stdout.flush()
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except (OSError, ValueError) as error:
         sys.exit(f"bang {args.command}: error: {format_error(error)}")
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # a program that calls this has its own way to end
 
 
 if __name__ == "__main__":

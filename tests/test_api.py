@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from bang import Bang
+from bang.inference import load as loader
 from bang.inference import trained_model
 from bang.inference.api import Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
@@ -408,11 +409,11 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
         heard.append(logging.getLogger("application").isEnabledFor(logging.INFO))
         logging.basicConfig(level=logging.DEBUG)  # as fairseq's modules do
 
-    def load(_):
+    def begin(_):
         under_way.wait()
-        load.import_heavy("some.module")
+        loader.import_heavy("some.module")
 
-    monkeypatch.setattr(load.importlib, "import_module", slow_import)
+    monkeypatch.setattr(loader.importlib, "import_module", slow_import)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -420,7 +421,7 @@ def test_imports_of_two_threads_leave_logging_as_it_was(monkeypatch):
         for own in (handlers, []):
             root.handlers[:] = own
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(load, range(2)))
+                list(pool.map(begin, range(2)))
             assert (root.handlers, root.level, root.manager.disable) == (own, logging.INFO, 0)
     finally:
         root.handlers[:] = handlers

@@ -179,7 +179,7 @@ def test_hub_decodes_in_the_mode_that_a_call_names(hub, lines):
 
 
 def test_hub_refuses_a_mode_that_there_is_not(hub, lines):
-    with pytest.raises(ValueError, match="^decoding 'one by one': give one of ar, semi-nar, nar, speculative$"):
+    with pytest.raises(ValueError, match="^mode 'one by one': give one of ar, semi-nar, nar, speculative$"):
         hub().translate(lines[:1], beam=1, decoding="one by one")
 
 

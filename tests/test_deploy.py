@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 import shutil
-import subprocess
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from bang.deploy.graph import DecoderGraph, EncoderGraph
 from bang.inference import cpu, trained_model
 from bang.inference.api import Bang, Generation
 from bang.options import Options
+from bang.recipes import training
 from bang.text.evaluate import evaluate
 
 LAYOUTS = {
@@ -197,7 +198,8 @@ def test_the_command(export_command, trained, runtime):
     assert said.splitlines()[:2] == ["graphs of the encoder and the decoder …", "check with 3 texts …"]
     for mode, line in zip(runtime.modes, said.splitlines()[-4:], strict=True):
         texts = {"": [found.text for found in runtime.generate(TEXTS[:3], mode, beam=1, max_len=64, details=True)]}
-        rouge = "/".join(f"{score:.2f}" for score in evaluate(texts, REFERENCES[:3], ["rouge"])["systems"][""].values())
+        scores = evaluate(texts, REFERENCES[:3], ["rouge"])["systems"][""]
+        rouge = "/".join(f"{scores[name]:.2f}" for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L"))
         assert line == f"{mode}: 3 of 3 texts as the model's; ROUGE-1/ROUGE-2/ROUGE-L {rouge}, the model's {rouge}"
     assert runtime.modes == trained.build().decodes and runtime.engine.shares == trained.shares
     assert runtime.engine.blocks == trained.blocks == (1, 1)
@@ -255,19 +257,13 @@ def test_a_float32_export_that_writes_other_texts(options, fails, trained, expor
 
 
 def finetuning(mode):
-    """The options that `scripts/finetune.sh --mode` trains with, as the script itself has them."""
-    lines = (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8").splitlines()
-    start, end = (next(i for i, line in enumerate(lines) if line.startswith(word)) for word in ("few_epochs=", "esac"))
-    script = "\n".join([f"mode={mode}", *lines[start : end + 1], 'printf "%s\\n" "${mode_options[@]}"'])
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    """The options of `bang finetune --mode` that say what is trained."""
+    return shlex.split(training.MODES[mode])
 
 
 MIXED_LOSS, PLAIN_LOSS = "ngram_language_loss_NAR_mixed", "label_smoothed_cross_entropy"
-FINETUNING_MODES = re.search(r"--mode \{([\w,-]+)\}", (ROOT / "scripts" / "finetune.sh").read_text(encoding="utf-8"))[1].split(
-    ","
-)
 TRAININGS = {
-    **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in FINETUNING_MODES},
+    **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in training.MODES},
     "bang_ar": ("bang_ar", "ngram_language_loss", "n-stream"),
     "bang_nar": ("bang_nar", PLAIN_LOSS, None),
     "pretraining": ("bang_ar_nar_mixed", "ngram_language_loss", "n-stream", "--task", "bang_pretraining"),

@@ -6,7 +6,7 @@ import inspect
 import torch
 from fairseq.optim.adam import Adam
 
-from bang.plugin.optimizer import fused_step, plain_step
+from bang.plugin.optimizer import MASTER, fused_step, plain_step
 
 
 def test_the_same_updates_and_state_as_fairseqs():
@@ -41,3 +41,17 @@ def test_other_precisions_take_fairseqs_way():
 
 def test_fairseq_steps_so():
     assert inspect.unwrap(Adam.step) is fused_step  # torch wraps it at the first use
+
+
+def test_half_precision_resumes_with_the_weights_that_it_had(train_here, tmp_path):
+    """A model's own weights are rounded, and less than a rounding is what an update changes."""
+    half, folders = ["--bf16", "--lr", "0.0001"], [tmp_path / "whole", tmp_path / "stopped"]
+    train_here("--max-update", "6", *half, "--save-dir", folders[0])
+    for updates in ("3", "6"):
+        train_here("--max-update", updates, *half, "--save-dir", folders[1])
+    ends = [torch.load(folder / "checkpoint_last.pt") for folder in folders]
+    for name, weight in ends[0]["model"].items():
+        assert torch.equal(weight, ends[1]["model"][name]), name
+    masters = [end["last_optimizer_state"][MASTER] for end in ends]
+    assert all(torch.equal(a, b) for a, b in zip(*masters, strict=True))
+    assert masters[0][0].dtype == torch.float32 and not torch.equal(masters[0][0], masters[0][0].bfloat16().float())

@@ -56,6 +56,7 @@ def stopped(train_here, monkeypatch, caplog):
     """Trains as the command fairseq-train does, gets the signals after an update; the status and the checkpoint's folder."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command bang, run in this process before, has its own
     caplog.set_level("INFO", "bang.plugin.progress")
     monkeypatch.setattr(base_task, "program", lambda: "fairseq-train")
 

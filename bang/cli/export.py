@@ -106,11 +106,14 @@ def _check_texts(check: str | None, reference: str | None) -> tuple[Sequence[str
     return [texts[number] for number in kept], [references[number] for number in kept] if references else []
 
 
+_ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
+
+
 def _cost(own: Sequence, exported: Sequence, references: Sequence[str]) -> str:
     """The ROUGE of the model's texts and of its export's."""
     from ..text.evaluate import evaluate
 
     systems = {name: [found.text for found in texts] for name, texts in (("own", own), ("export", exported))}
     scores = evaluate(systems, references, ["rouge"])["systems"]
-    said = ["/".join(f"{score:.2f}" for score in scores[name].values()) for name in ("export", "own")]
-    return f"; {'/'.join(scores['own'])} {said[0]}, the model's {said[1]}"
+    said = ["/".join(f"{scores[name][row]:.2f}" for row in _ROUGE) for name in ("export", "own")]
+    return f"; {'/'.join(_ROUGE)} {said[0]}, the model's {said[1]}"

@@ -1,12 +1,18 @@
-"""fairseq's Adam, in one pass over memory on a CPU."""
+"""fairseq's optimizers, mended: Adam in one pass over memory on a CPU, and half precision that resumes exactly."""
 
 import math
 
 import torch
 from fairseq.optim.adam import Adam
+from fairseq.optim.fp16_optimizer import FP16Optimizer
+from torch import Tensor
 from torch.optim.adamw import adamw
 
 plain_step = Adam.step
+plain_state, plain_load = FP16Optimizer.state_dict, FP16Optimizer.load_state_dict
+
+MASTER = "master_weights"
+"""Where an optimizer's state has the float32 weights of --fp16 and --bf16."""
 
 
 def fused_step(self: Adam, closure=None):
@@ -51,3 +57,29 @@ def fused_step(self: Adam, closure=None):
 def use_fused_adam() -> None:
     """Lets `--optimizer adam` step so."""
     Adam.step = fused_step
+
+
+def _master_weights(optimizer: FP16Optimizer) -> list[Tensor]:
+    """The float32 weights that the optimizer updates."""
+    weights = optimizer.fp32_params
+    if isinstance(weights, Tensor):
+        return [weights.data]
+    return [weight.data for weight in (weights.values() if isinstance(weights, dict) else weights)]
+
+
+def _state_with_master_weights(self: FP16Optimizer) -> dict:
+    return {**plain_state(self), MASTER: _master_weights(self)}
+
+
+def _load_with_master_weights(self: FP16Optimizer, state_dict: dict, optimizer_overrides: dict | None = None) -> None:
+    saved = state_dict.get(MASTER, ())
+    plain_load(self, {name: value for name, value in state_dict.items() if name != MASTER}, optimizer_overrides)
+    weights = _master_weights(self)
+    if [weight.shape for weight in saved] == [weight.shape for weight in weights]:
+        for weight, value in zip(weights, saved):
+            weight.copy_(value)
+
+
+def keep_master_weights() -> None:
+    """Keeps the float32 weights of --fp16 and --bf16 in checkpoints: a run would resume from the model's, which are rounded."""
+    FP16Optimizer.state_dict, FP16Optimizer.load_state_dict = _state_with_master_weights, _load_with_master_weights

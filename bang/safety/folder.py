@@ -39,7 +39,8 @@ _KEYS = {
         architecture=_is(str), sizes=_is(dict), criterion=_is(dict), updates=_from(0), languages=_is(list), generation=_is(dict),
     ),
     EXPORT: dict(
-        modes=_list_of(lambda name: name in MODES, 1), shares=_are_shares, precision=_is(str), generation=_is(dict),
+        modes=_list_of(lambda name: type(name) is str and name in MODES, 1), shares=_are_shares,
+        precision=_is(str), generation=_is(dict),
         max_source_positions=_from(1), max_target_positions=_from(1), num_buckets=_from(2), relative_max_distance=_from(2),
         specials=_list_of(_from(0), 3, 3),
     ),
