@@ -80,6 +80,9 @@ def is_unseen(line: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", nargs="+", default=[], metavar="FILE", help="texts, one a line")
+    parser.add_argument(
+        "--sources", nargs="+", default=[], metavar="FILE", help="the texts that those of --lines were written for"
+    )
     parser.add_argument("--docstrings", nargs="+", default=[], metavar="FOLDER", help="of Python files")
     parser.add_argument("--manual-pages", nargs="+", default=[], metavar="FOLDER", help="of man1, man2, …")
     parser.add_argument("--write", metavar="FILE", help="write the lines of docstrings and manual pages that are learned from")
@@ -89,6 +92,9 @@ def main() -> None:
     kinds = [(path, read_lines(path), False) for path in args.lines]
     kinds += [(f"docstrings in {path}", docstrings(Path(path)), True) for path in args.docstrings]
     kinds += [(f"manual pages in {path}", name_lines(Path(path)), True) for path in args.manual_pages]
+    sources: dict[str, str] = {}
+    for path, written_for in zip(args.lines, args.sources):
+        sources |= {" ".join(line.lower().split()): source for line, source in zip(read_lines(path), read_lines(written_for))}
     learned: list[str] = []
     for name, lines, is_shared in kinds:
         found = spelled(lines)
@@ -97,7 +103,7 @@ def main() -> None:
             found = {line: pieces for line, pieces in found.items() if is_unseen(line)}
         if not found:
             sys.exit(f"{parser.prog}: error: {name}: no lines")
-        restored = {line: detokenize(pieces) for line, pieces in found.items()}
+        restored = {line: detokenize(pieces, sources.get(line, "")) for line, pieces in found.items()}
         wrong = [line for line in found if restored[line] != line]
         joined = sum(pieces.replace(" ##", "") == line for line, pieces in found.items())
         shares = 100 * (1 - len(wrong) / len(found)), 100 * joined / len(found)

@@ -228,3 +228,18 @@ def test_table_is_what_the_script_prints():
 
 def test_needs_no_more_than_the_standard_library(run):
     run(sys.executable, "-S", "-c", "import bang.text.cleanup, bang.text.detokenize", cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "pieces, source, text",
+    [
+        ("svg - framework for web", "An SVG-Framework, the svg-framework of the web", "svg-framework for web"),
+        ("svg - framework for web", "SVG - framework for all", "svg - framework for web"),
+        ("tcp / ip stack", "speaks TCP / IP", "tcp / ip stack"),
+        ("tcp / ip stack", "speaks TCP/IP, not udp / ip", "tcp/ip stack"),
+        ("pre - alignment of data", "pre- alignment", "pre-alignment of data"),  # broken at the end of a line
+        ("a - b of c", "a-b, but elsewhere a - b", detokenize("a - b of c")),  # the source has both
+    ],
+)
+def test_a_name_is_written_as_the_source_has_it(pieces, source, text):
+    assert detokenize(pieces, source) == text

@@ -113,6 +113,7 @@ class _Source(NamedTuple):
     ids: np.ndarray  # int32: a list of a million texts has to fit into memory; eos alone: no text
     truncated: bool = False
     error: str | None = None
+    text: str = ""
 
 
 class Bang:
@@ -311,7 +312,7 @@ class Bang:
         for batch in batches([len(source.ids) for source in sources], batch_tokens):
             hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
-                found[index] = self._generation(hypothesis, sources[index].truncated, drop_repeats)
+                found[index] = self._generation(hypothesis, sources[index], drop_repeats)
         return found
 
     def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
@@ -341,12 +342,13 @@ class Bang:
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
-        return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit)
+        return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
 
-    def _generation(self, hypothesis: Hypothesis, truncated: bool, drop_repeats: bool) -> Generation:
+    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
-        text = to_text(" ".join(pieces), keep_repeats=not drop_repeats)
-        return Generation(text, pieces, hypothesis.score, list(hypothesis.positional_scores), list(hypothesis.passes), truncated)
+        text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
+        scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
+        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated)
 
 
 def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -35,7 +35,7 @@ def clean_up(line: str, keep_repeats: bool = False) -> str:
     return " ".join(_without_repeats(_join(_without_repeats(pieces)).split(" ")))
 
 
-def to_text(line: str, keep_repeats: bool = False) -> str:
+def to_text(line: str, keep_repeats: bool = False, source: str = "") -> str:
     """Turns one hypothesis, word pieces joined by blanks, into text for people, with blanks where they write them.
 
     Special pieces are left out, but for `[UNK]`.
@@ -44,6 +44,7 @@ def to_text(line: str, keep_repeats: bool = False) -> str:
         line: the hypothesis; it ends as for `clean_up`.
         keep_repeats: keep what an autoregressive model wrote twice. Else repeats are taken for the habit of
             non-autoregressive models that they are, but for the marks in `c++`, `::` or `...`.
+        source: the text that it was written for, which shows how its names are written.
 
     >>> to_text("the the c + + bin ##ding ##ding [SEP] on")
     'the c++ binding'
@@ -51,7 +52,7 @@ def to_text(line: str, keep_repeats: bool = False) -> str:
     pieces = [piece for piece in _kept_pieces(line) if piece not in _MARKERS]
     if not keep_repeats:
         pieces = _without_repeats(_join(_without_repeats(pieces, _LONGEST_RUN)).split(" "), _LONGEST_RUN)
-    return detokenize(" ".join(pieces))
+    return detokenize(" ".join(pieces), source)
 
 
 def _kept_pieces(line: str) -> list[str]:

@@ -51,17 +51,18 @@ _NO_NAMES = _words("a an and as at by contact email for from in is it mail me of
 _AFTER_A_YEAR = _words("based compatible compliant era like present safe style")  # "2020-era"
 
 
-def detokenize(pieces: str) -> str:
+def detokenize(pieces: str, source: str = "") -> str:
     """Turns word pieces into text with blanks where people write them.
 
     Args:
         pieces: word pieces joined by blanks; what is a word already stays one.
+        source: the text that they were written for. A mark between two words is written as the source has it.
 
     >>> detokenize("node . js bin ##ding ( http ) for c + + ; don ' t use test : : deep")
     "node.js binding (http) for c++; don't use test::deep"
     """
     words, weights = split_words(pieces), _weights()
-    rules, line = _rules(words), Line(words)
+    rules, line = _as_in_source(words, source) | _rules(words), Line(words)
     for index in range(1, len(words)):
         blank = rules.get(index)
         if blank is None:
@@ -198,6 +199,21 @@ def _is_apostrophe(words: Sequence[str], index: int) -> bool:
     if words[index] != "'" or not before.isalnum():
         return False
     return after in _CONTRACTIONS or (before in _ELISIONS and after.isalnum()) or after == "em"
+
+
+def _as_in_source(words: Sequence[str], source: str) -> dict[int, bool]:
+    """Blanks around a mark between two words, where the source has all three and always in one way."""
+    found: dict[int, bool] = {}
+    source = f" {' '.join(source.lower().split())} "
+    for index, mark in enumerate(words[1:-1], start=1):
+        before, after = words[index - 1], words[index + 1]
+        if not is_mark(mark) or is_mark(before) or is_mark(after) or before not in source or after not in source:
+            continue
+        written = re.findall(rf"(?<!\w){re.escape(before)}( ?){re.escape(mark)}( ?){re.escape(after)}(?!\w)", source)
+        broken = mark == "-" and written and written[0][0] != written[0][1]  # at the end of a line, say
+        if len(set(written)) == 1 and not broken:
+            found |= {index: bool(written[0][0]), index + 1: bool(written[0][1])}
+    return found
 
 
 def _rules(words: Sequence[str]) -> dict[int, bool]:
