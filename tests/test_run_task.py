@@ -209,7 +209,7 @@ def test_whoever_writes_the_references_has_all_points(data, tmp_path):
     """PersonaChat's words have blanks around every mark, so the texts need them too; some data has `i'm`, some `i ' m`."""
     said = ["i am a cook .", "no , i don ' t !", "i'm fine , thanks .", "I'm a nurse (at night)."]
     (data / "test.tgt").write_text("".join(f"{line}\n" for line in said * 6))
-    plan = task_plan(data, tmp_path / "out", Options(preset="persona-chat"))
+    plan = task_plan(data, tmp_path / "out", Options(preset="persona-chat", generate=["--link", "none"]))
     steps = {step.name: step for step in plan.steps}
     written = ["cp", tmp_path / "out" / "tokenized" / "test.tgt", tmp_path / "out" / "nar.hypo"]  # what the model says
     clean = tasks.Step("clean", [tasks.Command(written), steps["generate-nar"].commands[-1]])

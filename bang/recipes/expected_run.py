@@ -18,7 +18,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from .. import plugin  # noqa: F401  (registers BANG: --user-dir does nothing where `bang` is imported already)
 
-USER_DIR = Path(__file__).resolve().parents[1]
+USER_DIR = Path(__file__).parents[1]  # as this package was imported: fairseq takes no other for the same
 GPU = 40e12
 """Floating-point operations a second that a GPU may be expected to do: about a third of a V100's best in half precision."""
 
