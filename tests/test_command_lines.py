@@ -321,6 +321,7 @@ def test_the_recipe_runs_from_the_parent_folder_of_a_clone(run, data_bin, tmp_pa
     assert (tmp_path / "processed" / "test.src-tgt.src.bin").exists()
 
 
+@pytest.mark.slow
 def test_importing_beside_the_same_user_dir(data_bin):
     code = (
         "import bang.plugin, sys; from fairseq_cli.generate import cli_main; "

@@ -66,6 +66,7 @@ def test_pretraining_states_its_updates_and_learns(pretrained):
     assert state["model"]["decoder.ngram_input_embed.weight"].shape == (1, 48)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_never_killed(pretrained, run, shards, tmp_path):
     whole = losses(pretrained[1])
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **CPU}
@@ -97,7 +98,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=() if mode == "all" else pytest.mark.slow) for mode in MODES])
 def test_finetuning_in_every_mode_from_the_pretrained_model(mode, pretrained, run, data_bin, tmp_path):
     log = run(
         ROOT / "scripts" / "finetune.sh", "--mode", mode, data_bin, tmp_path, *SMALL, *JSON_LOG, "--max-update", "3",

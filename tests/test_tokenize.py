@@ -92,6 +92,7 @@ def test_equals_transformers(lines, reference):
         assert word_pieces(line) == reference(line.strip()), repr(line)  # as in the published loop
 
 
+@pytest.mark.slow
 def test_every_character_equals_transformers(reference):
     characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
     word_pieces = load_word_pieces()
