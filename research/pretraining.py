@@ -27,7 +27,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bang.safety import files  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAMS = {"one": 1, "nine": 9}
@@ -138,7 +140,7 @@ class Study:
     def updates(self, folder: Path) -> int:
         """Updates of a folder's last checkpoint; 0 without one."""
         path = folder / "checkpoint_last.pt"
-        return torch.load(path, mmap=True, weights_only=False)["optimizer_history"][-1]["num_updates"] if path.exists() else 0
+        return files.read(str(path), mmap=True)["optimizer_history"][-1]["num_updates"] if path.exists() else 0
 
     def train(self, folder: Path, stage: str, until: int, further: list, every: int) -> None:
         """Goes on with a folder's run until an update; nothing where it is there."""

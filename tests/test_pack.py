@@ -18,7 +18,7 @@ from bang import Bang
 from bang.__main__ import main
 from bang.deploy import pack
 from bang.inference import trained_model
-from bang.safety import checkpoints
+from bang.safety import checkpoints, files
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"
@@ -281,7 +281,7 @@ def test_average_with_what_a_run_started_from(save_dir, tmp_path):
 
 def changed(path, **changes):
     """A copy of the checkpoint beside `path` with other options; those of fairseq 0.9's, flat."""
-    state = torch.load(CHECKPOINT, weights_only=False)
+    state = files.read(str(CHECKPOINT))
     for name, value in changes.items():
         assert hasattr(state["args"], name)
         setattr(state["args"], name, value)
@@ -326,7 +326,7 @@ def test_a_mean_of_models_of_different_dictionaries(tmp_path):
 
 def test_the_last_checkpoints_beside_a_stripped_one(save_dir, tmp_path, caplog):
     """Weights and options alone do not say when they were: left out, and said."""
-    state = torch.load(save_dir / "checkpoint8.pt", weights_only=False)
+    state = files.read(str(save_dir / "checkpoint8.pt"))
     torch.save({name: state[name] for name in ("args", "model")}, save_dir / "checkpoint_stripped.pt")
     found = pack.last_checkpoints(save_dir, 3)
     assert [path.name for path in found] == ["checkpoint8.pt", "checkpoint_best.pt", "checkpoint_last.pt"]

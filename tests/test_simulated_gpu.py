@@ -222,7 +222,7 @@ def test_the_command_lines(train_here, cli, data_bin, tmp_path, monkeypatch):
         checkpoint = tmp_path / name / "checkpoint_last.pt"
         generate = ["--task", "translation_bang_nar", "--batch-size", "24", "--max-len-b", "8", *device]
         texts = hypotheses(cli("fairseq-generate", data_bin, "--path", checkpoint, *generate))
-        return torch.load(checkpoint, weights_only=False), texts
+        return torch.load(checkpoint), texts
 
     state, texts = outcome("cpu", "--cpu")
     monkeypatch.setattr(conftest, "TRAINING", [option for option in conftest.TRAINING if option != "--cpu"])
