@@ -13,14 +13,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the published vocab.txt)"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one, for an export cpu)")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16", "float16"),
-        help="precision to compute in (default: %(default)s)",
-    )
+    add_dtype_argument(parser, "precision to compute in")
     add_link_argument(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
+
+
+def add_dtype_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    choices = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", default=choices[0], choices=choices, help=f"{what} (default: %(default)s)")
 
 
 def add_link_argument(parser: argparse.ArgumentParser) -> None:

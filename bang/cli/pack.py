@@ -11,7 +11,7 @@ The folder holds weights without the optimizer (model.safetensors), sizes, train
 import argparse
 
 from ..inference.load import import_heavy
-from ._options import add_generation_arguments, add_link_argument, generation_options
+from ._options import add_dtype_argument, add_generation_arguments, add_link_argument, generation_options
 
 HELP = "a checkpoint to a folder that holds all that generation needs"
 
@@ -33,12 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the vocabulary that the data was binarized with (default: "
         "dict.*.txt beside the checkpoint, or the published vocab.txt)",
     )
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16", "float16"),
-        help="precision of the weights (default: %(default)s)",
-    )
+    add_dtype_argument(parser, "precision of the weights")
     add_link_argument(parser)
     add_generation_arguments(parser)
 

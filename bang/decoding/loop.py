@@ -40,6 +40,7 @@ import numpy as np
 
 from ..modes import NAR_FIRST_PIECE, Strategy
 from .linked import Linked
+from .ngrams import completing_tokens
 from .passes import Pass, Session, count_accepted_drafts
 from .search import PathSearch, Slots
 
@@ -163,18 +164,10 @@ class Decoding:
 
     def _repeats(self, blocks: int):
         """Tokens that would complete an n-gram that the text, drafts and all, holds already."""
-        size = self.no_repeat_ngram
         found: list[list[int]] = [[], [], []]
         for row, (text, length, drafted) in enumerate(zip(self.text, self.length, self.drafted)):
             for block in range(min(blocks, 1 + int(drafted))):
-                so_far = text[: length + block]
-                if len(so_far) < size:
-                    continue
-                ngrams = np.lib.stride_tricks.sliding_window_view(so_far, size)
-                repeats = (ngrams[:, :-1] == so_far[len(so_far) + 1 - size :]).all(1)
-                if size == 1:
-                    repeats[0] = False  # the start symbol is eos, which must stay possible
-                tokens = ngrams[repeats, -1].tolist()
+                tokens = completing_tokens(text[: length + block], self.no_repeat_ngram).tolist()
                 found = [old + new for old, new in zip(found, ([row] * len(tokens), [block] * len(tokens), tokens))]
         return tuple(np.array(x, dtype=np.int64) for x in found)
 

@@ -3,6 +3,7 @@
 Shapes: B rows, N slots of a pass, G blocks, n slots that are read.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from .passes import Pass, drafting_slots
 from .search import Slots
 
 
-class BaseSession:
-    """A `passes.Session` without its network. A backend gives the hooks, which are the methods that raise.
+class BaseSession(ABC):
+    """A `passes.Session` without its network, which a backend adds by the abstract methods.
 
     Attributes:
         xp: numpy or torch, what the arrays are of where tokens are chosen.
@@ -27,17 +28,17 @@ class BaseSession:
     bounds: Bounds
     source: Any
 
+    @abstractmethod
     def forward(self, step: Pass) -> list:
         """Runs the network. Returns what it gives for each slot: arrays (B, N, any)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choose(self, slots: list, target: Any, forced: Any, banned: Any, ends: bool) -> tuple[Any, Any]:
         """Tokens and log-probabilities (B, n) of slots, some of those of `forward`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, slots: list) -> list:
         """Logits or log-probabilities of the whole vocabulary, of each model (B, n, V)."""
-        raise NotImplementedError
 
     def send(self, x: np.ndarray) -> Any:
         """An array of the loop's, where the tokens are chosen."""

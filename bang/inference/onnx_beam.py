@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..decoding.ngrams import completing_tokens
 from ..decoding.passes import Pass
 from .onnx_session import OnnxSession, columns
 
@@ -101,10 +102,6 @@ def _forbid(ids, log_probs, tokens, eos: int, least, limit, no_repeat_ngram: int
     log_probs[:, 0] = -np.inf
     log_probs[limit <= step] = np.where(ids == eos, log_probs, -np.inf)[limit <= step]
     log_probs[(step < np.minimum(least, limit)), 2] = -np.inf
-    if no_repeat_ngram and step + 1 >= no_repeat_ngram:
+    if no_repeat_ngram:
         for row, so_far in enumerate(tokens):
-            ngrams = np.lib.stride_tricks.sliding_window_view(so_far, no_repeat_ngram)
-            repeats = (ngrams[:, :-1] == so_far[len(so_far) + 1 - no_repeat_ngram :]).all(1)
-            if no_repeat_ngram == 1:
-                repeats[0] = False  # the start symbol is eos, which must stay possible
-            log_probs[row, np.isin(ids[row], ngrams[repeats, -1])] = -np.inf
+            log_probs[row, np.isin(ids[row], completing_tokens(so_far, no_repeat_ngram))] = -np.inf

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import modes, visibility
 from ..network.attention import layout_tensors
-from ..options import Options
+from ..options import Options, describe
 from ..trained_modes import split_shares
 from . import self_distillation
 from .loss import linear_nll
@@ -51,7 +51,7 @@ class MixedLossConfig(NgramLossConfig):
     semi_nar_ratio: float = field(
         default=0.0, metadata={"help": "share of the updates that train semi-NAR; what both shares leave is AR"}
     )
-    block_size: int = field(default=visibility.BLOCK_SIZE, metadata={"help": "tokens that semi-NAR predicts at once"})
+    block_size: int = describe("block_size")
     random_block_offset: bool = field(
         default=False,
         metadata={
