@@ -28,7 +28,8 @@ def data(tmp_path):
     return data
 
 
-@pytest.mark.parametrize("start", ["ngram9", pytest.param("bert+ngram2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["ngram9", "bert+ngram2"])
 def test_evidence_script(start, data, little_bert, tmp_path):
     training = tmp_path / "out" / "seed1" / start
     training.mkdir(parents=True)

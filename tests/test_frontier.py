@@ -59,6 +59,7 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_was_asked_for(tmp_path):
     """An export's engine cannot be another than its own, and a packed model is exported for onnxruntime."""
     from bang.deploy.export import export

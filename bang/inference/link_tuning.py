@@ -44,24 +44,26 @@ def tuned(
     slots = 1 + min(max(_LEAST_SLOTS, int(1.5 * np.percentile(lengths, 95))), _MOST_SLOTS)
     count = min(link.weights.candidates, link.size)
     canvases = [model.engine.canvas([ids[index] for index in part], slots, count) for part in parts]
+    specials = [model.pieces.index(piece) for piece in _SPECIALS]
     found = [(part, [ids[index] for index in part], canvas) for part, canvas in zip(parts, canvases)]
 
     def score(weights: Weights) -> float:
         texts = [""] * len(sources)
         for part, rows, canvas in found:
-            for index, tokens in zip(part, _texts(link, weights, rows, canvas, model)):
+            for index, tokens in zip(part, _texts(link, weights, rows, canvas, specials)):
                 texts[index] = to_text(" ".join(model.pieces[token] for token in tokens))
         rouge = evaluate({"texts": texts}, targets, ["rouge"])["systems"]["texts"]
-        progress(weights, rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2)
-        return rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2
+        both = rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2
+        progress(weights, both)
+        return both
 
     best, _ = tune(score, link.weights)
     return replace(link, weights=best)
 
 
-def _texts(link: Link, weights: Weights, sources: list[np.ndarray], canvas: Slots, model: Bang) -> list[list[int]]:
-    """The best path's tokens of each row."""
-    pad, unk, eos = (model.pieces.index(piece) for piece in _SPECIALS)
+def _texts(link: Link, weights: Weights, sources: list[np.ndarray], canvas: Slots, specials: Sequence[int]) -> list[list[int]]:
+    """The best path's tokens of each row; `specials` are the ids of pad, unk and eos."""
+    pad, unk, eos = specials
     padded = np.full((len(sources), max(map(len, sources))), pad)
     for row, source in enumerate(sources):
         padded[row, : len(source)] = source

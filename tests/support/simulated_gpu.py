@@ -18,6 +18,7 @@ import types
 from unittest import mock
 
 import torch
+from fairseq.logging import metrics
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -290,3 +291,4 @@ def simulated_gpu():
             yield gpu
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swaps)
+        metrics.reset()  # fairseq's meters outlive a run, and add to tensors of it
