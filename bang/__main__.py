@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from . import cli
-from .text.files import format_error
+from .errors import UserError, user_error_message
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError) as error:
-        sys.exit(f"bang {args.command}: error: {format_error(error)}")
+    except (OSError, UserError) as error:
+        sys.exit(f"bang {args.command}: error: {user_error_message(error)}")
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # a program that calls this has its own way to end
 

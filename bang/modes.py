@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import visibility
+from .errors import UserError
 from .options import Options
 from .visibility import Layout
 
@@ -193,7 +194,7 @@ def find(name: object) -> Mode:
         ValueError: there is none; one line with the names.
     """
     if name not in MODES:
-        raise ValueError(f"mode {name!r}: give one of {', '.join(MODES)}")
+        raise UserError(f"mode {name!r}: give one of {', '.join(MODES)}")
     return MODES[name]
 
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
+from .errors import UserError
 from .visibility import BLOCK_SIZE
 
 SOURCE_GAIN = 4.0
@@ -25,7 +26,7 @@ def check_number(name: str, value: Any, least: float = 0, most: float = _MOST, w
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not least <= value <= most:
         limits = f"{least} or more" if most == _MOST else f"from {least} to {most}"
-        raise ValueError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")
+        raise UserError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")
 
 
 def _option(default: Any, help: str, least: float = 0, most: float = _MOST) -> Any:
@@ -79,14 +80,14 @@ class Options:
                 least, most = option.metadata["limits"]
                 check_number(option.name, getattr(self, option.name), least, most, option.type is int)
         if not (self.link is None or isinstance(self.link, bool)):
-            raise ValueError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
+            raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
         if not isinstance(self.mode, str):
-            raise ValueError(f"mode={self.mode!r}: give the name of a mode")
+            raise UserError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:
-            raise ValueError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
+            raise UserError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
         if not self.max_len_a and self.min_len > self.max_len:
             lengths = f"min_len={self.min_len}, max_len={self.max_len}"
-            raise ValueError(f"{lengths}: no text is long enough; lower the one or raise the other")
+            raise UserError(f"{lengths}: no text is long enough; lower the one or raise the other")
 
 
 DESCRIBED: dict[str, Field] = {option.name: option for option in fields(Options)}

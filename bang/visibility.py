@@ -45,6 +45,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import UserError
+
 BLOCK_SIZE = 4  # default of --block-size, K of semi-NAR
 
 
@@ -98,7 +100,7 @@ def semi_autoregressive(length: int, block_size: int, start: int = 0) -> Layout:
         ValueError: `block_size` is below 1.
     """
     if block_size < 1:
-        raise ValueError(f"--block-size is {block_size}: a block holds at least 1 token")
+        raise UserError(f"--block-size is {block_size}: a block holds at least 1 token")
     return Layout(-(-(length - start) // block_size), block_size, start, block_size, length)
 
 

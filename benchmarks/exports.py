@@ -23,6 +23,7 @@ from report import cpu_name, versions  # noqa: E402
 from systems import MODES  # noqa: E402
 
 from bang import Bang  # noqa: E402
+from bang.errors import exit_on_mistakes  # noqa: E402
 from bang.text.evaluate import evaluate  # noqa: E402
 from bang.text.files import replacing  # noqa: E402
 
@@ -89,7 +90,7 @@ def main() -> None:
     from bang.inference.torch_engine import TorchEngine
     from bang.inference.trained_model import read_model
 
-    try:
+    with exit_on_mistakes(parser.prog):
         sources, references = parts(args.data, args.sentences)
         model = read_model(args.checkpoint, args.vocab, NO_LINK)
         with tempfile.TemporaryDirectory() as scratch:
@@ -98,8 +99,6 @@ def main() -> None:
                 export(model, Path(scratch, precision), precision)
                 systems[precision] = Bang.load(Path(scratch, precision), threads=args.threads)
             rows = compare(systems, sources, references, args.max_len)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     report = {
         "checkpoint": args.checkpoint, "updates": model.updates, "sentences": len(sources), "max_len": args.max_len,
         "machine": f"{cpu_name()}, {os.cpu_count()} cores", "rows": rows,

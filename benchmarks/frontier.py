@@ -30,6 +30,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 from report import cpu_name, versions  # noqa: E402
 
 from bang.decoding.link import NO_LINK  # noqa: E402
+from bang.errors import UserError, exit_on_mistakes  # noqa: E402
 from bang.inference.api import Bang, Generation  # noqa: E402
 from bang.safety.folder import EXPORT, MODEL, read_config  # noqa: E402
 from bang.text.evaluate import evaluate, read_texts  # noqa: E402
@@ -245,7 +246,7 @@ def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) 
     config = read_config(model, MODEL, EXPORT) if Path(model).is_dir() else {"format": MODEL}
     if config["format"] == EXPORT:
         if engine != f"onnx-{config['precision']}":
-            raise ValueError(f"{model}: an export in {config['precision']}; give --engine onnx-{config['precision']}")
+            raise UserError(f"{model}: an export in {config['precision']}; give --engine onnx-{config['precision']}")
     elif engine != "torch":
         from bang.deploy.export import export
         from bang.inference.trained_model import read_model
@@ -259,7 +260,7 @@ def parts(data: Path, count: int | None) -> Iterator[list[str]]:
     """Sources and references of the test part, `count` of them from all over it."""
     found = [read_texts(data / f"test.{side}") for side in ("src", "tgt")]
     if len(found[0]) != len(found[1]):
-        raise ValueError(f"{data}: test.src has {len(found[0])} lines, test.tgt {len(found[1])}")
+        raise UserError(f"{data}: test.src has {len(found[0])} lines, test.tgt {len(found[1])}")
     return (spread(part, count or len(part)) for part in found)
 
 
@@ -303,14 +304,12 @@ def main() -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: give 1 or more")
     logging.disable(logging.INFO)  # of the libraries
-    try:
+    with exit_on_mistakes(parser.prog):
         sources, references = parts(args.data, args.sentences)
         with tempfile.TemporaryDirectory() as scratch:
             bang = load(args.model, args.vocab, args.engine, args.threads, str(Path(scratch, "exported")))
             chosen = [one for one in systems(args.dial_block) if one.family in args.systems and one.options["mode"] in bang.modes]
             rows = measure(bang, chosen, sources, references, args)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     settings = {
         **{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")},
         "sentences": len(sources),

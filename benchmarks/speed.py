@@ -32,7 +32,8 @@ sys.path.insert(0, str(REPOSITORY))
 from report import cpu_name, draw, ratios, table, verdicts, versions  # noqa: E402
 from systems import MODES, ON_GPUS, OTHERS, OURS, check, make_system, prepare, read_sources  # noqa: E402
 
-from bang.text.files import format_error, replacing  # noqa: E402
+from bang.errors import UserError, user_error_message  # noqa: E402
+from bang.text.files import replacing  # noqa: E402
 
 
 def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list) -> None:
@@ -152,8 +153,8 @@ def main() -> None:
         check(args.systems)
         sources = read_sources(args.sources, max(args.sentences, *args.batches), args.source_length)
         args.out.mkdir(exist_ok=True, parents=True)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {format_error(error)}")
+    except (OSError, UserError) as error:
+        sys.exit(f"{parser.prog}: error: {user_error_message(error)}")
     packages = versions("torch", "ve-fairseq", "fairseq", "onnxruntime", "onnxruntime-gpu", "ctranslate2", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.cache or Path(scratch)

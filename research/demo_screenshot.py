@@ -9,13 +9,13 @@ import argparse
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from bang import Bang
+from bang.errors import UserError, exit_on_mistakes
 from bang.text.files import replacing
 
 TEXT = ("djangorestframework-gis extends the Django REST Framework to also handle geographic data as used by GeoDjango during "
@@ -33,7 +33,7 @@ def browser() -> Iterator:
 
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
-        raise ValueError("needs Debian's chromium and chromium-driver")
+        raise UserError("needs Debian's chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1000"):
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--vocab", metavar="FILE", help="a checkpoint's vocabulary")
     parser.add_argument("--text", default=TEXT, help="what is typed (default: %(default)s)")
     args = parser.parse_args()
-    try:
+    with exit_on_mistakes(parser.prog):
         model = Bang.load(args.model, vocab=args.vocab)
         from bang.inference.demo import serve
 
@@ -91,8 +91,6 @@ def main() -> None:
         with browser() as chrome, replacing(args.picture) as file:
             generate(chrome, address, args.text)
             file.write(picture(chrome))
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
 
 
 if __name__ == "__main__":

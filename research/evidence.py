@@ -18,6 +18,7 @@ from pathlib import Path
 
 from evidence_text import find_text
 
+from bang.errors import UserError, user_error_message
 from bang.recipes.binarize import PACKAGE, SIDES, SPLITS
 from bang.recipes.precision import training_option
 from bang.recipes.steps import Command, Plan, Step
@@ -79,7 +80,7 @@ class Settings:
         def number(name: str, default: int, least: int = 1) -> int:
             value = given.get(name, str(default))
             if not value.isdecimal() or int(value) < least:
-                raise ValueError(f"{name} {value}: give a number from {least}")
+                raise UserError(f"{name} {value}: give a number from {least}")
             return int(value)
 
         def words(name: str, default: str) -> list[str]:
@@ -87,17 +88,17 @@ class Settings:
 
         self.bert = bert = given.get("BERT", "")
         if gpu and not bert:
-            raise ValueError("--gpu: give BERT=FOLDER")
+            raise UserError("--gpu: give BERT=FOLDER")
         self.seeds, self.modes = words("SEEDS", "1"), words("MODES", " ".join(MODES))
         for mode in self.modes:  # a misspelt one would train AR
             if mode not in MODES:
-                raise ValueError(f"MODES {mode}: choose nar, ar or semi-nar")
+                raise UserError(f"MODES {mode}: choose nar, ar or semi-nar")
         self.starts = words("STARTS", "bert+ngram9 bert+ngram1 bert scratch" if bert else "ngram9 ngram1 scratch")
         for start in self.starts:  # a misspelt one would begin from noise
             if not re.fullmatch(r"scratch|bert|(bert\+)?ngram[1-9]\d*", start):
-                raise ValueError(f"STARTS {start}: choose scratch, ngramN, bert or bert+ngramN")
+                raise UserError(f"STARTS {start}: choose scratch, ngramN, bert or bert+ngramN")
             if start.startswith("bert") and not bert:
-                raise ValueError(f"STARTS {start}: give BERT=FOLDER")
+                raise UserError(f"STARTS {start}: give BERT=FOLDER")
         self.width, self.layers = number("WIDTH", 128), number("LAYERS", 2)
         self.decoder_layers = number("DECODER_LAYERS", 3 if bert else self.layers)
         self.min_count, self.length = number("MIN_COUNT", 60, 0), number("LENGTH", 128)
@@ -301,8 +302,8 @@ def main() -> None:
         comparison.write_tables()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError) as error:
-        sys.exit(f"evidence.sh: error: {error}")
+    except (OSError, UserError) as error:
+        sys.exit(f"evidence.sh: error: {user_error_message(error)}")
     print(f"{args.out / 'results.tsv'}, after {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 

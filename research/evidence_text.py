@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bang.errors import UserError
 from bang.text.files import read_lines, replacing
 from bang.text.vocabulary import VOCAB, read_vocabulary
 from bang.text.wordpieces import load_word_pieces
@@ -29,7 +30,7 @@ def find_text(data: Path) -> Path:
     """
     found = [path for path in (data / "text.txt.gz", data / "text.txt") if path.is_file()]
     if not found:
-        raise ValueError(f"{data} has no text.txt or text.txt.gz: give running text, documents separated by blank lines")
+        raise UserError(f"{data} has no text.txt or text.txt.gz: give running text, documents separated by blank lines")
     return found[0]
 
 

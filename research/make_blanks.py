@@ -8,12 +8,12 @@ or after a mark is an example of a logistic regression whose weights are kept fe
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 
 import torch
 from torch.nn import functional
 
+from bang.errors import exit_on_mistakes
 from bang.text import files
 from bang.text.detokenize import Line, split_words
 from bang.text.wordpieces import load_word_pieces
@@ -84,11 +84,9 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="over the examples (default %(default)s)")
     parser.add_argument("--penalty", type=float, default=0.3, help="of L1 (default %(default)s)")
     args = parser.parse_args()
-    try:
+    with exit_on_mistakes(parser.prog):
         facts, answers, names = examples(line for path in args.texts for line in files.read_lines(path))
         weights = learn(facts, answers, len(names), args.passes, args.penalty)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {files.format_error(error)}")
     print("# Made by research/make_blanks.py: what is known of a blank, and how much it says for one.")
     for fact, weight in sorted(zip(names, weights)):
         if abs(weight) >= LEAST:

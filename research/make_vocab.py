@@ -8,8 +8,8 @@ The pieces keep their order. Each line gets a count, which fairseq asks for, and
 
 import argparse
 import hashlib
-import sys
 
+from bang.errors import UserError, exit_on_mistakes
 from bang.text import files
 
 PUBLISHED_SHA256 = "4ee27a01daf6cab06276f3527c6a0472f36a120e2149d246fd947be6a7085d6e"
@@ -35,12 +35,12 @@ def make_vocab(bert_vocab: str, output: str) -> str:
     for index, piece in POSITIONS.items():
         found = pieces[index] if index < len(pieces) else "nothing"
         if found != piece:
-            raise ValueError(
+            raise UserError(
                 f"{bert_vocab}, line {index + 1}: {found[:80]!r} where bert-base-uncased has {piece!r}: "
                 "give the vocab.txt that comes with bert-base-uncased"
             )
     if len(pieces) != PIECES:
-        raise ValueError(
+        raise UserError(
             f"{bert_vocab}: {len(pieces)} lines where bert-base-uncased has {PIECES}: "
             "give the vocab.txt that comes with bert-base-uncased"
         )
@@ -57,10 +57,8 @@ def main() -> None:
     parser.add_argument("bert_vocab", metavar="BERT_VOCAB", help="bert-base-uncased's vocab.txt, one piece a line")
     parser.add_argument("output", metavar="OUT", help="the file to write, one 'piece count' a line")
     args = parser.parse_args()
-    try:
+    with exit_on_mistakes(parser.prog):
         sha256 = make_vocab(args.bert_vocab, args.output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {files.format_error(error)}")
     print(f"{sha256}  {args.output}")
     if sha256 == PUBLISHED_SHA256:
         print("the same as the published vocabulary")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bang.errors import UserError, user_error_message
 from bang.text.files import StrPath, read_lines
 
 LEAST_WORDS = 8
@@ -58,8 +59,8 @@ def main() -> None:
     try:
         for document in more_sources(args.text, args.data):
             print(document)
-    except (OSError, ValueError) as error:
-        sys.exit(f"more_sources.py: error: {error}")
+    except (OSError, UserError) as error:
+        sys.exit(f"more_sources.py: error: {user_error_message(error)}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import sys
 import time
 
 from bang.decoding.link import NO_LINK
+from bang.errors import exit_on_mistakes
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
 from bang.text.evaluate import evaluate, read_texts, warn_of_equal_texts
-from bang.text.files import format_error
 
 WAYS = {  # name in the table: arguments of Bang.generate
     "AR, beam 4": {"mode": "ar", "beam": 4, "len_penalty": 1.2},
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=60, metavar="N", help="sentences to time one by one (default %(default)s)")
     parser.add_argument("--ask", action="store_true", help="then generate for each line of standard input")
     args = parser.parse_args()
-    try:
+    with exit_on_mistakes(parser.prog):
         model = Bang.load(args.model, link=NO_LINK)
         sources, references = read_texts(args.source), read_texts(args.reference)
         trained = model.engine.shares or dict.fromkeys(model.modes)
@@ -54,8 +54,6 @@ def main() -> None:
         show(texts, sources, references)
         if args.ask:
             ask(model, ways)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {format_error(error)}")
 
 
 def report(model: Bang, ways: list[str], sources: list[str], references: list[str], timed: int) -> dict[str, list[str]]:

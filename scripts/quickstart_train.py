@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bang.errors import UserError, user_error_message
 from bang.recipes.binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from bang.recipes.default_start import NEW, SMALL, minilm
 from bang.recipes.precision import training_option
@@ -128,5 +129,5 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError) as error:
-        sys.exit(f"quickstart.sh: error: {error}")
+    except (OSError, UserError) as error:
+        sys.exit(f"quickstart.sh: error: {user_error_message(error)}")

@@ -10,6 +10,7 @@ from conftest import ROOT
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from bang.errors import user_error_message
 from bang.plugin import command_line
 from bang.plugin.data import PairDataset
 from bang.text.vocabulary import read_vocabulary
@@ -88,7 +89,7 @@ def mistake(function, *arguments):
     try:
         function(*arguments)
     except Exception as error:
-        return command_line.user_error_message(error, error.__traceback__)
+        return user_error_message(error)
     raise AssertionError("no error")
 
 
@@ -107,7 +108,8 @@ def test_mistakes_are_told_from_defects(dictionary, tmp_path):
     assert mistake(read_vocabulary, tmp_path / "vocab.txt").startswith(message)
     assert mistake(in_a_pool, read_vocabulary, tmp_path / "vocab.txt").startswith(message)
     assert mistake(in_a_worker, BadIds(dictionary)).startswith("source of sentence 0 has id 1389, its dictionary 1389")
-    # somebody else's errors, an error inside a call of ours that is no `raise` of ours, and other kinds
+    assert mistake(open, tmp_path / "gone") == f"{tmp_path}/gone: no such file or directory"
+    # somebody else's errors, and a defect of ours
     assert mistake(raise_here, 1) is None and mistake(in_a_pool, raise_here, 1) is None
     assert mistake(dictionary.save, "\0") is None  # open() fails
     assert mistake(split_shares, "0.5", 0) is None
@@ -126,7 +128,7 @@ def test_one_line_in_fairseqs_command_lines_alone(script, level, told, monkeypat
     monkeypatch.setattr(sys, "argv", [script])
     monkeypatch.setenv("LOGLEVEL", level)
     monkeypatch.setattr(sys, "excepthook", lambda *error: print("a traceback", file=sys.stderr))
-    monkeypatch.setattr(command_line, "user_error_message", lambda error, traceback: str(error) if str(error) == "told" else None)
+    monkeypatch.setattr(command_line, "user_error_message", lambda error: str(error) if str(error) == "told" else None)
     command_line.print_user_errors()
     sys.excepthook(ValueError, ValueError("told"), None)
     assert capsys.readouterr().err == (told or "a traceback\n")

@@ -11,8 +11,8 @@ from fairseq.data import encoders
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
+from bang.errors import user_error_message
 from bang.plugin import raw_text
-from bang.plugin.command_line import user_error_message
 from bang.text.cleanup import to_text
 from bang.text.evaluate import evaluate
 
@@ -88,7 +88,7 @@ def test_interactive_input_that_is_no_utf8_is_told_in_one_line(name, tmp_path, m
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\n")))
     with pytest.raises(ValueError, match=r"in, line 2: not UTF-8 \(byte 0xff") as refusal:
         list(raw_text.read_in_buffers(name.format(tmp_path), 1))
-    assert user_error_message(refusal.value, refusal.tb) == str(refusal.value)
+    assert user_error_message(refusal.value) == str(refusal.value)
 
 
 @pytest.mark.parametrize("decoding", ["ar", "semi-nar", "nar", "speculative"])

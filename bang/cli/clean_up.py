@@ -11,6 +11,7 @@ so `c + +` becomes `c +`. The second gives text for people: `c++`, `node.js`, `(
 import argparse
 from functools import partial
 
+from ..errors import UserError
 from ..text import files
 from ..text.cleanup import clean_up, to_text
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.published and (args.detokenize or args.keep_repeats):
-        raise ValueError("--published is the clean-up without --detokenize and --keep-repeats: give one or the others")
+        raise UserError("--published is the clean-up without --detokenize and --keep-repeats: give one or the others")
     clean = partial(to_text if args.detokenize else clean_up, keep_repeats=args.keep_repeats)
     files.refuse_overwriting(args.output, [args.input])
     with files.replacing(args.output) as output:
@@ -41,4 +42,4 @@ def run(args: argparse.Namespace) -> None:
         for line in files.read_lines(args.input):
             output.write(f"{clean(line)}\n".encode())
         if line is None:
-            raise ValueError(f"{args.input}: empty: give a file with one hypothesis a line; did the generation fail?")
+            raise UserError(f"{args.input}: empty: give a file with one hypothesis a line; did the generation fail?")

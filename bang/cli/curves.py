@@ -11,6 +11,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+from ..errors import UserError
 from ..modes import trained
 from ..packages import install_command
 from ..text.files import refuse_overwriting, replacing
@@ -27,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.names is not None and len(args.names) != len(args.logs):
-        raise ValueError(f"--names: {len(args.names)} for {len(args.logs)} logs: give one for each")
+        raise UserError(f"--names: {len(args.names)} for {len(args.logs)} logs: give one for each")
     refuse_overwriting(args.picture, args.logs)
     names = args.names or [Path(log).stem for log in args.logs]
     runs = {name: read_curves(log) for name, log in zip(names, args.logs, strict=True)}
     if len(runs) < len(names):
-        raise ValueError("two runs have the same name: give --names")
+        raise UserError("two runs have the same name: give --names")
     draw(runs, args.picture)
 
 
@@ -45,11 +46,11 @@ def draw(runs: dict[str, Curves], picture: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ValueError(f"pictures need the package matplotlib: {install_command('matplotlib', 'recipes')}") from None
+        raise UserError(f"pictures need the package matplotlib: {install_command('matplotlib', 'recipes')}") from None
     figure = Figure(figsize=(11, 4), layout="constrained")
     ending = Path(picture).suffix.removeprefix(".")
     if ending not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{picture}: no ending of a picture: take .png, .svg or .pdf")
+        raise UserError(f"{picture}: no ending of a picture: take .png, .svg or .pdf")
     train, valid = figure.subplots(1, 2)
     colours: dict[str, str] = {}  # one for each mode, a style of line for each run
     for run, style in zip(runs, itertools.cycle(("-", "--", ":", "-."))):

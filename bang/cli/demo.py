@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import os
 
+from ..errors import UserError
 from ..packages import install_command
 from ._options import add_model_arguments, load
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError(f"the page needs gradio, which is not installed: {install_command('gradio', 'demo')}")
+        raise UserError(f"the page needs gradio, which is not installed: {install_command('gradio', 'demo')}")
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
     from ..inference.demo import serve

@@ -24,6 +24,7 @@ import json
 import re
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.files import refuse_overwriting, replacing
 
 HELP = "ROUGE, BLEU, chrF, METEOR, distinct n-grams and faults of texts, compared by bootstrap"
@@ -56,16 +57,16 @@ def run(args: argparse.Namespace) -> None:
     from ..text import evaluate
 
     if args.bootstrap < 0 or (args.bootstrap and len(args.texts) < 2):
-        raise ValueError(f"--bootstrap {args.bootstrap}: give a positive number, and the TEXTS of two systems or more")
+        raise UserError(f"--bootstrap {args.bootstrap}: give a positive number, and the TEXTS of two systems or more")
     if args.json is not None:
         refuse_overwriting(args.json, [*args.texts, args.reference])
     systems = {path: evaluate.read_texts(path) for path in args.texts}
     if len(systems) < len(args.texts):
-        raise ValueError(f"TEXTS name a file twice: {' '.join(args.texts)}")
+        raise UserError(f"TEXTS name a file twice: {' '.join(args.texts)}")
     references = evaluate.read_texts(args.reference)
     for path, texts in systems.items():
         if any(re.search(r"\w ##\w|\[SEP\]", text) for text in texts):
-            raise ValueError(f"{path} holds word pieces: make text of them first, by post_processed_nar.py --detokenize")
+            raise UserError(f"{path} holds word pieces: make text of them first, by post_processed_nar.py --detokenize")
     report = evaluate.evaluate(systems, references, args.metrics, args.tokenize, args.bootstrap)
     own = [group for group in args.metrics or evaluate.METRICS if group in _OF_REFERENCES]
     report["reference"] = evaluate.evaluate({"": references}, references, own or ["distinct"], args.tokenize)["systems"][""]

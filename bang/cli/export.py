@@ -16,6 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from ..errors import UserError
 from ..inference.load import import_heavy
 from ..packages import install_command
 from ..text.files import read_lines
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.reduce_range is not None and args.precision != "int8":
-        raise ValueError("--reduce-range is about --int8")
+        raise UserError("--reduce-range is about --int8")
     texts, references = _check_texts(args.check, args.reference)
     export, trained_model = import_heavy("bang.deploy.export"), import_heavy("bang.inference.trained_model")
     model = trained_model.read_model(args.model, args.vocab, args.link)
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     differing = [mode for mode, count in agreeing.items() if 4 * count < 3 * len(texts)]
     if differing and args.precision == "float32":
         modes = ", ".join(differing)
-        raise ValueError(f"{args.folder}: does not write the model's texts in {modes}, as float32 must; do not use it")
+        raise UserError(f"{args.folder}: does not write the model's texts in {modes}, as float32 must; do not use it")
 
 
 def _say(step: str) -> None:
@@ -92,17 +93,17 @@ def _check_texts(check: str | None, reference: str | None) -> tuple[Sequence[str
     """Texts to check an export with, and the references of each, if there are."""
     if check is None:
         if reference is not None:
-            raise ValueError("--reference FILE belongs to the texts of --check FILE: give them too")
+            raise UserError("--reference FILE belongs to the texts of --check FILE: give them too")
         return SENTENCES, []
     if reference is not None and importlib.util.find_spec("rouge_score") is None:  # now, not after minutes
-        raise ValueError(f"--reference needs the package rouge-score: {install_command('rouge-score', 'eval')}")
+        raise UserError(f"--reference needs the package rouge-score: {install_command('rouge-score', 'eval')}")
     texts = list(read_lines(check))
     references = list(read_lines(reference)) if reference is not None else []
     if reference is not None and len(references) != len(texts):
-        raise ValueError(f"{check} has {len(texts)} lines and {reference} {len(references)}: give a reference for each")
+        raise UserError(f"{check} has {len(texts)} lines and {reference} {len(references)}: give a reference for each")
     kept = [number for number, text in enumerate(texts[:100]) if text.strip()]
     if not kept:
-        raise ValueError(f"{check}: holds no text to check with")
+        raise UserError(f"{check}: holds no text to check with")
     return [texts[number] for number in kept], [references[number] for number in kept] if references else []
 
 

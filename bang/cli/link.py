@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from ..decoding.link import NO_LINK, Weights, make_link
+from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting
 from ..text.vocabulary import VOCAB, read_vocabulary
 from ..text.wordpieces import WordPieces
@@ -42,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if (args.tune is None) != (args.model is None):
-        raise ValueError("--tune SRC TGT and --model MODEL belong together: the weights are a model's")
+        raise UserError("--tune SRC TGT and --model MODEL belong together: the weights are a model's")
     for name in ("threshold", "tune_pairs"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     refuse_overwriting(args.out, [*args.targets, *(args.tune or [])])
     model, pieces = None, list(read_vocabulary(args.vocab or VOCAB)) if args.model is None else []
     if args.model is not None:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
         sources, targets = (list(read_lines(path)) for path in args.tune)
         if len(sources) != len(targets):
-            raise ValueError(
+            raise UserError(
                 f"{args.tune[0]} has {len(sources)} lines and {args.tune[1]} {len(targets)}: give pairs, line by line"
             )
         link = tuned(link, model, sources[: args.tune_pairs], targets[: args.tune_pairs], _say)

@@ -10,6 +10,7 @@ The folder holds weights without the optimizer (model.safetensors), sizes, train
 
 import argparse
 
+from ..errors import UserError
 from ..inference.load import import_heavy
 from ._options import add_dtype_argument, add_generation_arguments, add_link_argument, generation_options
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         paths = [args.checkpoint]
     else:
         if args.last < 1:
-            raise ValueError(f"--last {args.last}: give 1 or more")
+            raise UserError(f"--last {args.last}: give 1 or more")
         paths = pack.last_checkpoints(args.checkpoint, args.last)
     paths = [*args.average_with, *paths]  # what is no weight is of the last
     model = pack.read_average(paths, args.vocab, args.link)

@@ -11,6 +11,7 @@ Face layout: the folder with config.json and model.safetensors (or a weights-onl
 import argparse
 import sys
 
+from ..errors import UserError
 from ..inference.load import import_heavy
 from ..text.vocabulary import VOCAB
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in _MODEL}
     given = [name for name, value in options.items() if value is not None]
     if given and args.save is None:
-        raise ValueError(f"--{given[0].replace('_', '-')} goes with --save FILE; without it give it to fairseq-train")
+        raise UserError(f"--{given[0].replace('_', '-')} goes with --save FILE; without it give it to fairseq-train")
     start = starts.read(args.start)
     if args.save is None:
         print(convert.train_options(start))

@@ -8,6 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.tokenize import STANDARD_STREAM, tokenize_files
 from ..text.vocabulary import VOCAB
 
@@ -32,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: give 1 or more")
+        raise UserError(f"--workers {args.workers}: give 1 or more")
     from_stdin = args.files == [STANDARD_STREAM]
     if STANDARD_STREAM in args.files and not from_stdin:
-        raise ValueError("FILE -: stdin goes to stdout, so it cannot stand beside other files")
+        raise UserError("FILE -: stdin goes to stdout, so it cannot stand beside other files")
     if from_stdin == (args.out_dir is not None):
-        raise ValueError("give --out-dir DIR with files, and - without it")
+        raise UserError("give --out-dir DIR with files, and - without it")
     if args.out_dir is not None:
         os.makedirs(args.out_dir, exist_ok=True)
     outputs = args.files if from_stdin else [Path(args.out_dir, Path(file).name) for file in args.files]

@@ -10,6 +10,7 @@ much of a small model's training time. A model that starts from public weights t
 import argparse
 from collections import Counter
 
+from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting, replacing
 from ..text.vocabulary import VOCAB, read_vocabulary, smaller_vocabulary
 from ..text.wordpieces import load_word_pieces
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.min_count < 1:
-        raise ValueError(f"--min-count {args.min_count}: give 1 or more")
+        raise UserError(f"--min-count {args.min_count}: give 1 or more")
     refuse_overwriting(args.output, [*args.files, args.vocab])
     word_pieces = load_word_pieces(args.vocab)
     seen = Counter(piece for file in args.files for line in read_lines(file) for piece in word_pieces(line).split())

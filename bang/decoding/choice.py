@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ..errors import UserError
 from . import search
 
 
@@ -57,7 +58,7 @@ class Chooser:
 
     def __post_init__(self):
         if self.temperature <= 0:
-            raise ValueError(f"--temperature {self.temperature}: must be above 0")
+            raise UserError(f"--temperature {self.temperature}: must be above 0")
 
     def __call__(
         self,

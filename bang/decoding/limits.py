@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..errors import UserError
+
 
 def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, max_len: int) -> np.ndarray:
     """Most tokens of each text, eos not counted, (B); in double precision, as fairseq counts for AR.
@@ -35,6 +37,6 @@ def check_lengths(max_len_a: float, max_len_b: int, min_len: int, max_len: int =
     """
     longest = min(max_len_b, max_len or max_len_b)
     if not max_len_a and min_len > longest:
-        raise ValueError(
+        raise UserError(
             f"--min-len {min_len} is larger than the longest text allowed, {longest} tokens (--max-len-b, --max-nar-length)"
         )

@@ -24,6 +24,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..errors import UserError
 from ..text.files import StrPath, replacing
 
 LINK_FILE = "link.bin"
@@ -61,9 +62,9 @@ class Weights:
         for option in fields(self):
             value = getattr(self, option.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"link: {option.name}={value!r} is no number")
+                raise UserError(f"link: {option.name}={value!r} is no number")
             if option.type is int and (not isinstance(value, int) or not 1 <= value <= 4096):
-                raise ValueError(f"link: {option.name}={value!r}: give a whole number from 1 to 4096")
+                raise UserError(f"link: {option.name}={value!r}: give a whole number from 1 to 4096")
 
 
 def vocabulary_of(pieces: Sequence[str]) -> str:
@@ -193,15 +194,15 @@ class Link:
             start = file.tell()
         version, _, digest = first.removeprefix(_MAGIC).rstrip(b"\n").partition(b" ")
         if not first.startswith(_MAGIC) or not version.isdigit():
-            raise ValueError(f"{path}: is no link; make one with bang link")
+            raise UserError(f"{path}: is no link; make one with bang link")
         if int(version) != _VERSION:
-            raise ValueError(
+            raise UserError(
                 f"{path}: a link of format {int(version)}, and this version of bang reads format {_VERSION}: "
                 "make it again with bang link"
             )
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # a plain array, mapped: indexing a memmap is slow
         if hashlib.sha256(data.data[len(first) :]).hexdigest().encode() != digest:
-            raise ValueError(
+            raise UserError(
                 f"{path}: damaged or truncated (its checksum does not match): copy it again, or make it again with bang link"
             )
         try:
@@ -216,11 +217,11 @@ class Link:
             found = cls(order, size, eos, head["vocabulary"], **arrays, weights=weights, dropped=head["dropped"])
             found._check()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}: is no link that this version of bang reads ({error}): make it again with bang link"
             ) from None
         if pieces is not None and found.vocabulary != vocabulary_of(pieces):
-            raise ValueError(
+            raise UserError(
                 f"{path}: a link of another vocabulary ({found.size} pieces, the model has {len(pieces)}): "
                 "make one with the model's own, with bang link"
             )
@@ -229,12 +230,12 @@ class Link:
     def _check(self) -> None:
         """Refuses what would be looked up out of bounds; what is out of order is just not found."""
         if self.order not in (2, 3) or not 0 <= self.eos < self.size:
-            raise ValueError("impossible order or eos")
+            raise UserError("impossible order or eos")
         n, m = len(self.keys2), len(self.keys3)
         if [len(self.unigrams), len(self.back_off1), len(self.ratios2), len(self.ratios3)] != [self.size, self.size, n, m]:
-            raise ValueError("arrays of other lengths")
+            raise UserError("arrays of other lengths")
         if len(self.back_off2) != (n if self.order == 3 else 0) or self.order == 2 and m:
-            raise ValueError("arrays of another order")
+            raise UserError("arrays of another order")
 
 
 def find_link(folder: StrPath, pieces: Sequence[str], link: StrPath | None = None) -> Link | None:
@@ -280,15 +281,15 @@ def make_link(
     """
     size = len(pieces)
     if order not in (2, 3):
-        raise ValueError(f"order={order}: a link is of order 2 or 3")
+        raise UserError(f"order={order}: a link is of order 2 or 3")
     if not 0 < share <= 1:
-        raise ValueError(f"share={share}: give a number above 0, 1 at most")
+        raise UserError(f"share={share}: give a number above 0, 1 at most")
     ids, worth, is_start = _joined(texts, others, share, eos)
     if not len(ids):
-        raise ValueError("no text to make a link of")
+        raise UserError("no text to make a link of")
     outside = ids[(ids < 0) | (ids >= size)]
     if len(outside):
-        raise ValueError(f"id {outside[0]} is outside the vocabulary of {size} pieces")
+        raise UserError(f"id {outside[0]} is outside the vocabulary of {size} pieces")
     p1 = _unigrams(ids[~is_start], worth[~is_start], size)
 
     second = np.flatnonzero(~is_start)  # each has a token before it

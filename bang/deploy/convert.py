@@ -7,6 +7,7 @@ import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
+from ..errors import UserError
 from ..inference.trained_model import TrainedModel
 from ..plugin.dictionary import BertDictionary
 from ..starts.files import OPTION, Start
@@ -22,7 +23,7 @@ def sizes_of(start: Start) -> dict[str, Any]:
         ValueError: a bare file of weights without the `config.json` that tells its attention heads.
     """
     if "encoder_attention_heads" not in start.sizes:
-        raise ValueError(f"{start.path}: weights alone do not tell the attention heads; put its config.json beside it")
+        raise UserError(f"{start.path}: weights alone do not tell the attention heads; put its config.json beside it")
     encoder, decoder = (start.weights.get(f"{side}.embed_tokens.weight") for side in ("encoder", "decoder"))
     shared = "decoder.embed_out" not in start.weights
     return {

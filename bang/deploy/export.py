@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
 from ..decoding.link import LINK_FILE
+from ..errors import UserError
 from ..inference import cpu
 from ..inference.api import Bang, Generation
 from ..inference.torch_engine import TorchEngine
@@ -55,7 +56,7 @@ def export(
         ValueError: the folder holds something, or there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
+        raise UserError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
     network = model.build()
     dtype = DTYPES["float16" if precision == "float16" else "float32"]
     reduced = not cpu.has_vnni() if reduce_range is None else reduce_range

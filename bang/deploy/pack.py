@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from ..decoding.link import LINK_FILE, NO_LINK
+from ..errors import UserError
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
@@ -58,11 +59,9 @@ def _check_mean(model: TrainedModel, last: TrainedModel, path: StrPath, last_pat
     differing = [name for name, size in model.sizes.items() if size != last.sizes[name] and name not in _OF_TRAINING]
     if differing:
         found = ", ".join(f"--{name.replace('_', '-')} {model.sizes[name]} (here {last.sizes[name]})" for name in differing)
-        raise ValueError(
-            f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run"
-        )
+        raise UserError(f"checkpoint {path}: cannot be averaged with {last_path}, it has {found}; average checkpoints of one run")
     if model.dictionary != last.dictionary:
-        raise ValueError(f"checkpoint {path}: cannot be averaged with {last_path}, it was trained with another dictionary")
+        raise UserError(f"checkpoint {path}: cannot be averaged with {last_path}, it was trained with another dictionary")
 
 
 def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
@@ -73,7 +72,7 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
     """
     if not os.path.isdir(folder):
         is_there = "is a file" if os.path.exists(folder) else "no such folder"
-        raise ValueError(f"{folder}: {is_there}; --last {count} averages checkpoints of a run, give the folder that holds them")
+        raise UserError(f"{folder}: {is_there}; --last {count} averages checkpoints of a run, give the folder that holds them")
     by_updates = {}
     for path in sorted(Path(folder).glob("checkpoint*.pt")):
         updates = checkpoints.check(os.fspath(path))["optimizer_history"][-1].get("num_updates")
@@ -82,7 +81,7 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
         else:
             logger.warning("%s: does not say how many updates it has seen; left out", path)
     if len(by_updates) < count:
-        raise ValueError(f"{folder}: checkpoints of {len(by_updates)} different updates, {count} are to be averaged")
+        raise UserError(f"{folder}: checkpoints of {len(by_updates)} different updates, {count} are to be averaged")
     return [path for _, path in sorted(by_updates.items())[-count:]]
 
 
@@ -109,7 +108,7 @@ def write_folder(
     network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
     mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
     if mode not in network.decodes:
-        raise ValueError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
+        raise UserError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]

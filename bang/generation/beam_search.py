@@ -9,6 +9,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, Sequenc
 from torch import Tensor, nn
 
 from ..decoding.limits import check_lengths, length_limits
+from ..errors import UserError
 from ..network.decoder import BangDecoder
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class _Mended(SequenceGenerator):
             given = prefix_tokens != self.pad
         ids = sample["id"].to(device) if isinstance(sample.get("id"), Tensor) else place
         if self.search.supports_constraints and constraints is None:
-            raise ValueError(
+            raise UserError(
                 "--constraints: there are none; fairseq-interactive reads them behind a tab in each line, fairseq-generate does "
                 "not: leave the option out"
             )

@@ -11,6 +11,7 @@ import torch
 from fairseq.data import data_utils
 from torch import Tensor
 
+from ..errors import UserError
 from ..network.stepping import send
 from ..visibility import autoregressive
 from .generator import LoopGenerator
@@ -31,7 +32,7 @@ class RescoringGenerator:
 
     def __init__(self, generator: LoopGenerator, candidates: int):
         if candidates < 2:
-            raise ValueError(f"--rescore {candidates}: there is a choice from 2 candidates on (0: none)")
+            raise UserError(f"--rescore {candidates}: there is a choice from 2 candidates on (0: none)")
         self.generator, self.candidates = generator, candidates
         self.symbols_to_strip_from_output = generator.symbols_to_strip_from_output
 

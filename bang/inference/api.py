@@ -17,6 +17,7 @@ import numpy as np
 from .. import modes
 from ..decoding.link import NO_LINK, Link
 from ..decoding.search import Slots
+from ..errors import UserError
 from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
@@ -173,7 +174,7 @@ class Bang:
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
             have = ", ".join(engine.modes)
-            raise ValueError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
+            raise UserError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
         loaded = cls(engine, pieces, options)
         paths = dict(model=os.path.abspath(model), vocab=vocab and os.path.abspath(vocab))
         paths["link"] = link if link in (None, NO_LINK) else os.path.abspath(link)
@@ -227,7 +228,7 @@ class Bang:
         check_number("batch_tokens", batch_tokens, least=1)
         check_number("read_ahead", read_ahead, least=1)
         if on_error not in _ON_ERROR:
-            raise ValueError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
+            raise UserError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
         _check_texts(texts)
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
@@ -246,20 +247,20 @@ class Bang:
         if unknown:
             near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
-            raise ValueError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
+            raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
         options = replace(self.defaults, **(given if mode is None else {"mode": mode, **given}))
         if options.mode not in self.engine.modes:
-            raise ValueError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
+            raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
             self._check_link(options)
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
-            raise ValueError(
+            raise UserError(
                 f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1"
             )
         if beam_search and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
             most = (len(self.pieces) - 1) // 2
-            raise ValueError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
+            raise UserError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         self._warn_untrained(options)
         return options
 
@@ -268,11 +269,11 @@ class Bang:
         mode = modes.find(options.mode)
         if "link" not in mode.options:
             have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
-            raise ValueError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
+            raise UserError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
         if not mode.may_link(options):
-            raise ValueError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
+            raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
         if self.engine.link is None:
-            raise ValueError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
+            raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
@@ -328,16 +329,16 @@ class Bang:
     def _source(self, text: str, number: int, truncate: bool) -> _Source:
         """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
         if not isinstance(text, str):
-            raise ValueError(f"text {number} is no text but of type {type(text).__name__}: give str")
+            raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
-            raise ValueError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
+            raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
         pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
         if len(pieces) > limit and not truncate:
-            raise ValueError(
+            raise UserError(
                 f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
@@ -376,10 +377,10 @@ def _check_texts(texts: Any) -> None:
         ValueError: in one line.
     """
     if isinstance(texts, (bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
-        raise ValueError(f"a {type(texts).__name__} is no text: give a str or several")
+        raise UserError(f"a {type(texts).__name__} is no text: give a str or several")
     dimensions = getattr(texts, "ndim", 1)  # of an array or a table
     if dimensions != 1:  # the texts of a DataFrame would be the names of its columns
-        raise ValueError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
+        raise UserError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
 
 
 def _has_length(texts: Any) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from ..decoding.link import Link, Weights
 from ..decoding.search import Rules, Slots, best_paths
 from ..decoding.tune import tune
+from ..errors import UserError
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
 from .api import BATCH_TOKENS, Bang, batches
@@ -35,11 +36,11 @@ def tuned(
     """
     assert len(sources) == len(targets)
     if "nar" not in model.modes:
-        raise ValueError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
+        raise UserError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
     ids = [model._source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
     parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
     if not parts:
-        raise ValueError("no source to tune on: all are empty")
+        raise UserError("no source to tune on: all are empty")
     lengths = [len(model._word_pieces(text).split()) for text in targets]
     slots = 1 + min(max(_LEAST_SLOTS, int(1.5 * np.percentile(lengths, 95))), _MOST_SLOTS)
     count = min(link.weights.candidates, link.size)

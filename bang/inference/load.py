@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from ..errors import UserError
 from ..packages import install_command
 from ..safety.folder import EXPORT, MODEL, VOCABULARY, read_config
 from ..text.files import StrPath
@@ -36,7 +37,7 @@ def load_model(model: StrPath, vocab: StrPath | None = None, **options) -> tuple
         return import_heavy(_ENGINES[MODEL]).load_checkpoint(model, vocab, **options)
     config = read_config(model, MODEL, EXPORT)
     if vocab is not None:
-        raise ValueError(f"{model}: brings its own {VOCABULARY}; give no other vocabulary")
+        raise UserError(f"{model}: brings its own {VOCABULARY}; give no other vocabulary")
     return import_heavy(_ENGINES[config["format"]]).load(model, config, **options)
 
 
@@ -55,7 +56,7 @@ def import_heavy(name: str) -> ModuleType:
         package = (error.name or "bang").partition(".")[0]
         if package == "bang":
             raise
-        raise ValueError(
+        raise UserError(
             f"needs {package}, which is not installed: {install_command(package, _EXTRAS.get(package, ''))}"
         ) from None
 

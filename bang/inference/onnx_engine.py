@@ -17,6 +17,7 @@ from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
 from ..decoding.search import Slots
+from ..errors import UserError
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import check_vocabulary, read_pieces
@@ -131,9 +132,9 @@ def _device(name: str | None) -> tuple[str, int]:
     kind, _, number = (name or "cpu").partition(":")
     have = [kind for kind, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
     if kind not in have:
-        raise ValueError(f"device {name!r}: this onnxruntime has {', '.join(have)} alone")
+        raise UserError(f"device {name!r}: this onnxruntime has {', '.join(have)} alone")
     if number and not number.isdecimal():
-        raise ValueError(f"device {name!r}: give {kind}, or its number too, as in {kind}:0")
+        raise UserError(f"device {name!r}: give {kind}, or its number too, as in {kind}:0")
     return kind, int(number or 0)
 
 
@@ -151,9 +152,9 @@ def _session(path: Path, kind: str, number: int, threads: int | None) -> Inferen
         session = InferenceSession(path, options, providers=choice, disabled_optimizers=slow, enable_fallback=False)
     except Exception as error:  # onnxruntime's own kinds of error have no common base but this
         why = "truncated, or not of bang export" + ("" if on_cpu else f", or there is no {kind}:{number}")
-        raise ValueError(f"{path}: cannot be loaded; {why} ({_first_line(error)})") from None
+        raise UserError(f"{path}: cannot be loaded; {why} ({_first_line(error)})") from None
     if provider not in session.get_providers():
-        raise ValueError(
+        raise UserError(
             f"device {kind}:{number}: onnxruntime cannot use it and would compute on the CPU; install the libraries that it "
             "needs (CUDA and cuDNN), or choose cpu"
         )
@@ -174,7 +175,7 @@ def load(
 ) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
     """See `load.load_model`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
-        raise ValueError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
+        raise UserError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
     pieces = read_pieces(folder)
     engine = OnnxEngine(folder, config, device, threads, find_link(folder, pieces, link))
     check_vocabulary(folder, len(pieces), engine.pieces)

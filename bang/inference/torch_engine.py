@@ -16,6 +16,7 @@ from .. import modes
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import canvas
 from ..decoding.search import Slots
+from ..errors import UserError
 from ..generation.session import TorchSession
 from ..network.model import BangModel
 from ..options import Options, check_number
@@ -37,7 +38,7 @@ class TorchEngine:
 
     def __init__(self, model: TrainedModel, device: str | None = None, dtype: str = "float32", threads: int | None = None):
         if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
+            raise UserError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
         if threads is not None:
             check_number("threads", threads, least=1)
             torch.set_num_threads(threads)
@@ -60,7 +61,7 @@ class TorchEngine:
 
     def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
         if self._device.type == "cuda" and os.getpid() != self._process:
-            raise ValueError(
+            raise UserError(
                 f"the model is on {self._device}, which a forked process cannot use: load it in each process, or start them "
                 "with multiprocessing's 'spawn'"
             )
@@ -139,7 +140,7 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: not to be had here ({str(error).splitlines()[0]})") from None
+        raise UserError(f"device {name!r}: not to be had here ({str(error).splitlines()[0]})") from None
     return device
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import plugin  # noqa: F401  (plugin: registers the architectures)
 from ..decoding.link import Link, find_link
+from ..errors import UserError
 from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
@@ -112,7 +113,7 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None, link: StrPath |
     cfg, weights = state["cfg"], state["model"]
     name = cfg.model._name
     if not issubclass(MODEL_REGISTRY.get(name, object), BangModel):
-        raise ValueError(f"checkpoint {path}: its model is {name}, not one of BANG's")
+        raise UserError(f"checkpoint {path}: its model is {name}, not one of BANG's")
     options = MODEL_DATACLASS_REGISTRY[name]
     sizes = {option: getattr(cfg.model, option, getattr(options, option)) for option in size_options(name)}
     if sizes["share_all_embeddings"]:
@@ -144,11 +145,11 @@ def _vocabulary_of(path: StrPath, state: Mapping[str, Any], vocab: StrPath | Non
     remedy = "give the vocabulary that its data was binarized with (dict.src.txt in the data folder) with --vocab, vocab="
     rows = [len(state["model"][name]) for name in (ENCODER_TABLE, DECODER_TABLE)]
     if rows[0] != rows[1]:
-        raise ValueError(f"checkpoint {path}: trained with two vocabularies, of {rows[0]} and {rows[1]} pieces; one is needed")
+        raise UserError(f"checkpoint {path}: trained with two vocabularies, of {rows[0]} and {rows[1]} pieces; one is needed")
     saved = (state.get("task_state") or {}).get("dictionaries")
     ours = BangTranslationTask(BangTranslationConfig(left_pad_target=False), dictionary, dictionary)._fingerprint()
     if rows[0] != len(dictionary) or (saved is not None and saved != ours):
-        raise ValueError(f"checkpoint {path}: has {rows[0]} word pieces, not those of {source}, {len(dictionary)}; {remedy}")
+        raise UserError(f"checkpoint {path}: has {rows[0]} word pieces, not those of {source}, {len(dictionary)}; {remedy}")
     return dictionary
 
 
@@ -165,7 +166,7 @@ def read_model(path: StrPath, vocab: StrPath | None = None, link: StrPath | None
     if not os.path.isdir(path):
         return read_checkpoint(path, vocab, link)
     if vocab is not None:
-        raise ValueError(f"{path}: brings its own vocabulary; give no other")
+        raise UserError(f"{path}: brings its own vocabulary; give no other")
     return read_folder(path, link)
 
 
@@ -180,16 +181,16 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     """
     config = read_config(folder, MODEL)
     if not issubclass(MODEL_REGISTRY.get(config["architecture"], object), BangModel):
-        raise ValueError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
+        raise UserError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
     differing = sorted(config["sizes"].keys() ^ set(size_options(config["architecture"])))
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{Path(folder, CONFIG)}: its sizes differ from this version's in {', '.join(differing)}; pack the checkpoint again"
         )
     try:
         weights = load_file(Path(folder, WEIGHTS))
     except SafetensorError as error:
-        raise ValueError(f"{Path(folder, WEIGHTS)}: cannot be read; truncated, or no safetensors file ({error})") from None
+        raise UserError(f"{Path(folder, WEIGHTS)}: cannot be read; truncated, or no safetensors file ({error})") from None
     if config["sizes"]["share_all_embeddings"] and DECODER_TABLE in weights:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))

@@ -7,6 +7,7 @@ from typing import Any
 
 from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
 
+from ..errors import UserError
 from .config import BangConfig
 
 AT_ONCE = 256
@@ -34,7 +35,7 @@ class BangEncoder(TransformerEncoderBase):
         self.in_parts = False  # `BangModel.lay_out`: for decoding, sources of like length are encoded together
         self.frozen_layers = getattr(cfg, "freeze_encoder_layers", 0)
         if not 0 <= self.frozen_layers <= cfg.encoder_layers:
-            raise ValueError(
+            raise UserError(
                 f"--freeze-encoder-layers {self.frozen_layers}: the encoder has {cfg.encoder_layers} (--encoder-layers)"
             )
         if self.frozen_layers:

@@ -8,6 +8,7 @@ from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor, nn
 
 from .. import modes, visibility
+from ..errors import UserError
 from ..safety import checkpoints
 from ..visibility import Layout
 from .config import BangConfig
@@ -113,7 +114,7 @@ class BangArModel(BangModel):
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(not one.main_length for one in _layouts(layout)):
-            raise ValueError("--arch bang_ar runs AR alone: set --nar-ratio 0, or use --arch bang_ar_nar_mixed")
+            raise UserError("--arch bang_ar runs AR alone: set --nar-ratio 0, or use --arch bang_ar_nar_mixed")
         return super().forward(src_tokens, src_lengths, prev_output_tokens, layout, *args, **kwargs)
 
 
@@ -125,7 +126,7 @@ class BangNarModel(BangModel):
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(one.main_length for one in _layouts(layout)):
-            raise ValueError(
+            raise UserError(
                 "--arch bang_nar runs NAR alone: train it with --criterion label_smoothed_cross_entropy, "
                 "or use --arch bang_ar_nar_mixed"
             )
@@ -142,7 +143,7 @@ def _embedding(dictionary, dim: int) -> nn.Embedding:
 
 def _check(cfg: BangConfig, task) -> None:
     if cfg.encoder_embed_dim != cfg.decoder_embed_dim and cfg.share_all_embeddings:
-        raise ValueError(
+        raise UserError(
             f"--share-all-embeddings needs one width: --encoder-embed-dim {cfg.encoder_embed_dim}, "
             f"--decoder-embed-dim {cfg.decoder_embed_dim}; give both the same, or use --arch bang_ar_nar_mixed, bang_ar or "
             "bang_nar, which do not share by default"
@@ -150,11 +151,11 @@ def _check(cfg: BangConfig, task) -> None:
     for side in ("encoder", "decoder"):
         heads, width = getattr(cfg, f"{side}_attention_heads"), getattr(cfg, f"{side}_embed_dim")
         if heads < 1 or width % heads:
-            raise ValueError(f"--{side}-attention-heads {heads}: give a number that divides --{side}-embed-dim {width}")
+            raise UserError(f"--{side}-attention-heads {heads}: give a number that divides --{side}-embed-dim {width}")
     if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
-        raise ValueError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
+        raise UserError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
     if cfg.num_buckets < 2 or cfg.relative_max_distance <= cfg.num_buckets // 2:
-        raise ValueError(
+        raise UserError(
             f"--num-buckets {cfg.num_buckets}, --relative-max-distance {cfg.relative_max_distance}: "
             "the distance must be above half the buckets, of which there are at least 2"
         )

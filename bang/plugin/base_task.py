@@ -11,6 +11,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 
 from .. import starts
+from ..errors import UserError
 from ..safety import checkpoints, settings
 from ..safety.hooks import FILE
 from ..text.vocabulary import fingerprint
@@ -57,7 +58,7 @@ class BangTask(FairseqTask):
     def check_checkpoints(cfg: BangTaskConfig, from_checkpoint: bool = False) -> None:
         """The checkpoints of --path, before fairseq reads them: a bad one gets one clear line."""
         if not cfg.data:  # a checkpoint says nothing of where data is, see `safety.settings`
-            raise ValueError('no data folder with the dictionaries: give arg_overrides={"data": FOLDER} to fairseq\'s loader')
+            raise UserError('no data folder with the dictionaries: give arg_overrides={"data": FOLDER} to fairseq\'s loader')
         if from_checkpoint:
             return
         settings.allow(models=filter(None, (cfg.other_models or "").split(",")))
@@ -72,7 +73,7 @@ class BangTask(FairseqTask):
 
     @classmethod
     def build_dictionary(cls, filenames, **kwargs):
-        raise ValueError("BANG's dictionary is not built from text: give --srcdict vocab.txt and --tgtdict vocab.txt")
+        raise UserError("BANG's dictionary is not built from text: give --srcdict vocab.txt and --tgtdict vocab.txt")
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         """Builds the model; a new one may start from --load-from-pretrained-model.
@@ -184,7 +185,7 @@ class BangTask(FairseqTask):
         """Refuses a checkpoint whose `task_state` names other dictionaries; fairseq 0.9 names none."""
         saved = task_state.get("dictionaries") if isinstance(task_state, dict) else None
         if saved is not None and saved != self._fingerprint():
-            raise ValueError(
+            raise UserError(
                 f"{self.cfg.data}: binarized with another dictionary than {source} was trained with; "
                 "run fairseq-preprocess again with its dictionary as --srcdict and --tgtdict"
             )
@@ -208,5 +209,5 @@ class BangTask(FairseqTask):
             elif self.cfg.skip_invalid_size_inputs_valid_test:
                 logger.warning("%s; left out", what)
             else:
-                raise ValueError(f"{what}; {mend}, or leave such sentences out with --skip-invalid-size-inputs-valid-test")
+                raise UserError(f"{what}; {mend}, or leave such sentences out with --skip-invalid-size-inputs-valid-test")
         return kept

@@ -1,17 +1,16 @@
 """fairseq's command lines: published options that today's fairseq reads differently, and mistakes told in one line."""
 
 import argparse
-import dis
 import importlib.util
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from types import TracebackType
 
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
+
+from ..errors import user_error_message
 
 
 def add_min_lr(parser: argparse.ArgumentParser) -> None:
@@ -35,32 +34,6 @@ def settle_options(args: argparse.Namespace) -> None:
         args.stop_min_lr = args.min_lr
     if getattr(args, "bf16", False) and importlib.util.find_spec("torch_xla") is None:
         args.tpu = False
-
-
-PACKAGE = Path(__file__).resolve().parents[1]
-_FRAME = re.compile(r'^ *File "(.+)", line \d+, in .+\n +(.+)$', flags=re.M)
-
-
-def user_error_message(error: BaseException, traceback: TracebackType | None) -> str | None:
-    """What to tell somebody whose mistake an error is; None for any other, whose traceback is worth having.
-
-    A mistake is a ValueError or OSError that our own code raises on purpose, by a `raise` of its own: not
-    one that a call inside our code fails with. A DataLoader's worker, a process pool and a spawned process
-    hand their errors on with the traceback as text.
-    """
-    if isinstance(error, (ValueError, OSError)) and traceback is not None:
-        while traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        code = traceback.tb_frame.f_code
-        raised = dis.opname[code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"
-        if raised and PACKAGE in Path(code.co_filename).parents:
-            return str(error)
-    for text in (str(error), str(error.__cause__ or "").strip().removesuffix('"""')):
-        *_, (path, line) = _FRAME.findall(text) or [("", "")]
-        message = re.search(r"^(?:ValueError|OSError|FileNotFoundError): (.+)\s*\Z", text, flags=re.M)
-        if message and line.startswith("raise ") and PACKAGE in Path(path).parents:
-            return message[1]
-    return None
 
 
 def quiet_libraries() -> None:
@@ -96,7 +69,7 @@ def print_user_errors() -> None:
     show = sys.excepthook
 
     def tell(kind, error, traceback):
-        mistake = user_error_message(error, traceback)
+        mistake = user_error_message(error)
         if mistake is None:
             show(kind, error, traceback)
         else:

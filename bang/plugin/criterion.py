@@ -18,6 +18,7 @@ from omegaconf import II
 from torch import Tensor
 
 from .. import modes, visibility
+from ..errors import UserError
 from ..network.attention import layout_tensors
 from ..options import Options, describe
 from ..trained_modes import split_shares
@@ -131,14 +132,14 @@ class NgramLanguageLoss(FairseqCriterion):
     def __init__(self, task, label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed):
         super().__init__(task)
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"--label-smoothing {label_smoothing}: must be at least 0 and below 1")
+            raise UserError(f"--label-smoothing {label_smoothing}: must be at least 0 and below 1")
         if not 1 <= ngram <= MAX_NGRAM:
-            raise ValueError(f"--ngram {ngram}: must be between 1 and {MAX_NGRAM}")
+            raise UserError(f"--ngram {ngram}: must be between 1 and {MAX_NGRAM}")
         if not 0 < stream_decay <= 1:
-            raise ValueError(f"--stream-decay {stream_decay}: must be above 0 and at most 1")
+            raise UserError(f"--stream-decay {stream_decay}: must be above 0 and at most 1")
         span = getattr(task.cfg, "mask_length", None)
         if span is not None and ngram > span:
-            raise ValueError(f"--ngram {ngram} is larger than the span of --mask-length {span}: those streams never count")
+            raise UserError(f"--ngram {ngram} is larger than the span of --mask-length {span}: those streams never count")
         if disable_ngram_loss and ngram > 1:
             logger.warning("--ngram %d has no effect with --disable-ngram-loss: stream 0 alone is trained", ngram)
         self.epsilon = label_smoothing
@@ -274,11 +275,11 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         super().__init__(task, label_smoothing, disable_ngram_loss, stream_decay, ngram, sentence_avg, seed)
         for option, value in (("--nar-ratio", nar_ratio), ("--semi-nar-ratio", semi_nar_ratio)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{option} {value}: a share of the updates lies between 0 and 1")
+                raise UserError(f"{option} {value}: a share of the updates lies between 0 and 1")
         if nar_ratio + semi_nar_ratio > 1:
-            raise ValueError(f"--nar-ratio {nar_ratio} and --semi-nar-ratio {semi_nar_ratio} add up to more than 1")
+            raise UserError(f"--nar-ratio {nar_ratio} and --semi-nar-ratio {semi_nar_ratio} add up to more than 1")
         if block_size < 1:
-            raise ValueError(f"--block-size {block_size}: a block holds at least 1 token")
+            raise UserError(f"--block-size {block_size}: a block holds at least 1 token")
         self.block_size = block_size
         self.shares = split_shares(nar_ratio, semi_nar_ratio)
         if self.ngram > 1 and "ar" not in self.shares:
@@ -288,17 +289,17 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
 
         self.random_block_offset, self.joint = random_block_offset, joint_modes
         if random_block_offset and getattr(task.cfg, "mask_length", None) is not None:
-            raise ValueError("--random-block-offset is for pairs: in pretraining --ngram hangs blocks on every token")
+            raise UserError("--random-block-offset is for pairs: in pretraining --ngram hangs blocks on every token")
         if random_block_offset and "semi-nar" not in self.shares:
             logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
         if joint_modes and len(self.shares) == 1:
             logger.warning("--joint-modes has no effect: all updates train %s", *self.shares)
         if own_texts < 0:
-            raise ValueError(f"--own-texts {own_texts}: draw one text or more of each source (0: none)")
+            raise UserError(f"--own-texts {own_texts}: draw one text or more of each source (0: none)")
         if own_texts and "ar" not in self.shares:
-            raise ValueError("--own-texts: the model writes in AR, so train AR too (--nar-ratio, --semi-nar-ratio)")
+            raise UserError("--own-texts: the model writes in AR, so train AR too (--nar-ratio, --semi-nar-ratio)")
         if own_texts and getattr(task.cfg, "mask_length", None) is not None:
-            raise ValueError("--own-texts is for pairs: pretraining has no sources to write for")
+            raise UserError("--own-texts is for pairs: pretraining has no sources to write for")
         self.own_texts = own_texts
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from fairseq.data import FairseqDataset, LanguagePairDataset
 
+from ..errors import UserError
+
 
 def targets_from(indices: Sequence[np.ndarray]) -> list[int]:
     """How many targets of a batch stand at index i of their span or later, for each i.
@@ -78,7 +80,7 @@ class PairDataset(EveryBatch, LanguagePairDataset):
         for side, dictionary in (("source", self.src_dict), ("target", self.tgt_dict)):
             tokens = sample[side]
             if tokens is not None and tokens.max() >= len(dictionary):
-                raise ValueError(
+                raise UserError(
                     f"{side} of sentence {index} has id {int(tokens.max())}, its dictionary {len(dictionary)} entries: "
                     "the data was binarized with another dictionary; run fairseq-preprocess again"
                 )

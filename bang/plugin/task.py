@@ -20,6 +20,7 @@ from omegaconf import II
 from .. import modes
 from ..decoding.choice import Chooser
 from ..decoding.link import NO_LINK, Link
+from ..errors import UserError
 from ..generation.beam_search import AlignedArGenerator, ArGenerator
 from ..generation.generator import LoopGenerator
 from ..generation.rescore import RescoringGenerator
@@ -98,11 +99,11 @@ class BangTranslationTask(BangTask, TranslationTask):
     def __init__(self, cfg: BangTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
         if cfg.left_pad_target:
-            raise ValueError("--left-pad-target True is not supported: slots count from the first target")
+            raise UserError("--left-pad-target True is not supported: slots count from the first target")
         if cfg.upsample_primary < 0:  # fairseq 0.12's default, also in checkpoints: no dataset is so long
             cfg.upsample_primary = 1
         if cfg.length_bucket < 1:
-            raise ValueError(f"--length-bucket {cfg.length_bucket}: a bucket holds at least 1 length")
+            raise UserError(f"--length-bucket {cfg.length_bucket}: a bucket holds at least 1 length")
         self.link = None if cfg.link in (NO_LINK, None) else Link.load(cfg.link, tgt_dict.symbols)
 
     @classmethod
@@ -114,7 +115,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             _check_dictionaries(cfg)
             return task
         except AssertionError:
-            raise ValueError(
+            raise UserError(
                 f"{cfg.data}: the source and target dictionaries disagree on the ids of [PAD], [UNK] or [SEP]; "
                 "run fairseq-preprocess again with vocab.txt as --srcdict and --tgtdict"
             ) from None
@@ -122,14 +123,14 @@ class BangTranslationTask(BangTask, TranslationTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Loads a split; source and target must have the same number of lines."""
         if self.cfg.num_batch_buckets and int(np.__version__.partition(".")[0]) >= 2:
-            raise ValueError(
+            raise UserError(
                 f"--num-batch-buckets {self.cfg.num_batch_buckets}: fairseq's buckets do not run with numpy 2 (here "
                 f"{np.__version__}); leave it out: --length-bucket batches pairs of like lengths"
             )
         try:
             super().load_dataset(split, epoch, combine, **kwargs)
         except AssertionError as error:
-            raise ValueError(f"{self.cfg.data}, split {self._count_pairs(split, epoch)} ({error})") from None
+            raise UserError(f"{self.cfg.data}, split {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
         self.datasets[split].length_bucket = self.cfg.length_bucket
         for side, texts, dictionary in (
@@ -215,15 +216,15 @@ class BangTranslationTask(BangTask, TranslationTask):
         mode, options = self._mode(args)
         beam = getattr(args, "beam", 1)
         if mode.verified and not mode.beam_search and beam not in (1, GenerationConfig().beam):
-            raise ValueError(
+            raise UserError(
                 f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of "
                 "a beam search"
             )
         if self.cfg.link not in (NO_LINK, None) and "link" in mode.options:
             if not mode.may_link(options):
-                raise ValueError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
+                raise UserError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
             if self.cfg.rescore:
-                raise ValueError("--link with --rescore: the link chooses the text, and so does AR; leave one of them out")
+                raise UserError("--link with --rescore: the link chooses the text, and so does AR; leave one of them out")
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
@@ -256,7 +257,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         for model in models:
             runs, trained = getattr(model, "decodes", ("ar",)), getattr(model, "trained_modes", None)
             if mode.name not in runs:
-                raise ValueError(f"--decoding {mode.name}: this checkpoint's model decodes {' or '.join(runs)} alone")
+                raise UserError(f"--decoding {mode.name}: this checkpoint's model decodes {' or '.join(runs)} alone")
             if trained and mode.training not in trained:
                 logger.warning(
                     "--decoding %s: this checkpoint was trained for %s alone, expect poor texts; decode in a mode that "
@@ -268,7 +269,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 logger.warning("%s", of_blocks)
             if self.cfg.rescore and "rescore" in mode.options:
                 if "ar" not in runs:
-                    raise ValueError("--rescore: this checkpoint's model does not run AR, which would choose the text")
+                    raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
                 if trained and "ar" not in trained:
                     logger.warning(
                         "--rescore: this checkpoint was trained for %s alone, not for AR, which chooses the text: expect a poor "
@@ -369,7 +370,7 @@ def _check_dictionaries(cfg: BangTranslationConfig) -> None:
         for side in (cfg.source_lang, cfg.target_lang):
             ours, theirs = (os.path.join(path, f"dict.{side}.txt") for path in (first, folder))
             if os.path.exists(theirs) and not filecmp.cmp(ours, theirs, shallow=False):
-                raise ValueError(f"{theirs} differs from {ours}: binarize all folders with one --srcdict and --tgtdict")
+                raise UserError(f"{theirs} differs from {ours}: binarize all folders with one --srcdict and --tgtdict")
 
 
 def _unknown(texts, dictionary) -> tuple[int, int]:

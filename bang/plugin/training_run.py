@@ -11,6 +11,7 @@ from itertools import cycle
 from omegaconf import DictConfig
 
 from .. import modes
+from ..errors import UserError
 from ..trained_modes import update_shares
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def check_modes(run: DictConfig, decodes: Iterable[str]) -> None:
     decodes = [mode for mode in modes.trained() if mode in decodes]
     other = [mode for mode in update_shares(run) if mode not in decodes]
     if other:
-        raise ValueError(
+        raise UserError(
             f"--arch {run.model._name} runs {' and '.join(decodes).upper()} alone, but --criterion {run.criterion._name} "
             f"trains {' and '.join(other).upper()} too: correct --criterion, --nar-ratio and --semi-nar-ratio, "
             "or use --arch bang_ar_nar_mixed"

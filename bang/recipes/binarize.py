@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.files import StrPath, read_lines
 from ..text.vocabulary import VOCAB
 
@@ -47,12 +48,12 @@ def find_prefixes(folder: StrPath, running_text: bool = False) -> dict[str, Path
         if len(missing) == len(files):
             continue
         if missing:
-            raise ValueError(f"{missing[0]} is missing: give both sides of {split}")
+            raise UserError(f"{missing[0]} is missing: give both sides of {split}")
         lines = [sum(1 for _ in read_lines(path)) for path in files]
         if len(set(lines)) > 1:
-            raise ValueError(f"{files[0]} has {lines[0]} lines, {files[1]} {lines[1]}: give one target for each source")
+            raise UserError(f"{files[0]} has {lines[0]} lines, {files[1]} {lines[1]}: give one target for each source")
         prefixes[split] = prefix
     if not prefixes:
         names = "text.{train,valid,test}" if running_text else "{train,valid,test}.{src,tgt}"
-        raise ValueError(f"{folder} has no {names}: give a folder of word pieces, as bang tokenize writes them")
+        raise UserError(f"{folder} has no {names}: give a folder of word pieces, as bang tokenize writes them")
     return prefixes

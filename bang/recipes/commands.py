@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..errors import UserError
 from ..text.files import StrPath
 
 TAIL, TAIL_BYTES = 40, 10_000
@@ -92,7 +93,7 @@ class Runner:
         if process.returncode != 0:
             where = f"what it printed stands in {unfinished}" if unfinished else f"its log: {command.log}" if command.log else ""
             reason = "; ".join(filter(None, [last, where]))
-            raise ValueError(f"{step}: {words[0]} ended with status {process.returncode}{': ' if reason else ''}{reason}")
+            raise UserError(f"{step}: {words[0]} ended with status {process.returncode}{': ' if reason else ''}{reason}")
         if unfinished is not None:
             unfinished.replace(unfinished.with_suffix(""))
 
@@ -100,7 +101,7 @@ class Runner:
     def _started(self, words: Sequence[str], **options) -> Iterator[subprocess.Popen]:
         with self._lock:  # a command begins before a stop, which then ends it, or not at all
             if self._stopped:
-                raise ValueError("stopped")
+                raise UserError("stopped")
             process = subprocess.Popen(words, **options)
             self._running.add(process)
         try:

@@ -5,6 +5,7 @@ Its targets are more regular than people's, which is what a model needs that wri
 
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.files import StrPath, read_lines
 from ..text.vocabulary import fingerprint, read_vocabulary
 from .gpus import gpu_devices
@@ -59,9 +60,9 @@ def distillation_plan(
     gpus = gpu_devices()
     at_once = at_once or max(len(gpus), 1)
     if shards < 1 or at_once < 1:
-        raise ValueError(f"--shards {shards} --at-once {at_once}: give 1 or more")
+        raise UserError(f"--shards {shards} --at-once {at_once}: give 1 or more")
     if closest and options.beam < 2:
-        raise ValueError(f"--closest --beam {options.beam}: there is nothing to choose from; give a beam of 2 or more")
+        raise UserError(f"--closest --beam {options.beam}: there is nothing to choose from; give a beam of 2 or more")
     pairs, out = find_pairs(data), Path(out)
     check_teacher(teacher, options.vocab)
     sources = sum(1 for path in (pairs["train.src"], more_sources) if path is not None for _ in read_lines(path))
@@ -127,7 +128,7 @@ def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path
         ValueError: `more` is empty.
     """
     if not any(read_lines(more)):
-        raise ValueError(f"--more-sources {more}: no text in it: give a file of raw sources, one a line")
+        raise UserError(f"--more-sources {more}: no text in it: give a file of raw sources, one a line")
     pieces, empty = folder / "more" / more.name, folder / "empty"
     longer = {name: folder / name for name in ("train.src", "train.tgt")}
     words = ["python", "-m", "bang", "tokenize", "--out-dir", pieces.parent, "--vocab", options.vocab]
@@ -154,19 +155,19 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
     state = read(str(teacher), mmap=True)
     table = state.get("model", {}).get("decoder.embed_tokens.weight")
     if table is None:
-        raise ValueError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
+        raise UserError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
     pieces = list(read_vocabulary(vocab))
     if len(table) != len(pieces):
-        raise ValueError(
+        raise UserError(
             f"teacher {teacher}: it has {len(table)} entries of a vocabulary, {vocab} {len(pieces)}: give the --vocab it was "
             "trained with"
         )
     saved = (state.get("task_state") or {}).get("dictionaries")
     beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
     if (saved is not None and saved != fingerprint(pieces, pieces)) or any(theirs != pieces for theirs in beside):
-        raise ValueError(
+        raise UserError(
             f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with"
         )
     modes = trained_modes(state.get("cfg") or state.get("args") or {})
     if modes and "ar" not in modes:
-        raise ValueError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")
+        raise UserError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")

@@ -17,6 +17,7 @@ from fairseq import options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from .. import plugin  # noqa: F401  (registers BANG: --user-dir does nothing where `bang` is imported already)
+from ..errors import UserError, exit_on_mistakes
 
 USER_DIR = Path(__file__).parents[1]  # as this package was imported: fairseq takes no other for the same
 GPU = 40e12
@@ -82,7 +83,7 @@ def describe(cfg, world: int, warmup: int) -> str:
     examples, batches = count(cfg, task, world)
     updates = updates_by_epoch(cfg, batches)
     if updates is None:
-        raise ValueError("neither --max-epoch nor --max-update says where the run ends")
+        raise UserError("neither --max-epoch nor --max-update says where the run ends")
     shards, fits = len(examples), f"warm-up: {begun_warmup(cfg.checkpoint) or fitting_warmup(sum(updates), warmup)}"
     if cfg.task._name != "bang_pretraining":
         return f"expected: {sum(updates):,} updates, {len(updates)} epochs of {sum(examples):,} pairs\n{fits}"
@@ -108,10 +109,8 @@ def main() -> None:
 
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["--user-dir", str(USER_DIR), *command])
-    try:
+    with exit_on_mistakes(Path(sys.argv[0]).name):
         print(describe(convert_namespace_to_omegaconf(args), known.world, known.warmup), flush=True)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
 if __name__ == "__main__":

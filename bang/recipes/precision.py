@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ..errors import UserError
+
 WORTH = 1.2
 """How much faster than float32 bf16 must multiply to pay: an update also copies between the two."""
 
@@ -51,7 +53,7 @@ def training_option(words: Sequence[str] = ()) -> str:
     if os.path.isfile(path) and not args.reset_optimizer:
         saved = _saved(path)
         if asked and OPTIMIZERS[asked] != OPTIMIZERS.get(saved):
-            raise ValueError(
+            raise UserError(
                 f"--{asked}: {path} was trained with {f'--{saved}' if saved else 'float32'}, whose optimizer fits no other: "
                 "leave the option out, or give --reset-optimizer, which begins with a new optimizer"
             )

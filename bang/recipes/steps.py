@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.files import StrPath, replacing
 from .commands import Command, Runner
 
@@ -111,7 +112,7 @@ class Plan:
         for name, output, places in made:
             for path, others in given.items():
                 if _within(others, places) or _within(places, others):
-                    raise ValueError(
+                    raise UserError(
                         f"{output}, which step {name} makes anew, is in the way of the input {path}: give another --out"
                     )
 
@@ -165,7 +166,7 @@ class Plan:
             made = f"with {settings}, not {step.settings}"
         else:
             return
-        raise ValueError(f"{step.resumes} was made {made}: give another folder, or remove it to begin anew")
+        raise UserError(f"{step.resumes} was made {made}: give another folder, or remove it to begin anew")
 
     def _run_step(self, runner: Runner, step: Step, inputs: str, title: str) -> None:
         print(title, file=sys.stderr, flush=True)
@@ -182,7 +183,7 @@ class Plan:
         for path in step.outputs:
             if not os.path.exists(path):
                 anew = f": remove {step.resumes} to begin anew" if step.resumes else ""
-                raise ValueError(f"{step.name} ended without an error, but did not write {path}{anew}")
+                raise UserError(f"{step.name} ended without an error, but did not write {path}{anew}")
         with replacing(done) as file:
             record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1), "files": _made(step)}
             file.write(f"{json.dumps(record)}\n".encode())
@@ -199,7 +200,7 @@ def fingerprint(paths: Sequence[StrPath], digests: dict[tuple, str] | None = Non
     whole, digests = hashlib.sha256(), {} if digests is None else digests
     for path in map(Path, paths):
         if not path.exists():
-            raise ValueError(f"{path}: no such file or folder")
+            raise UserError(f"{path}: no such file or folder")
         for file in _files(path):
             status = file.stat()
             key = (file, status.st_mtime_ns, status.st_size)

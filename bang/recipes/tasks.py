@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import modes
 from ..decoding.link import LINK_FILE
+from ..errors import UserError
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_vocabulary
@@ -86,7 +87,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("preset", PRESETS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"--{name} {getattr(self, name)}: choose {', '.join(known)}")
+                raise UserError(f"--{name} {getattr(self, name)}: choose {', '.join(known)}")
 
 
 def find_pairs(data: StrPath) -> dict[str, Path]:
@@ -101,13 +102,13 @@ def find_pairs(data: StrPath) -> dict[str, Path]:
             names = [f"{split}.{side}"] + ([f"dev.{side}"] if split == "valid" else [])
             path = next((data / name for name in names if (data / name).is_file()), None)
             if path is None:
-                raise ValueError(
+                raise UserError(
                     f"{data} has no {' or '.join(names)}: a task is a folder with {{train,valid,test}}.{{src,tgt}}, a text a line"
                 )
             found[f"{split}.{side}"] = path
         lines = [sum(1 for _ in read_lines(found[f"{split}.{side}"])) for side in SIDES]
         if 0 in lines or lines[0] != lines[1]:
-            raise ValueError(
+            raise UserError(
                 f"{found[f'{split}.src']} has {lines[0]} lines, {found[f'{split}.tgt']} {lines[1]}: give one target for each "
                 "source"
             )
@@ -289,4 +290,4 @@ def check_installation() -> None:
     """
     missing = [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"recipes need {', '.join(missing)} too: pip install {' '.join(missing)}")
+        raise UserError(f"recipes need {', '.join(missing)} too: pip install {' '.join(missing)}")

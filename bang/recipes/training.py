@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
 from ..text.files import StrPath
 from .binarize import PACKAGE
 from .gpus import gpu_count
@@ -81,7 +82,7 @@ class Machines:
         for name, default in (("GPUS", None), ("NODES", 1), ("NODE_RANK", 0), ("MASTER_PORT", 29500)):
             value = environment.get(name) or default
             if value is not None and not str(value).isdecimal():
-                raise ValueError(f"{name} is {value!r}: give a whole number")
+                raise UserError(f"{name} is {value!r}: give a whole number")
             numbers[name] = gpu_count() if value is None else int(value)
         found = cls(
             numbers["GPUS"],
@@ -91,7 +92,7 @@ class Machines:
             numbers["MASTER_PORT"],
         )
         if found.nodes > 1 and not found.gpus:
-            raise ValueError(f"NODES is {found.nodes}, but this node has no GPU, which fairseq needs under torchrun")
+            raise UserError(f"NODES is {found.nodes}, but this node has no GPU, which fairseq needs under torchrun")
         return found
 
 
@@ -106,7 +107,7 @@ def finetuning(mode: str, data: StrPath, save_dir: StrPath, further: Sequence[st
         ValueError: no such mode.
     """
     if mode not in MODES:
-        raise ValueError(f"--mode {mode}: choose {', '.join(MODES)}")
+        raise UserError(f"--mode {mode}: choose {', '.join(MODES)}")
     schedule = shlex.split(f"{SCHEDULE} --min-lr 1e-09")
     if has(further, "--lr-scheduler"):
         schedule = []  # another may begin or end at 0

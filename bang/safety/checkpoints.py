@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..errors import UserError
 from . import settings
 from .files import read
 
@@ -28,7 +29,7 @@ def check_fits(weights: dict[str, Tensor], own: dict[str, Tensor], source: str) 
             for what, names in (("lacks", missing), ("has unknown", extra))
             if names
         ]
-        raise ValueError(
+        raise UserError(
             f"{source}: does not fit this model: {'; '.join(parts)}; "
             "check --arch, --encoder-layers, --decoder-layers and the --share-* options"
         )
@@ -37,6 +38,4 @@ def check_fits(weights: dict[str, Tensor], own: dict[str, Tensor], source: str) 
             side = name.split(".")[0]
             hint = next((hint for end, hint in _SIZE_OPTIONS.items() if name.endswith(end)), "--{side}-embed-dim")
             hint = hint.format(side={"encoder": "source", "decoder": "target"}[side] if "position" in name else side)
-            raise ValueError(
-                f"{source}: {name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here; check {hint}"
-            )
+            raise UserError(f"{source}: {name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here; check {hint}")

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from fairseq.logging import meters
 
+from ..errors import UserError
+
 _METERS = ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter")
 _NUMBER = re.compile(r"(b1|[iufc]\d{1,2})")  # numpy's codes of booleans, integers and floats
 
@@ -120,17 +122,17 @@ def read(path: str, mmap: bool = False) -> dict:
         ValueError: it is missing, truncated, not a checkpoint, or holds more than data. One line.
     """
     if os.path.isdir(path):
-        raise ValueError(f"checkpoint {path}: is a folder; of one of bang pack, make a checkpoint with bang unpack {path} FILE")
+        raise UserError(f"checkpoint {path}: is a folder; of one of bang pack, make a checkpoint with bang unpack {path} FILE")
     if not os.path.isfile(path):
-        raise ValueError(f"checkpoint {path}: no such file")
+        raise UserError(f"checkpoint {path}: no such file")
     try:
         with only_plain_data():
             # files of torch < 1.6 cannot be mapped
             state = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path)))
     except Exception as error:  # torch, pickle, zip and numpy each have their own; torch's advice is not ours
-        raise ValueError(f"checkpoint {path}: {_reason(error)}") from None
+        raise UserError(f"checkpoint {path}: {_reason(error)}") from None
     if not isinstance(state, dict):
-        raise ValueError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
+        raise UserError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
     return state
 
 

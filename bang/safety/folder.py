@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..modes import MODES
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
@@ -63,18 +64,18 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"{path}: not JSON ({error})") from None
     kind = config.get("format") if isinstance(config, dict) else None
     if kind not in formats:
-        raise ValueError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
+        raise UserError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
     if config.get("version") != VERSIONS[kind] or config["version"] is True:
-        raise ValueError(
+        raise UserError(
             f"{path}: {kind} of version {config.get('version')!r}, and version {VERSIONS[kind]} is wanted; make it again"
         )
     lacking = [name for name, serves in _KEYS[kind].items() if not serves(config.get(name))]
     lacking += [name for name, serves in _MAY.items() if config.get(name) is not None and not serves(config[name])]
     if lacking:
-        raise ValueError(f"{path}: lacks {', '.join(lacking)}, or has something else there; make it again")
+        raise UserError(f"{path}: lacks {', '.join(lacking)}, or has something else there; make it again")
     for name in config.get("files") or ():
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
@@ -96,6 +97,4 @@ def check_vocabulary(folder: StrPath, pieces: int, rows: int) -> None:
         ValueError: one line.
     """
     if pieces != rows:
-        raise ValueError(
-            f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole"
-        )
+        raise UserError(f"{Path(folder, VOCABULARY)}: {pieces} word pieces, and the weights are of {rows}; copy the folder whole")

@@ -18,6 +18,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 
+from ..errors import UserError
 from . import files, settings
 
 _UPGRADING = threading.Lock()
@@ -58,7 +59,7 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on
             return checkpoint_utils._upgrade_state_dict(state)
     except Exception as error:  # whatever a file lacks or has too much of
         reason = str(error).partition("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path}: its settings are none that fairseq can use ({type(error).__name__}: {reason})"
         ) from None
 
@@ -79,7 +80,7 @@ def open_archive(path: str, mode: Literal["r", "r:gz", "r:bz2"] = "r") -> tarfil
         ValueError: this Python, older than 3.11.4, unpacks whatever an archive says.
     """
     if not hasattr(tarfile, "data_filter"):
-        raise ValueError(
+        raise UserError(
             f"{path}: Python {platform.python_version()} cannot unpack an archive safely; unpack it yourself and give the "
             "folder, or use Python 3.11.4 or later"
         )

@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from ..errors import UserError
+
 CLASSES = {
     "model": fairseq_models.ARCH_MODEL_REGISTRY,
     "task": fairseq_tasks.TASK_REGISTRY,
@@ -88,9 +90,9 @@ def check(state: dict, path: str) -> dict:
     """
     weights = state.get("model")
     if not isinstance(weights, dict) or not (state.get("args") or state.get("cfg")):
-        raise ValueError(f"checkpoint {path}: no fairseq checkpoint, it lacks 'model' or the training options")
+        raise UserError(f"checkpoint {path}: no fairseq checkpoint, it lacks 'model' or the training options")
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
-        raise ValueError(f"checkpoint {path}: no fairseq checkpoint, its 'model' holds more than weights by name")
+        raise UserError(f"checkpoint {path}: no fairseq checkpoint, its 'model' holds more than weights by name")
     state = dict(state)
     try:
         if state.get("args"):
@@ -98,7 +100,7 @@ def check(state: dict, path: str) -> dict:
         if state.get("cfg"):
             state["cfg"] = _sections(_mapping(state["cfg"]))
     except ValueError as error:
-        raise ValueError(f"checkpoint {path}: refused, {error}") from None
+        raise UserError(f"checkpoint {path}: refused, {error}") from None
     return _with_course(state)
 
 
@@ -125,9 +127,9 @@ def check_start(state: dict, source: str) -> None:
         named += [_mapping(_mapping(state["cfg"]).get("model")).get("_name")] if state.get("cfg") else []
         for name in named:
             if isinstance(name, str) and name in CLASSES["model"] and not may_build("model", name):
-                raise ValueError(_refusal("model", name))
+                raise UserError(_refusal("model", name))
     except ValueError as error:
-        raise ValueError(f"{source}: refused, {error}") from None
+        raise UserError(f"{source}: refused, {error}") from None
 
 
 def _refusal(kind: str, name: Any) -> str:
@@ -139,7 +141,7 @@ def _mapping(settings: Any) -> dict[str, Any]:
     """A Namespace or dict as a new dict."""
     settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ValueError("its settings are no options by name")
+        raise UserError("its settings are no options by name")
     return dict(settings)
 
 
@@ -147,7 +149,7 @@ def _names(found: Mapping[str, Any]) -> None:
     """Refuses a model or task, or a criterion if there is one, that may not be built."""
     for kind, name in found.items():
         if not may_build(kind, name) and not (kind == "criterion" and name is None):
-            raise ValueError(_refusal(kind, name))
+            raise UserError(_refusal(kind, name))
 
 
 def _flat(args: dict) -> argparse.Namespace:
@@ -187,7 +189,7 @@ def _check_types(dataclass: type, values: dict, kind: str) -> None:
     try:
         OmegaConf.merge(dataclass(), values)
     except OmegaConfBaseException as error:
-        raise ValueError(f"its {kind} setting {error.full_key} is {values.get(error.full_key)!r:.60}") from None
+        raise UserError(f"its {kind} setting {error.full_key} is {values.get(error.full_key)!r:.60}") from None
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -202,11 +204,11 @@ def _plain(name: str, value: Any) -> Any:
         if name in FILES:
             return None
         if not _WORDS.fullmatch(value) and not _is_literal(value):
-            raise ValueError(f"its setting {name} is no plain value: {value!r:.60}")
+            raise UserError(f"its setting {name} is no plain value: {value!r:.60}")
         return None if "/" in value or "\\" in value else value
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    raise ValueError(f"its setting {name} is a {type(value).__name__}")
+    raise UserError(f"its setting {name} is a {type(value).__name__}")
 
 
 def _no_text(value: Any) -> Any:

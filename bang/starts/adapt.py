@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..text.vocabulary import PASSAGE_SEPARATOR, fingerprint
 from .files import OPTION, SLOT, Start
 
@@ -50,7 +51,7 @@ def weights_for(
         for side in SIDES:
             table = weights[f"{side}.embed_tokens.weight"].clone()
             if PASSAGE_SEPARATOR not in pieces[side]:
-                raise ValueError(f"--load-sep: the dictionary has no {PASSAGE_SEPARATOR}; binarize with --srcdict vocab.txt")
+                raise UserError(f"--load-sep: the dictionary has no {PASSAGE_SEPARATOR}; binarize with --srcdict vocab.txt")
             table[pieces[side].index(PASSAGE_SEPARATOR)] = table[pieces[side].index("[SEP]")]
             weights[f"{side}.embed_tokens.weight"] = table
     return weights
@@ -74,14 +75,14 @@ def _layers_to_take(start: Start, cfg, side: str) -> list[int]:
         try:
             layers = [int(number) for number in named.split(",")]
         except ValueError:
-            raise ValueError(f"{option} {named}: give numbers with commas between them, from 0") from None
+            raise UserError(f"{option} {named}: give numbers with commas between them, from 0") from None
         if len(layers) != wanted or not all(0 <= layer < available for layer in layers):
-            raise ValueError(
+            raise UserError(
                 f"{option} {named}: name {wanted} layers (--{side}-layers) of {start.path}, which has 0 to {available - 1}"
             )
         return layers
     if wanted > available:
-        raise ValueError(
+        raise UserError(
             f"{OPTION} {start.path}: has {available} {side} layers for this model's {wanted}; "
             f"set --{side}-layers {available} or fewer, or name layers, also twice, with {option}"
         )
@@ -119,7 +120,7 @@ def _check_sizes(start: Start, cfg) -> None:
     if differing:
         needed = " ".join(f"--{name.replace('_', '-')} {start.sizes[name]}" for name in differing)
         here = ", ".join(str(getattr(cfg, name)) for name in differing)
-        raise ValueError(f"{OPTION} {start.path}: needs {needed} (here {here})")
+        raise UserError(f"{OPTION} {start.path}: needs {needed} (here {here})")
     untold = [name for name in UNSHAPED if name not in start.sizes]
     if untold:
         logger.warning(
@@ -137,7 +138,7 @@ def _check_count(start: Start, own: int, rows: int, wanted: int) -> None:
         wanted: pieces of the dictionary; where they are as many as rows, none is padding.
     """
     if own > rows or own < rows == wanted:
-        raise ValueError(
+        raise UserError(
             f"{OPTION} {start.path}: its vocabulary file has {own} word pieces, its table of embeddings {rows} "
             "rows; take both whole from where they come"
         )
@@ -148,7 +149,7 @@ def _check_dictionary(start: Start, pieces: dict[str, list[str]], data: str) -> 
     sides = [pieces[side] for side in SIDES]
     as_bert = [["[unused1]" if piece == PASSAGE_SEPARATOR else piece for piece in side] for side in sides]
     if start.fingerprint not in (None, fingerprint(*sides), fingerprint(*as_bert)):
-        raise ValueError(f"{OPTION} {start.path}: trained with another dictionary than that of {data}; {REMEDY}")
+        raise UserError(f"{OPTION} {start.path}: trained with another dictionary than that of {data}; {REMEDY}")
 
 
 def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tensor]:
@@ -168,12 +169,12 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
         if sizes <= {len(pieces[side])}:
             for number, (theirs, ours) in enumerate(zip(start.pieces or (), pieces[side])):
                 if theirs != ours and ours != PASSAGE_SEPARATOR:
-                    raise ValueError(
+                    raise UserError(
                         f"{OPTION} {start.path}: word piece {number} is {theirs!r} there and {ours!r} in the {side}'s "
                         f"dictionary; {REMEDY}"
                     )
         elif start.pieces is None:
-            raise ValueError(
+            raise UserError(
                 f"{OPTION} {start.path}: has {max(sizes)} word pieces, the {side}'s dictionary {len(pieces[side])}; {REMEDY}"
             )
         else:
@@ -182,7 +183,7 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
                 row_of.setdefault(PASSAGE_SEPARATOR, pieces[side].index(PASSAGE_SEPARATOR))  # a row that BERT has no use for
             missing = [piece for piece in pieces[side] if piece not in row_of]
             if missing:
-                raise ValueError(
+                raise UserError(
                     f"{OPTION} {start.path}: lacks {len(missing)} word pieces of the {side}'s dictionary, as "
                     f"{missing[0]!r}; {REMEDY}"
                 )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from . import names
 
 CROSS_ATTENTION = ("copy", "xavier", "zero")
@@ -43,7 +44,7 @@ def settings(config: dict, path: str) -> dict:
     """
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise ValueError(f"{path}: its positions are {kind}, ours are absolute: it cannot be a start")
+        raise UserError(f"{path}: its positions are {kind}, ours are absolute: it cannot be a start")
     heads = config.get("num_attention_heads")
     found = {"activation_fn": names.activation(config.get("hidden_act", "gelu"), _ACTIVATIONS, path)}
     return found | ({} if heads is None else {"encoder_attention_heads": heads, "decoder_attention_heads": heads})
@@ -117,7 +118,7 @@ def _sort(saved: dict[str, Tensor], path: str) -> tuple[dict[str, Tensor], list[
 def _check_complete(found: dict[str, Tensor], wanted: Iterable[str], path: str) -> None:
     for problem, odd in (("lacks", set(wanted) - found.keys()), ("has the unknown weight", found.keys() - set(wanted))):
         if odd:
-            raise ValueError(f"{path}: {problem} {min(odd)}: incomplete, or no plain BERT encoder")
+            raise UserError(f"{path}: {problem} {min(odd)}: incomplete, or no plain BERT encoder")
 
 
 def _check_shapes(embeddings: dict[str, Tensor], layers: dict[int, dict[str, Tensor]], path: str) -> None:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..errors import UserError
 from ..safety import checkpoints
 from ..safety.folder import MODEL, read_pieces
 from ..safety.settings import check_start
@@ -54,7 +55,7 @@ def read(path: str) -> Start:
         saved, settings, task_state = state.get("model", state), _settings(state), state.get("task_state")
         fingerprint = task_state.get("dictionaries") if isinstance(task_state, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
-        raise ValueError(f"{OPTION} {path}: no weights by name in it")
+        raise UserError(f"{OPTION} {path}: no weights by name in it")
     if SLOT in saved:
         family, weights = "bang", dict(saved)
         if config.get("format") == MODEL:  # of bang pack, which leaves shared tables out
@@ -82,12 +83,12 @@ def _locate(path: str) -> tuple[str | None, str]:
     if not os.path.isdir(path):
         beside = path.endswith(".safetensors") or os.path.basename(path) in WEIGHT_FILES
         if not os.path.isfile(path):
-            raise ValueError(f"{OPTION} {path}: no such file or folder")
+            raise UserError(f"{OPTION} {path}: no such file or folder")
         return (os.path.dirname(path) or "." if beside else None), path
     for wanted in (("config.json",), WEIGHT_FILES):
         found = [file for name in wanted if os.path.isfile(file := os.path.join(path, name))]
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{OPTION} {path}: no {' or '.join(wanted)} in this folder; give a checkpoint file, a folder of the "
                 "Hugging Face layout, or one of bang pack"
             )
@@ -99,7 +100,7 @@ def _read_safetensors(file: str) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{OPTION} {file}: cannot be read; truncated, or no safetensors file ({reason})") from None
+        raise UserError(f"{OPTION} {file}: cannot be read; truncated, or no safetensors file ({reason})") from None
 
 
 def _read_config(folder: str | None) -> dict:
@@ -110,9 +111,9 @@ def _read_config(folder: str | None) -> dict:
         with open(file, encoding="utf-8") as lines:
             config = json.load(lines)
     except ValueError as error:  # JSON's and UTF-8's
-        raise ValueError(f"{OPTION} {file}: no JSON ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{OPTION} {file}: no JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{OPTION} {file}: holds no settings by name")
+        raise UserError(f"{OPTION} {file}: holds no settings by name")
     return config
 
 
@@ -121,7 +122,7 @@ def _family(path: str, saved: dict, config: dict) -> str:
     kind = config.get("model_type", family)
     if family is None or kind != family:
         found = f"its config.json says model_type {kind}" if kind != family else f"it lacks {SLOT}"
-        raise ValueError(
+        raise UserError(
             f"{OPTION} {path}: neither a BANG or ProphetNet checkpoint nor a BERT: {found}; "
             "starts are fairseq checkpoints of BANG and ProphetNet, and weights of model_type bert or prophetnet"
         )
@@ -168,7 +169,7 @@ def _check_heads(sizes: dict[str, Any], path: str) -> None:
     for side in ("encoder", "decoder"):
         heads, width = sizes.get(f"{side}_attention_heads"), sizes.get(f"{side}_embed_dim", 0)
         if heads is not None and (not isinstance(heads, int) or heads < 1 or width % heads):
-            raise ValueError(
+            raise UserError(
                 f"{OPTION} {path}: its settings give the {side} {heads!r} attention heads, and a whole number is wanted that "
                 f"divides its width of {width}; mend its config.json, or take it anew from where it comes"
             )

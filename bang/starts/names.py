@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+
 _REMEDY = "the file is damaged, or of another network: take it whole from where it comes"
 
 
@@ -13,21 +15,21 @@ def activation(name: str, known: dict[str, str], path: str) -> str:
         ValueError: fairseq has none.
     """
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{path}: its activation function {name} has no counterpart in --activation-fn: it cannot be a start")
+        raise UserError(f"{path}: its activation function {name} has no counterpart in --activation-fn: it cannot be a start")
     return known[name]
 
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...], path: str) -> None:
     """Raises a ValueError that names the weight where it is of another shape."""
     if value.shape != shape:
-        raise ValueError(f"{path}: {name} is {tuple(value.shape)} and has to be {shape}; {_REMEDY}")
+        raise UserError(f"{path}: {name} is {tuple(value.shape)} and has to be {shape}; {_REMEDY}")
 
 
 def check_table(name: str, value: Tensor, path: str, least: int = 1, width: int | None = None) -> None:
     """Raises a ValueError that names the weight where it is no table of `least` rows or more, all of `width` if that is given."""
     if value.dim() != 2 or len(value) < least or value.size(1) != (width or value.size(1)):
         wanted = f"a table of {least} or more rows" + (f" of {width}" if width else "")
-        raise ValueError(f"{path}: {name} is {tuple(value.shape)} and has to be {wanted}; {_REMEDY}")
+        raise UserError(f"{path}: {name} is {tuple(value.shape)} and has to be {wanted}; {_REMEDY}")
 
 
 def stack_self_attention(layer: dict[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -43,7 +45,7 @@ def stack_self_attention(layer: dict[str, Tensor], path: str) -> dict[str, Tenso
             parts = [layer[name] for name in names]
             if len({part.shape for part in parts}) > 1 or not parts[0].dim():
                 shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-                raise ValueError(f"{path}: query, key and value {kind} of a self-attention are {shapes}; {_REMEDY}")
+                raise UserError(f"{path}: query, key and value {kind} of a self-attention are {shapes}; {_REMEDY}")
             stacked[f"ngram_self_attn.in_proj_{kind}"] = torch.cat(parts)
     for name, value in layer.items():
         if not name.startswith(tuple(f"self_attn.{part}_proj" for part in "qkv")):

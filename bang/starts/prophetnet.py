@@ -8,6 +8,7 @@ import re
 
 from torch import Tensor
 
+from ..errors import UserError
 from . import names
 
 _MODULES = {
@@ -69,7 +70,7 @@ def translate(saved: dict[str, Tensor], path: str) -> dict[str, Tensor]:
         elif (match := re.fullmatch(r"(layers\.\d+)\.(.+)", rest)) and match[2] in _LAYER:
             layers.setdefault(f"{side}.{match[1]}", {})[f"{_LAYER[match[2]]}.{kind}"] = value.float()
         else:
-            raise ValueError(f"{path}: has the unknown weight {full}: it is no plain ProphetNet")
+            raise UserError(f"{path}: has the unknown weight {full}: it is no plain ProphetNet")
     for place, layer in layers.items():
         if place.startswith("decoder"):
             layer = names.stack_self_attention(layer, path)

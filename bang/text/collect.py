@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
+from ..errors import UserError
 from . import files
 
 # Searched for, not matched at the start of a line: what a progress bar wrote may stand before it.
@@ -34,13 +35,13 @@ def read_log(log: str) -> tuple[dict[int, list[str]], int]:
         if kind == "H":
             hypotheses.setdefault(sentence, []).append(text)
         elif sentence in sources:
-            raise ValueError(
+            raise UserError(
                 f"{log}, line {number}: source S-{sentence} for the second time: keep one run, of one --gen-subset, in a log"
             )
         else:
             sources.add(sentence)
     if not hypotheses:
-        raise ValueError(
+        raise UserError(
             f"{log}: no hypothesis, which would be a line 'H-<id><tab><score><tab><text>': "
             "give the output of fairseq-generate or fairseq-interactive, run without --quiet"
         )
@@ -93,10 +94,10 @@ def collect(
     files.refuse_overwriting(output, inputs)
     if pairs is not None:
         if source is None:
-            raise ValueError("--pairs FILE takes its lines from --source FILE: give it too")
+            raise UserError("--pairs FILE takes its lines from --source FILE: give it too")
         files.refuse_overwriting(pairs, inputs)
         if os.path.realpath(pairs) == os.path.realpath(output):
-            raise ValueError(f"--pairs {pairs} is where the hypotheses go: choose another file")
+            raise UserError(f"--pairs {pairs} is where the hypotheses go: choose another file")
     found, seen = read_log(log)
     if source is not None:
         total = sum(1 for _ in files.read_lines(source))
@@ -104,7 +105,7 @@ def collect(
         total = seen
     elif seen > total:
         asked = f"--total says {total}" if source is None else f"{source} has {total}"
-        raise ValueError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
+        raise UserError(f"{log}: sentence {seen - 1} (ids start at 0), but {asked}: they do not belong together")
     others, references = _read_beside(fill, total), _read_beside(closest_to, total)
     closest = make_closest() if references else None
     missing = left_out = 0
@@ -133,5 +134,5 @@ def _read_beside(path: str | None, total: int) -> list[str]:
     """The lines of a file that has one for each sentence; none without a file."""
     lines = [] if path is None else list(files.read_lines(path))
     if path is not None and len(lines) != total:
-        raise ValueError(f"{path} has {len(lines)} lines for {total} sentences: give one for each")
+        raise UserError(f"{path} has {len(lines)} lines for {total} sentences: give one for each")
     return lines

@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
+from ..errors import UserError
 from ..packages import install_command
 from .files import StrPath, read_lines
 
@@ -62,7 +63,7 @@ def read_texts(path: StrPath) -> list[str]:
     """
     lines = list(read_lines(path))
     if not lines:
-        raise ValueError(f"{path}: empty: give a file with one text a line")
+        raise UserError(f"{path}: empty: give a file with one text a line")
     return lines
 
 
@@ -112,15 +113,15 @@ def evaluate(
             could be measured.
     """
     if not references:
-        raise ValueError("no references to evaluate against")
+        raise UserError("no references to evaluate against")
     for name, texts in systems.items():
         if len(texts) != len(references):
-            raise ValueError(f"{name} has {len(texts)} lines, the references {len(references)}: give one text for each reference")
+            raise UserError(f"{name} has {len(texts)} lines, the references {len(references)}: give one text for each reference")
     if tokenizer not in TOKENIZERS:
-        raise ValueError(f"unknown tokenizer {tokenizer}: choose {', '.join(TOKENIZERS)}")
+        raise UserError(f"unknown tokenizer {tokenizer}: choose {', '.join(TOKENIZERS)}")
     for group in metrics:
         if group not in METRICS:
-            raise ValueError(f"unknown metric {group}: choose {', '.join(METRICS)}")
+            raise UserError(f"unknown metric {group}: choose {', '.join(METRICS)}")
     note = ""
     if tokenizer == "ptb":
         note = f", texts made Penn Treebank tokens by nltk {_version('nltk')}"
@@ -137,7 +138,7 @@ def evaluate(
         except _NoData as error:
             not_measured[group] = str(error)
     if not any(scores.values()):
-        raise ValueError("; ".join(f"{group}: {why}" for group, why in not_measured.items()))
+        raise UserError("; ".join(f"{group}: {why}" for group, why in not_measured.items()))
     for name, texts in systems.items():
         scores[name][DISTINCT_TEXTS] = Score(100 * len(set(texts)) / len(texts), "different texts of all, %")
     baseline = next(iter(systems))
@@ -372,7 +373,7 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         package = name.split(".")[0].replace("_", "-")
-        raise ValueError(f"evaluation needs the package {package}: {install_command(package, 'eval')}") from None
+        raise UserError(f"evaluation needs the package {package}: {install_command(package, 'eval')}") from None
 
 
 def _version(package: str) -> str:

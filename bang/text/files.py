@@ -1,6 +1,6 @@
 """Text files: a line ends at a line feed and nowhere else; an output is whole or absent.
 
-Standard library only, and nothing from the package: whatever reads or writes a file uses it.
+Standard library only: whatever reads or writes a file uses it.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from ..errors import UserError
 
 StrPath = str | os.PathLike[str]
 STANDARD_INPUTS = ("stdin", "-")
@@ -42,13 +44,13 @@ def decode_line(line: bytes, name: StrPath, number: int) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at byte {error.start + 1} "
             "of the line): convert the file to UTF-8, with iconv for instance"
         ) from None
 
 
-class CompressedError(ValueError):
+class CompressedError(UserError):
     """A file holds no text but a compressed one; no line of it can be read."""
 
 
@@ -81,14 +83,6 @@ def read_lines(path: StrPath) -> Iterator[str]:
             yield decode_line(line.removesuffix(b"\n"), path, number)
 
 
-def format_error(error: OSError | ValueError) -> str:
-    """A user's mistake in the words of a command line: `FILE: no such file or directory`, without the system's number."""
-    if not isinstance(error, OSError) or error.strerror is None:  # raised on purpose, in words of ours
-        return str(error)
-    reason = error.strerror[:1].lower() + error.strerror[1:]
-    return reason if error.filename is None else f"{error.filename}: {reason}"
-
-
 def refuse_overwriting(output: StrPath, inputs: Iterable[StrPath]) -> None:
     """Checks that writing `output` would not destroy one of `inputs`.
 
@@ -97,7 +91,7 @@ def refuse_overwriting(output: StrPath, inputs: Iterable[StrPath]) -> None:
     """
     for path in inputs:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
-            raise ValueError(f"output {output} is the input {path}: choose another output")
+            raise UserError(f"output {output} is the input {path}: choose another output")
 
 
 @contextlib.contextmanager
@@ -138,7 +132,7 @@ def new_folder(path: StrPath) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{path}: is there already; choose another name, or remove it")
+        raise UserError(f"{path}: is there already; choose another name, or remove it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder that it goes into does not exist: make it first")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
+from ..errors import UserError
 from .files import StrPath, decode_line, refuse_overwriting, replacing
 from .vocabulary import VOCAB
 from .wordpieces import load_word_pieces
@@ -155,10 +156,10 @@ def _check_files(inputs: Sequence[StrPath], outputs: Sequence[StrPath]) -> None:
         if path != STANDARD_STREAM and not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such file to tokenize")
         if os.path.isdir(path):
-            raise ValueError(f"{path} is a folder: name the files to tokenize")
+            raise UserError(f"{path} is a folder: name the files to tokenize")
         if os.path.isfile(path) and not os.path.getsize(path):
-            raise ValueError(f"{path}: empty: give a file with one text a line")
+            raise UserError(f"{path}: empty: give a file with one text a line")
         refuse_overwriting(output, inputs)
         first = writers.setdefault(os.path.realpath(output), path)
         if first is not path:
-            raise ValueError(f"{first} and {path} would both be written to {output}: tokenize them in two runs")
+            raise UserError(f"{first} and {path} would both be written to {output}: tokenize them in two runs")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import UserError
 from .files import StrPath, read_lines
 
 Curves = dict[str, dict[int, float]]
@@ -35,7 +36,7 @@ def read_curves(log: StrPath) -> Curves:
             curve = curves.setdefault(f"{kind} {name.removeprefix(prefix)}", {})
             curve[int(float(update))] = float(value)
     if not any(name.startswith("train") for name in curves):
-        raise ValueError(f"{log}: no record of training: give the output of fairseq-train")
+        raise UserError(f"{log}: no record of training: give the output of fairseq-train")
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 

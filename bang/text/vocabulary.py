@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import UserError
 from .files import StrPath, decode_line
 
 VOCAB = Path(__file__).resolve().parent / "vocab.txt"
@@ -45,18 +46,18 @@ def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
         line = line.removesuffix("\n")
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"{name}, line {number}: {line[:80]!r} is not 'piece count': {_REMEDY} "
                 "(research/make_vocab.py makes vocab.txt from BERT's own vocabulary file)"
             )
         piece = match[1]
         if piece in counts:
             first = list(counts).index(piece) + 1
-            raise ValueError(f"{name}, line {number}: piece {piece[:80]!r} is on line {first} already: {_REMEDY}")
+            raise UserError(f"{name}, line {number}: piece {piece[:80]!r} is on line {first} already: {_REMEDY}")
         counts[piece] = int(match[2])
     for piece in SPECIAL_PIECES:
         if piece not in counts:
-            raise ValueError(f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}")
+            raise UserError(f"{name}: no {piece} among its {len(counts)} pieces, so this is no BERT dictionary: {_REMEDY}")
     return counts
 
 

@@ -24,6 +24,7 @@ import torch
 from fairseq.data import data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
+from ...errors import UserError
 from ..data import EveryBatch, targets_from
 from ..dictionary import BertDictionary
 from .masking import SpanMasking, block_generator, hide_spans
@@ -169,7 +170,7 @@ class SpanDataset(EveryBatch):
         """Returns `id` and the tensors of `masking.HiddenBlock`, by name."""
         block = self.blocks[index]
         if block.max() >= len(self.dictionary):
-            raise ValueError(
+            raise UserError(
                 f"block {index} has id {block.max()}, its dictionary {len(self.dictionary)} entries: "
                 "the text was binarized with another dictionary; run fairseq-preprocess again"
             )

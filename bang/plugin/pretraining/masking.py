@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
+
 
 @dataclass(frozen=True)
 class SpanMasking:
@@ -52,15 +54,15 @@ class SpanMasking:
 
     def __post_init__(self):
         if not 1 <= self.mask_length <= self.mask_block:
-            raise ValueError(
+            raise UserError(
                 f"--mask-length {self.mask_length} does not fit --mask-block {self.mask_block}: "
                 "choose a length from 1 to --mask-block"
             )
         for option, share in (("mask", self.mask_share), ("random", self.random_share)):
             if not 0 <= share <= 1:
-                raise ValueError(f"--{option}-share {share} is no share: choose a number from 0 to 1")
+                raise UserError(f"--{option}-share {share} is no share: choose a number from 0 to 1")
         if self.mask_share + self.random_share > 1 + 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"--mask-share {self.mask_share} and --random-share {self.random_share} add up to more than 1: lower one of them"
             )
         assert len(self.pieces) > 0, "no piece to draw random pieces from"

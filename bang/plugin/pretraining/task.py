@@ -15,6 +15,7 @@ from fairseq.tasks import register_task
 from fairseq.utils import split_paths
 from omegaconf import II, MISSING
 
+from ...errors import UserError
 from ..base_task import BangTask, BangTaskConfig
 from ..dictionary import BertDictionary
 from .dataset import BREAK_MODES, SpanDataset, TextBlocks
@@ -77,17 +78,17 @@ def check_shard(shard: str, first: str, split: str):
     prefix = os.path.join(shard, split)
     impl = infer_dataset_impl(prefix) if os.path.exists(prefix + ".idx") else None
     if impl is None:
-        raise ValueError(
+        raise UserError(
             f"{prefix}.bin or .idx is missing or unreadable: binarize the text with "
             "fairseq-preprocess --only-source or correct the path"
         )
     if impl != "mmap":
-        raise ValueError(f"{prefix} was binarized with --dataset-impl {impl}: binarize it again with mmap")
+        raise UserError(f"{prefix} was binarized with --dataset-impl {impl}: binarize it again with mmap")
     dictionary, first_dictionary = os.path.join(shard, "dict.txt"), os.path.join(first, "dict.txt")
     if not os.path.exists(dictionary):
-        raise ValueError(f"{dictionary} is missing: binarize the text with --srcdict {first_dictionary}")
+        raise UserError(f"{dictionary} is missing: binarize the text with --srcdict {first_dictionary}")
     if not filecmp.cmp(dictionary, first_dictionary, shallow=False):
-        raise ValueError(f"{dictionary} differs from {first_dictionary}: binarize all shards with one --srcdict")
+        raise UserError(f"{dictionary} differs from {first_dictionary}: binarize all shards with one --srcdict")
 
 
 @register_task("bang_pretraining", dataclass=PretrainingConfig)
@@ -100,10 +101,10 @@ class PretrainingTask(BangTask):
         super().__init__(cfg)
         self.dictionary = dictionary
         if cfg.tokens_per_sample < 1:
-            raise ValueError(f"--tokens-per-sample {cfg.tokens_per_sample}: choose a number of at least 1")
+            raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: choose a number of at least 1")
         for side, positions in (("source", cfg.max_source_positions), ("target", cfg.max_target_positions)):
             if positions < cfg.tokens_per_sample:
-                raise ValueError(
+                raise UserError(
                     f"--max-{side}-positions {positions} is less than --tokens-per-sample "
                     f"{cfg.tokens_per_sample}: raise the one or lower the other"
                 )
@@ -122,7 +123,7 @@ class PretrainingTask(BangTask):
         cls.check_checkpoints(cfg, **kwargs)
         path = os.path.join(split_paths(cfg.data)[0], "dict.txt")
         if not os.path.exists(path):
-            raise ValueError(
+            raise UserError(
                 f"{path} is missing: give folders that fairseq-preprocess --only-source wrote (without --source-lang)"
             )
         return cls(cfg, cls.load_dictionary(path))
@@ -134,7 +135,7 @@ class PretrainingTask(BangTask):
             combine: whether `train1`, `train2` and so on belong to the split too.
         """
         if self.cfg.dataset_impl not in (None, "mmap"):
-            raise ValueError(f"--dataset-impl {self.cfg.dataset_impl} cannot be read in blocks: use mmap")
+            raise UserError(f"--dataset-impl {self.cfg.dataset_impl} cannot be read in blocks: use mmap")
         shards = split_paths(self.cfg.data)
         if split != self.cfg.train_subset:
             shards = shards[:1]
@@ -149,7 +150,7 @@ class PretrainingTask(BangTask):
         parts = [TextBlocks(p, self.cfg.tokens_per_sample, str(self.cfg.sample_break_mode)) for p in prefixes]
         blocks = parts[0] if len(parts) == 1 else ConcatDataset(parts)
         if len(blocks) == 0:
-            raise ValueError(f"{prefix}.bin holds no text, only blank lines: binarize a file with text")
+            raise UserError(f"{prefix}.bin holds no text, only blank lines: binarize a file with text")
         logger.info(f"loaded {len(blocks):,} blocks, {blocks.sizes.sum():,} word pieces from: {prefix}")
         self.datasets[split] = SpanDataset(blocks, self.masking, self.dictionary, self.cfg.seed)
 
