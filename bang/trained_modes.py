@@ -96,6 +96,21 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
+def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode: Mode, options: Options) -> list[str]:
+    """What to warn of before decoding: a checkpoint that was not trained for the mode, or for such blocks.
+
+    Args:
+        shares: as of `trained_modes`. blocks: as of `trained_blocks`.
+        mode, options: of decoding.
+    """
+    warnings = []
+    if shares and mode.training not in shares:
+        trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+    of_blocks = warning_of_blocks(blocks, mode, options)
+    return warnings + ([of_blocks] if of_blocks else [])
+
+
 def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> str | None:
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 
