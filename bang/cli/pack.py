@@ -7,7 +7,7 @@
 
 The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
 (config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
-A folder for transformers holds the same under the names that `AutoModelForSeq2SeqLM` and `AutoTokenizer` read, after `import bang.hf`.
+A folder for transformers holds the same as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it, after `import bang.hf`.
 """
 
 import argparse
@@ -22,7 +22,9 @@ HELP = "a checkpoint to a folder that holds all that generation needs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train, or a folder of bang pack; with --last, the folder of a run")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="of fairseq-train, or a folder of bang pack; with --last, the folder of a run"
+    )
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
     parser.add_argument(
         "--format", choices=("bang", "hf"), default="bang", help="of the folder: ours, or Hugging Face's (default: %(default)s)"

@@ -44,11 +44,11 @@ class BangConfig(PreTrainedConfig):
 
     architecture: str = "bang_ar_nar_mixed"
     vocab_size: int = 30522
-    pad_token_id: int | None = 0
+    pad_token_id: int = 0
     unk_token_id: int = 100
-    bos_token_id: int | None = 101
-    eos_token_id: int | None = 102
-    decoder_start_token_id: int | None = None
+    bos_token_id: int = 101
+    eos_token_id: int = 102
+    decoder_start_token_id: int = 102
     is_encoder_decoder: bool = True
     use_cache: bool = True
     criterion: dict | None = None
@@ -70,7 +70,7 @@ class BangConfig(PreTrainedConfig):
         self.languages = self.languages or [None, None]
         super().__post_init__(**{**kwargs, "tie_word_embeddings": self.share_all_embeddings})
         check_sizes(self.network_options())
-        Options(**self.generation_defaults)  # refuses what is none
+        Options(**(self.generation_defaults or {}))  # refuses what is none
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def generation_config(config: BangConfig) -> GenerationConfig:
     Lengths count the start symbol and the eos here.
     """
     mode = best_trained(trained_modes(config.run), config.decodes)  # as `Bang.load`
-    options = Options(**{"mode": mode, **config.generation_defaults})
+    options = Options(**{"mode": mode, **(config.generation_defaults or {})})
     beams: dict[str, Any] = {}
     if options.beam > 1:
         beams = {"early_stopping": True, "length_penalty": options.len_penalty}

@@ -4,6 +4,7 @@ Shapes: B rows, S source length, T target length, D width, V vocabulary.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,28 @@ class EncoderOutput(BaseModelOutput):
 
 
 class SourceEncoder(BangEncoder):
-    """The encoder with the arguments that `transformers` gives."""
+    """The encoder, also with the arguments that `transformers` gives."""
 
     main_input_name = "input_ids"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **unused) -> EncoderOutput:
-        """
+    def forward(
+        self,
+        src_tokens: Tensor | None = None,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **unused,
+    ):
+        """By keyword as `transformers` calls it, to an `EncoderOutput`; else as its parent's.
+
         Args:
-            input_ids: (B, S). attention_mask: 0 at pads, (B, S); None: where the ids are not pad.
+            input_ids: (B, S), eos last. attention_mask: 0 at pads, (B, S); None: wherever ids are pad.
         """
+        if input_ids is None:
+            return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
         source = input_ids if attention_mask is None else input_ids.masked_fill(attention_mask == 0, self.padding_idx)
         if source.size(1) > self.max_source_positions:
             longest = int(source.ne(self.padding_idx).sum(1).max())
@@ -62,17 +76,17 @@ class SourceEncoder(BangEncoder):
                     f"a source has {longest} word pieces, over the model's limit of {self.max_source_positions}: "
                     "tokenize with truncation=True"
                 )
-        call_projections(self)
+        call_projections(self.layers)
         encoded = super().forward(source)
         return EncoderOutput(last_hidden_state=encoded["encoder_out"][0].transpose(0, 1), source=source)
 
 
-def call_projections(module: nn.Module) -> None:
+def call_projections(layers: Iterable[Any]) -> None:
     """Has fairseq's attention call its projections where an adapter (LoRA) stands in for one of them.
 
     Its fast path takes their weights alone, and an adapter would have no effect and no gradient.
     """
-    for layer in module.layers:
+    for layer in layers:
         attention = layer.self_attn if hasattr(layer, "self_attn") else layer.encoder_attn
         attention.skip_embed_dim_check = any(type(getattr(attention, name)) is not nn.Linear for name in _PROJECTIONS)
 
@@ -205,13 +219,13 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if encoder_outputs is None:
             if input_ids is None and past_key_values is None:
                 raise UserError("there is no source: give input_ids or encoder_outputs")
-            encoder_outputs = None if input_ids is None else self.encoder(input_ids, attention_mask)
+            encoder_outputs = None if input_ids is None else self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         if decoder_input_ids is None:
             if labels is None:
                 raise UserError("there is no target: give labels or decoder_input_ids, or call generate")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         layout = self._layout(mode, block_size, decoder_input_ids.size(1))
-        call_projections(self.decoder)
+        call_projections(self.decoder.layers)
         if past_key_values is not None or (use_cache and labels is None):
             if mode != "ar":
                 raise UserError(f"mode={mode!r}: forward has a cache in AR alone; generate(mode={mode!r}) has one of its own")
@@ -246,7 +260,9 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _check_length(self, length: int) -> None:
         limit = self.decoder.max_positions()
         if length > limit:
-            raise UserError(f"a target of {length} word pieces is over the model's limit of {limit}: shorten it, or lower max_length")
+            raise UserError(
+                f"a target of {length} word pieces is over the model's limit of {limit}: shorten it, or lower max_length"
+            )
 
     def _cache(self, cache, encoder_outputs, attention_mask: Tensor | None, rows: int) -> BangCache:
         if self.training:

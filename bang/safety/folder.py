@@ -69,7 +69,9 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from None
     kind = config.get("format") if isinstance(config, dict) else None
     if is_for_transformers(folder):
-        raise UserError(f"{folder}: a folder for Hugging Face's transformers; bang pack {folder} FOLDER turns it into one of ours")
+        raise UserError(
+            f"{folder}: a folder for Hugging Face's transformers; bang pack {folder} FOLDER turns it into one of ours"
+        )
     if kind not in formats:
         raise UserError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
     if config.get("version") != VERSIONS[kind] or config["version"] is True:
