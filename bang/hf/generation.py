@@ -62,8 +62,7 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
     mode = modes.find(_setting("mode", arguments, configs) or "ar")
     if mode.name not in model.config.decodes:
         raise UserError(f"mode {mode.name!r}: this model has {', '.join(model.config.decodes)}")
-    if model.training:
-        raise UserError("the model is in training mode, and generate needs inference: call eval() first")
+    model.check_inference()
     if mode.beam_search and custom_generate is None:
         return given, arguments, None
     asked = [name for name in _OF_AR if arguments.get(name) is not None]

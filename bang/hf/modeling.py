@@ -207,7 +207,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 alone. None: the labels, shifted right.
             decoder_attention_mask: (B, T); pads may stand on the right alone, where nothing sees them.
             labels: (B, T), eos last, -100 where nothing is to be learned.
-            use_cache: keep keys and values for the next step, in AR; needs `eval()`.
+            use_cache: keep keys and values for the next step, in AR; inference alone, without gradients.
             logits_to_keep: so many of the last tokens have logits; 0: all.
             mode, block_size: what a prediction sees when a known text is scored or learned, see `modes.MODES`.
             num_items_in_batch: what the sum of the losses is divided by; None: the labels that count.
@@ -264,9 +264,23 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"a target of {length} word pieces is over the model's limit of {limit}: shorten it, or lower max_length"
             )
 
-    def _cache(self, cache, encoder_outputs, attention_mask: Tensor | None, rows: int) -> BangCache:
+    def check_inference(self) -> None:
+        """Refuses to decode what cannot be decoded.
+
+        Raises:
+            ValueError: one line.
+        """
         if self.training:
-            raise UserError("the model is in training mode, and a cache needs inference: call eval() first")
+            raise UserError("the model is in training mode, and to decode it must be in inference: call eval() first")
+        if not all(isinstance(layer.ngram_self_attn, NgramSelfAttention) for layer in self.decoder.layers):
+            raise UserError(
+                "an adapter stands around ngram_self_attn (target_parameters), whose parts a cache needs: "
+                "call merge_and_unload() before you decode"
+            )
+
+    @torch.no_grad()
+    def _cache(self, cache, encoder_outputs, attention_mask: Tensor | None, rows: int) -> BangCache:
+        self.check_inference()
         if cache is None:
             encoded = encoder_dict(encoder_outputs, attention_mask, self.config.pad_token_id)
             return BangCache(Cache(self.decoder, encoded, rows))
@@ -274,6 +288,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise UserError(f"past_key_values of type {type(cache).__name__}: leave it out, the model makes its own")
         return cache
 
+    @torch.no_grad()
     def _step(self, tokens: Tensor, cache: Cache, keep: int) -> Tensor:
         """Features of the slots after the last `keep` of the new tokens, 0: after all, (B, keep, D)."""
         past, new = cache.length, tokens.size(1)
