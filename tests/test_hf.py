@@ -95,7 +95,8 @@ def pieces_of(sequences, tokenizer):
     for row in sequences.tolist():
         assert row[0] == tokenizer.eos_token_id
         ended = row.index(tokenizer.eos_token_id, 2)
-        assert set(row[ended + 1 :]) <= {tokenizer.pad_token_id}
+        # where pad's id is 0 the beam search of transformers pads with eos
+        assert set(row[ended + 1 :]) <= {tokenizer.pad_token_id, tokenizer.eos_token_id}
         found.append(tokenizer.convert_ids_to_tokens(row[1:ended]))
     return found
 
