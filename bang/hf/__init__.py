@@ -17,7 +17,12 @@ from ..packages import install_command
 LEAST_VERSION = 5
 
 
-def _check_version() -> None:
+def check_version() -> None:
+    """Refuses a `transformers` that is missing or too old.
+
+    Raises:
+        ValueError: one line that says what to install.
+    """
     try:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
@@ -29,7 +34,7 @@ def _check_version() -> None:
         raise UserError(f"bang.hf needs transformers {LEAST_VERSION} or later, {found}: {command}")
 
 
-_check_version()
+check_version()
 
 import_heavy("bang.inference.trained_model")  # fairseq, without what its import does to logging
 

@@ -39,7 +39,6 @@ class BangConfig(PreTrainedConfig):
         "hidden_size": "decoder_embed_dim",
         "num_hidden_layers": "decoder_layers",
         "num_attention_heads": "decoder_attention_heads",
-        "max_position_embeddings": "max_target_positions",
     }
 
     architecture: str = "bang_ar_nar_mixed"

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..decoding.link import find_link
 from ..deploy.pack import card, with_defaults
 from ..errors import UserError
-from ..inference.trained_model import DTYPES, TrainedModel
+from ..inference.trained_model import DECODER_TABLE, DTYPES, ENCODER_TABLE, TrainedModel
 from ..plugin.dictionary import BertDictionary
-from ..safety.folder import CARD
+from ..safety import checkpoints
+from ..safety.folder import CARD, WEIGHTS
 from ..text.files import StrPath, new_folder
 from .configuration import BangConfig
 from .modeling import BangForConditionalGeneration
@@ -67,22 +70,32 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     Raises:
         FileNotFoundError, ValueError: it is not whole; one line.
     """
-    pieces = read_pieces(folder)
-    try:
-        network, found = BangForConditionalGeneration.from_pretrained(folder, output_loading_info=True, local_files_only=True)
-    except SafetensorError as error:
-        raise UserError(f"{folder}: its weights cannot be read; truncated, or no safetensors file ({error})") from None
-    wrong = [f"{kind.removesuffix('_keys')} {min(map(str, names))}" for kind, names in found.items() if names]
-    if wrong:
-        raise UserError(f"{folder}: its weights are not those of its config.json: {'; '.join(wrong)}; copy the folder whole")
-    config = network.config
+    pieces, config = read_pieces(folder), BangConfig.from_pretrained(folder, local_files_only=True)
     if len(pieces) != config.vocab_size:
         raise UserError(f"{folder}: its tokenizer has {len(pieces)} word pieces, and the weights are of {config.vocab_size}")
+    weights = _read_weights(folder)
+    if config.share_all_embeddings and DECODER_TABLE in weights:
+        weights[ENCODER_TABLE] = weights[DECODER_TABLE]
+    checkpoints.check_fits(weights, BangForConditionalGeneration(config).state_dict(), str(folder))
     dictionary = BertDictionary.load(io.StringIO("".join(f"{piece} 1\n" for piece in pieces)))
     return TrainedModel(
-        sizes=config.sizes, weights=network.state_dict(), dictionary=dictionary, generation=config.generation_defaults,
+        sizes=config.sizes, weights=weights, dictionary=dictionary, generation=config.generation_defaults,
         link=find_link(folder, pieces, link), **{name: getattr(config, name) for name in _OF_TRAINING},
     )  # fmt: skip
+
+
+def _read_weights(folder: StrPath) -> dict[str, Tensor]:
+    """Those of all its files: `transformers` cuts large models up."""
+    paths = sorted(Path(folder).glob("model*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
+    weights: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            weights |= load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be read; truncated, or no safetensors file ({error})") from None
+    return weights
 
 
 _HEAD = """---

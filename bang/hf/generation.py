@@ -40,9 +40,9 @@ class EndAtLimit(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.size(1) < self.max_length - 1:
             return scores
-        return torch.full_like(scores, -torch.inf).index_copy(
-            1, torch.tensor([self.eos], device=scores.device), scores[:, self.eos, None]
-        )
+        ended = torch.full_like(scores, -torch.inf)
+        ended[:, self.eos] = scores[:, self.eos].clamp(min=-1e4)  # the limit wins over min_length, which forbids eos
+        return ended
 
 
 def settle(model, given, arguments: dict[str, Any], custom_generate):

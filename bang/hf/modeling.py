@@ -316,7 +316,8 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _get_logits_processor(self, generation_config, *args, **kwargs):
         """As its parent's; a text has an eos at its limit, as in fairseq."""
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
-        processors.append(EndAtLimit(generation_config.max_length, self.config.eos_token_id))
+        most = self.decoder.max_positions() + 1  # of a text with its start symbol and eos
+        processors.append(EndAtLimit(min(generation_config.max_length, most), self.config.eos_token_id))
         return processors
 
 
