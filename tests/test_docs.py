@@ -27,10 +27,11 @@ PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.
 RUN_BY_TEST_README = {
     "README.md": ["Try it", "Use a model", "Ship a model"],
     "fairseq.md": None,
+    "huggingface.md": None,
     "pretraining.md": None,
     "starts.md": None,
 }
-"""Pages and their sections; Try it is the quick start."""
+"""Pages and their sections; Try it is the quick start. test_hf.py runs huggingface.md."""
 MEASUREMENTS = ("benchmarks.md", "results.md")
 """Pages whose commands take hours: they are parsed alone."""
 

@@ -1,14 +1,16 @@
 """A trained model written to a folder for `transformers`, and read back from one."""
 
+import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils import logging as hf_logging
 
 from ..decoding.link import find_link
 from ..deploy.pack import card, with_defaults
@@ -53,12 +55,25 @@ def write_folder(
     model, _, mode = with_defaults(model, generation)
     with new_folder(folder) as new:
         network = to_transformers(model).to(DTYPES[dtype])
-        network.save_pretrained(new)
+        with _without_progress_bar():
+            network.save_pretrained(new)
         build_tokenizer(model.dictionary.symbols, model.sizes["max_source_positions"]).save_pretrained(new)
         usage = _usage(Path(folder).name, mode)
         (new / CARD).write_text(_HEAD + card(model, Path(folder).name, dtype, source, usage), encoding="utf-8")
         for path in new.iterdir():
             os.chmod(path, (new / CARD).stat().st_mode)  # safetensors keeps its file from other users
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """A second's work needs none, and `transformers` shows it in pipes too."""
+    enabled = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            hf_logging.enable_progress_bar()
 
 
 def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
