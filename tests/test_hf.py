@@ -213,6 +213,12 @@ def test_cached_steps_are_the_pass(loaded, batch):
     torch.testing.assert_close(first.logits, whole.logits[:, :4], atol=2e-5, rtol=0)
     torch.testing.assert_close(rest.logits, whole.logits[:, -2:], atol=2e-5, rtol=0)
     assert loaded(**batch, decoder_input_ids=tokens, return_dict=False)[0].equal(whole.logits)
+    some = loaded(**batch, decoder_input_ids=tokens[:, :4], use_cache=True).past_key_values
+    some.batch_select_indices(torch.tensor([2, 0]))
+    rest = loaded(decoder_input_ids=tokens[[2, 0], 4:], past_key_values=some)
+    torch.testing.assert_close(rest.logits, whole.logits[[2, 0], 4:], atol=2e-5, rtol=0)
+    with pytest.raises(UserError, match="cannot be cut"):
+        some.crop(-1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -270,7 +276,7 @@ def test_untied_models_and_configurations_survive(tmp_path):
     again = BangForConditionalGeneration.from_pretrained(tmp_path)
     assert again.config.sizes == untied.config.sizes and again.config.decoder_start_token_id == 9
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in untied.state_dict().items())
-    with pytest.raises(UserError, match="cannot be resized"):
+    with pytest.raises(UserError, match="the vocabulary cannot be resized"):
         again.resize_token_embeddings(220)
     for architecture in (
         "bang_ar_nar_mixed_base",
@@ -406,6 +412,7 @@ def test_a_lora_of_a_bare_parameter_decodes_once_merged(model, batch):
         (dict(mode="nar", num_beams=4), "num_beams: no effect in mode nar, which is decoded greedily; leave it out"),
         (dict(mode="nar", do_sample=True), "do_sample: no effect in mode nar, which is decoded greedily; leave it out"),
         (dict(mode="nar", num_return_sequences=2), "num_return_sequences: no effect in mode nar"),
+        (dict(prompt_lookup_num_tokens=3, num_beams=1), "prompt_lookup_num_tokens: the model drafts for itself with mode="),
         (dict(mode="semi-nar", block_size=0), "block_size=0: give a whole number, 1 or more"),
         (dict(mode="speculative", link=True), "link=True: this model has none, or mode speculative has no use for one"),
         (dict(mode="nar", decoder_input_ids=torch.full((3, 2), 300)), "mode nar: its texts have no given beginning"),

@@ -4,6 +4,7 @@ Shapes: B rows, T text length, V vocabulary.
 """
 
 import copy
+import functools
 import logging
 from typing import Any
 
@@ -64,6 +65,9 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
         raise UserError(f"mode {mode.name!r}: this model has {', '.join(model.config.decodes)}")
     model.check_inference()
     if mode.beam_search and custom_generate is None:
+        drafting = [name for name in ("assistant_model", "prompt_lookup_num_tokens") if _setting(name, arguments, configs)]
+        if drafting:
+            raise UserError(f"{drafting[0]}: the model drafts for itself with mode='speculative'; leave it out")
         return given, arguments, None
     asked = [name for name in _OF_AR if arguments.get(name) is not None]
     asked += ["do_sample"] if _setting("do_sample", arguments, configs) else []
@@ -71,12 +75,11 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
     asked += [name for name in ("num_beams", "num_return_sequences") if (_setting(name, arguments, [given]) or 1) > 1]
     if asked:
         raise UserError(f"{', '.join(asked)}: no effect in mode {mode.name}, which is decoded greedily; leave it out")
-    single = dict(num_beams=1, num_return_sequences=1, early_stopping=None, length_penalty=None)
-    if given is not None:
-        given = copy.deepcopy(given)
-        given.update(**{name: value for name, value in single.items() if value})
-    else:
-        arguments = {**arguments, "num_beams": 1, "num_return_sequences": 1}
+    single = dict(num_beams=1, num_return_sequences=1)
+    if given is None:
+        return given, {**arguments, **single}, decode
+    given = copy.deepcopy(given)
+    given.update(**single)
     return given, arguments, decode
 
 
@@ -150,4 +153,9 @@ def _options(config) -> tuple[Mode, Options]:
 def _warn_untrained(model, mode: Mode, options: Options) -> None:
     run = model.config.run
     for warning in warnings_of(trained_modes(run), trained_blocks(run), mode, options):
-        logger.warning("%s", warning)
+        _warn_once(warning)
+
+
+@functools.cache
+def _warn_once(warning: str) -> None:
+    logger.warning("%s", warning)

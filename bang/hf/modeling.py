@@ -104,6 +104,14 @@ class BangCache(EncoderDecoderCache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.cache.keep(beam_idx)
 
+    batch_select_indices = reorder_cache
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise UserError("the cache of bang cannot be cut: mode='speculative' drafts and verifies with the model itself")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        raise UserError("the cache of bang cannot be repeated: repeat the sources")
+
 
 class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """BANG for `transformers`; weights have the names and values of `bang.network`'s.
@@ -172,7 +180,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         if not self.config.share_all_embeddings:
-            raise UserError("the model has three tables of embeddings: its vocabulary cannot be resized")
+            raise UserError("the tables of embeddings are not shared, so the vocabulary cannot be resized")
         self.encoder.embed_tokens = self.decoder.embed_tokens = value
 
     def get_output_embeddings(self) -> None:
@@ -254,7 +262,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for name in ("inputs_embeds", "decoder_inputs_embeds"):
             if others.get(name) is not None:
                 raise UserError(f"{name}: the model takes ids alone, as input_ids and decoder_input_ids")
-        if decoder_attention_mask is not None and (decoder_attention_mask.diff(dim=1) > 0).any():
+        if decoder_attention_mask is not None and (decoder_attention_mask[:, 1:] > decoder_attention_mask[:, :-1]).any():
             raise UserError("decoder_attention_mask: the decoder takes pads on the right alone; pad targets there")
 
     def _check_length(self, length: int) -> None:
@@ -293,7 +301,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Features of the slots after the last `keep` of the new tokens, 0: after all, (B, keep, D)."""
         past, new = cache.length, tokens.size(1)
         self._check_length(past + new)
-        anchors = tuple(range(past + (new - keep if keep else 0), past + new))
+        anchors = tuple(range(past + new - min(keep or new, new), past + new))
         sight = plain_sight(past, new, anchors, (1,) * len(anchors), self.decoder.buckets, tokens.device)
         cache.length = past + new
         return self.decoder.step(tokens, sight, cache)[0]
