@@ -9,6 +9,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, Sequenc
 from torch import Tensor, nn
 
 from ..decoding.limits import check_lengths, length_limits
+from ..decoding.ngrams import completing_tokens
 from ..errors import UserError
 from ..network.decoder import BangDecoder
 
@@ -34,15 +35,9 @@ class NgramBlocker(nn.Module):
         Returns:
             lprobs with -inf at the tokens that would repeat an n-gram.
         """
-        if step + 1 < self.size:
-            return lprobs
-        ngrams = tokens[:, : step + 1].unfold(1, self.size, 1)  # (rows, ngrams, n)
-        last = tokens[:, step + 2 - self.size : step + 1]  # what the next token would complete
-        repeats = (ngrams[:, :, :-1] == last[:, None]).all(dim=2)
-        if self.size == 1:
-            repeats[:, 0] = False  # the start symbol is eos, which must stay possible
-        rows, which = repeats.nonzero(as_tuple=True)
-        lprobs[rows, ngrams[rows, which, -1]] = -math.inf
+        texts = tokens[:, : step + 1].cpu().numpy()
+        for row, text in enumerate(texts):
+            lprobs[row, torch.from_numpy(completing_tokens(text, self.size)).to(lprobs.device)] = -math.inf
         return lprobs
 
 
