@@ -7,7 +7,7 @@ DATA is any folder with {train,valid,test}.{src,tgt}, raw text, one a line (GLGE
 word pieces, fairseq's data, checkpoints, TensorBoard's log, learning curves (curves.png), texts of each decoding
 (nar.txt …) and their scores (scores.txt, scores.json). A step whose inputs and command are what they were is skipped,
 so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint, which it
-writes when it is stopped too. It begins from public weights where they are there; that, and how long it will take, is told first.
+writes when it is stopped too. It begins from public weights where they are installed, and first prints how long it will take.
 
     --mode    trained               decoded
     ar        token by token        ar

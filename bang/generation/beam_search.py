@@ -1,4 +1,4 @@
-"""AR decoding: fairseq's beam search and sampling, with its defects mended."""
+"""AR decoding: fairseq's beam search and sampling, with its bugs fixed."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class NgramBlocker(nn.Module):
     """Forbids the tokens that would repeat an n-gram of the hypothesis.
 
-    fairseq's own compares the end of the pre-allocated buffer, pads, and so never fires on the CPU.
+    fairseq's own looks at the end of the padded buffer, so it never blocks anything on a CPU.
     """
 
     def __init__(self, size: int):
@@ -158,7 +158,7 @@ class _Mended(SequenceGenerator):
             )
         self.search.bind(limit.clamp(max=self.min_len), limit, ids, given)
         lengths = self.min_len, self.max_len_a, self.max_len_b
-        # the search sees to the lengths of each sentence; fairseq knows the longest alone
+        # BoundedSearch applies each sentence's own lengths; fairseq gets the longest
         self.min_len, self.max_len_a, self.max_len_b = 0, 0, int(limits.max())
         try:
             return super().generate(

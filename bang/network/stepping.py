@@ -21,7 +21,7 @@ from .attention import bucket_tensor
 
 
 def send(x: np.ndarray, device: torch.device) -> Tensor:
-    """An array on a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    """An array on a device; to a GPU from pinned memory, so that the host does not wait for the copy."""
     found = torch.from_numpy(np.ascontiguousarray(x))
     return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 

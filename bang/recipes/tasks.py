@@ -152,7 +152,7 @@ def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: 
 
 
 def data_files(folder: Path, *splits: str) -> list[Path]:
-    """What fairseq reads of the data for these splits: not the log beside them, which tells paths and processes."""
+    """The files of these splits that fairseq reads: not the log beside them, which holds paths and process ids."""
     files = [f"{split}.src-tgt.{side}.{kind}" for split in splits for side in SIDES for kind in ("bin", "idx")]
     return [folder / name for name in (*files, *(f"dict.{side}.txt" for side in SIDES))]
 
@@ -265,7 +265,7 @@ def precision_words() -> list[str]:
 
 
 def quiet() -> dict[str, str]:
-    """Has fairseq tell warnings alone; a LOGLEVEL of the user's stays."""
+    """Makes fairseq log warnings only, unless the user has set LOGLEVEL."""
     return {"LOGLEVEL": os.environ.get("LOGLEVEL", "WARNING")}
 
 
