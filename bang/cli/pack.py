@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     pack = import_heavy("bang.deploy.pack")
     write_folder = import_heavy("bang.hf.folder").write_folder if args.format == "hf" else pack.write_folder
     if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
-        paths, model = [], _read_folder(args)
+        paths, model = [args.checkpoint], _read_folder(args)
     else:
         paths = [args.checkpoint]
         if args.last is not None:

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..network.attention import NgramSelfAttention
 from ..network.decoder import BangDecoder
 from ..network.encoder import BangEncoder
-from ..network.stepping import Cache, plain_sight
+from ..network.stepping import Cache, plain_pass_masks
 from ..options import Options
 from .configuration import BangConfig, generation_config
 from .generation import EndAtLimit, settle
@@ -302,9 +302,9 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         past, new = cache.length, tokens.size(1)
         self._check_length(past + new)
         anchors = tuple(range(past + new - min(keep or new, new), past + new))
-        sight = plain_sight(past, new, anchors, (1,) * len(anchors), self.decoder.buckets, tokens.device)
+        masks = plain_pass_masks(past, new, anchors, (1,) * len(anchors), self.decoder.buckets, tokens.device)
         cache.length = past + new
-        return self.decoder.step(tokens, sight, cache)[0]
+        return self.decoder.step(tokens, masks, cache)[0]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
