@@ -39,6 +39,10 @@ _OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_to
 """What `Bang.generate` takes beside `Options`."""
 
 
+class TextTooLong(UserError):
+    """A text has more word pieces than the model takes."""
+
+
 class Hypothesis(NamedTuple):
     """What an engine generates of one source.
 
@@ -338,7 +342,7 @@ class Bang:
         pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
         if len(pieces) > limit and not truncate:
-            raise UserError(
+            raise TextTooLong(
                 f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
