@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("body", 1 << 20, "bytes of a request's body"),
         ("texts", 64, "texts of a request"),
         ("requests", 128, "requests at once, waiting ones included"),
-        ("beam", 8, "hypotheses of a beam search"),
+        ("hypotheses", 8, "hypotheses of a text, as the beam"),
     ):
         help = f"most {what}; more are refused (default: %(default)s)"
         parser.add_argument(f"--max-{name}", type=int, default=default, metavar="N", help=help)
@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> None:
     from ..serving.requests import Limits
     from ..serving.server import serve
 
-    limits = Limits(args.max_body, args.max_texts, args.max_requests, args.max_beam)
+    limits = Limits(args.max_body, args.max_texts, args.max_requests, args.max_hypotheses)
     serve(lambda: load(args), args.host, args.port, limits, args.batch, args.wait / 1000, tuple(args.allow_host))

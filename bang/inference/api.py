@@ -339,11 +339,12 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
+        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
+        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
         if len(pieces) > limit and not truncate:
             raise TextTooLong(
-                f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
+                f"text {number} has over {limit} word pieces, the model's limit: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inference.api import Bang, Generation
 from ..options import DESCRIBED
-from .requests import SWITCHES, TEXTS, Limits
+from .requests import MULTIPLIERS, SWITCHES, TEXTS, Limits
 
 EXAMPLE = {TEXTS: ["A header-only dbus-binding leveraging C++-11.", "Fast estimators for survival analysis."], "mode": "nar"}
 
@@ -70,7 +70,8 @@ def _request(model: Bang, limits: Limits) -> dict[str, Any]:
             described["minimum"], described["maximum"] = option.metadata["limits"]
         properties[name] = described
     properties["mode"]["enum"] = list(model.modes)
-    properties["beam"]["maximum"] = limits.beam
+    for name in MULTIPLIERS:
+        properties[name]["maximum"] = limits.hypotheses
     return {"type": "object", "properties": properties, "required": [TEXTS], "additionalProperties": False}
 
 

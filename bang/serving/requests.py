@@ -20,6 +20,10 @@ SWITCHES = {
 """Arguments beside the text and the options: what each may be, its default and its help."""
 
 
+MULTIPLIERS = ("beam",)
+"""Options that say how many hypotheses of a text there are."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a service accepts.
@@ -28,13 +32,13 @@ class Limits:
         body: bytes of a request's body.
         texts: texts of a request.
         requests: requests at once, those that wait included.
-        beam: hypotheses of a beam search; time and memory grow with it.
+        hypotheses: of a text, `MULTIPLIERS`; time and memory grow with them.
     """
 
     body: int = 1 << 20
     texts: int = 64
     requests: int = 128
-    beam: int = 8
+    hypotheses: int = 8
 
 
 class Refusal(UserError):
@@ -99,8 +103,9 @@ def _check_options(given: dict[str, Any], model: Bang, limits: Limits) -> None:
     without = [name for name in modes.options_without_effect(mode, given) if given[name] not in idle.get(name, ())]
     if without:
         raise UserError(f"{', '.join(without)}: no effect in mode {mode.name}; leave it out, or give another mode")
-    if given.get("beam", 1) > limits.beam:
-        raise UserError(f"beam={given['beam']}: this service's limit is {limits.beam}")
+    for name in MULTIPLIERS:
+        if given.get(name, 1) > limits.hypotheses:
+            raise UserError(f"{name}={given[name]}: this service's limit is {limits.hypotheses}")
 
 
 def _kind(value: Any) -> str:

@@ -56,7 +56,7 @@ def serve(
     """
     check_number("--batch", rows, least=1)
     check_number("--wait", wait, whole=False)
-    for name in ("body", "texts", "requests", "beam"):
+    for name in ("body", "texts", "requests", "hypotheses"):
         check_number(f"--max-{name}", getattr(limits, name), least=1)
     with listen(host, port) as bound:
         model = load()
