@@ -221,8 +221,8 @@ def table(report: dict) -> str:
     """Markdown, with the targets."""
     speeds = report["speed"]
     lines = [
-        f"NAR, {speeds['requests']} requests a round, the median of {len(speeds['speed_up_of_rounds'])} rounds; {report['cpu']}, "
-        f"{report['cores']} cores, load {report['load_before']:.1f} before the run.", "",
+        f"NAR, {speeds['requests']} requests a round, the median of {len(speeds['speed_up_of_rounds'])} rounds; "
+        f"{report['cpu']}, {report['cores']} cores, load {report['load_before']:.1f} before the run.", "",
         "| clients | sentences/s | p50, ms | p99, ms | p99 / p50 |", "| --- | --- | --- | --- | --- |",
         *(f"| {many} | {row['sentences_per_second']:.1f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} | {row['p99_over_p50']:.1f} |"
           for many, row in speeds["clients"].items()), "",
@@ -232,10 +232,10 @@ def table(report: dict) -> str:
     ]  # fmt: skip
     if "soak" in report:
         found, verdicts = report["soak"], report["soak"]["verdicts"]
-        answers = sum(found["answers"].values())
-        wrong_ones = found["answers"].get("wrong", 0)
+        answers, wrong_ones = sum(found["answers"].values()), found["answers"].get("wrong", 0)
+        asked = f"soak of {found['minutes']:g} minutes, {answers} requests, {wrong_ones} of them wrong"
         lines += [
-            f"| soak of {found['minutes']:g} minutes, {answers} requests, {wrong_ones} of them wrong: lost | 0 | {verdicts['lost']} |",
+            f"| {asked}: lost | 0 | {verdicts['lost']} |",
             f"| mixed up | 0 | {verdicts['mixed up']} |",
             f"| memory after the first third, MB a minute | under {GROWTH} | {found['growth_mb_per_minute']:.2f} |",
         ]

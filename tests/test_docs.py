@@ -29,6 +29,7 @@ RUN_BY_TEST_README = {
     "fairseq.md": None,
     "pretraining.md": None,
     "starts.md": None,
+    "serving.md": None,  # by test_serving.py
 }
 """Pages and their sections; Try it is the quick start."""
 MEASUREMENTS = ("benchmarks.md", "results.md")
