@@ -195,9 +195,9 @@ def soak(address: str, expected: dict[str, dict[str, str]], clients: int, minute
     ended = threading.Event()
 
     def watch() -> None:
-        start, client = time.monotonic(), Client(address)
+        start = time.monotonic()
         while not ended.wait(min(5, 2 * minutes)):
-            found = re.search(r"^process_resident_memory_bytes (\S+)", client.get("/metrics"), flags=re.M)
+            found = re.search(r"^process_resident_memory_bytes (\S+)", Client(address).get("/metrics"), flags=re.M)
             assert found is not None
             memory.append(((time.monotonic() - start) / 60, float(found[1]) / 1e6))
 
@@ -220,12 +220,12 @@ def soak(address: str, expected: dict[str, dict[str, str]], clients: int, minute
 def table(report: dict) -> str:
     """Markdown, with the targets."""
     speeds = report["speed"]
+    row = "| {} | {:.1f} | {:.0f} | {:.0f} | {:.1f} |"
     lines = [
         f"NAR, {speeds['requests']} requests a round, the median of {len(speeds['speed_up_of_rounds'])} rounds; "
         f"{report['cpu']}, {report['cores']} cores, load {report['load_before']:.1f} before the run.", "",
         "| clients | sentences/s | p50, ms | p99, ms | p99 / p50 |", "| --- | --- | --- | --- | --- |",
-        *(f"| {many} | {row['sentences_per_second']:.1f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} | {row['p99_over_p50']:.1f} |"
-          for many, row in speeds["clients"].items()), "",
+        *(row.format(many, *values.values()) for many, values in speeds["clients"].items()), "",
         "| | target | found |", "| --- | --- | --- |",
         f"| times the sentences a second of one client | {SPEED_UP} | {speeds['speed_up']} |",
         f"| p99 / p50 of many clients | under {TAIL:.0f} | {list(speeds['clients'].values())[1]['p99_over_p50']} |",

@@ -24,9 +24,11 @@ class Doubles:
         self.go.set()
         self.seen = []
 
-    def generate(self, sources, options):
+    def generate(self, sources, options, prefixes=None):
         self.go.wait()
         self.seen.append((options.mode, len(sources)))
+        if prefixes is not None:
+            return [Hypothesis([*prefix, *ids], 0.0, [], []) for prefix, ids in zip(prefixes, sources, strict=True)]
         if any(13 in ids for ids in sources):
             raise MemoryError("13")
         return [Hypothesis([*ids, *ids], 0.0, [], []) for ids in sources]
@@ -79,6 +81,22 @@ def test_each_gets_its_own(engine, batching):
             assert [found.tokens for found in future.result()] == [[*source, *source] for source in sources]
     # 2 + 5 rows fit, the 2 behind them do not; other options go alone; in the order of the first of each
     assert engine.seen == [("nar", 1), ("nar", 7), ("ar", 1), ("nar", 1), ("nar", 2)]
+
+
+def test_beginnings_stay_with_their_sources(engine, batching):
+    together = batching()
+    engine.go.clear()
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(together.generate, [ids(3)], AR)]
+        time.sleep(0.05)
+        futures.append(pool.submit(together.generate, [ids(3)], AR))
+        futures += [pool.submit(together.generate, [ids(*[n] * n)], AR, [np.array([n] * 20)]) for n in (5, 6, 7)]
+        while len(together._calls) < 4:
+            time.sleep(0.001)
+        engine.go.set()
+        found = [future.result()[0].tokens for future in futures]
+    assert found[1] == [3, 1, 3, 1] and found[2:] == [[n] * 20 + [n] * n + [1] for n in (5, 6, 7)]
+    assert sorted(engine.seen) == [("ar", 1), ("ar", 1), ("ar", 3)]
 
 
 def test_one_that_fails_fails_alone(engine, batching, caplog):

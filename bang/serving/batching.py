@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,13 @@ Observer = Callable[[list[np.ndarray], list[Hypothesis]], None]
 class _Call:
     sources: list[np.ndarray]
     options: Options
+    prefixes: Sequence[np.ndarray] | None = None
     future: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+
+    def goes_with(self, other: "_Call") -> bool:
+        """Whether both can be decoded in one batch."""
+        return self.options == other.options and (self.prefixes is None) == (other.prefixes is None)
 
 
 class BatchingEngine:
@@ -57,9 +62,11 @@ class BatchingEngine:
         """Whether calls are answered."""
         return self._thread.is_alive()
 
-    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+    def generate(
+        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
+    ) -> list[Hypothesis]:
         """See `inference.api.Engine`."""
-        call = _Call(sources, options)
+        call = _Call(sources, options, prefixes)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -103,27 +110,29 @@ class BatchingEngine:
                 return []
             first = self._calls[0]
             self._changed.wait_for(
-                lambda: self._closed or self._waiting_rows(first.options) >= self._rows,
+                lambda: self._closed or self._waiting_rows(first) >= self._rows,
                 timeout=max(0.0, first.arrived + self._wait - time.monotonic()),
             )
             taken: list[_Call] = []
             rows = 0
             for call in self._calls:
-                if call.options == first.options and (not taken or rows + len(call.sources) <= self._rows):
+                if call.goes_with(first) and (not taken or rows + len(call.sources) <= self._rows):
                     taken.append(call)
                     rows += len(call.sources)
             self._calls = deque(call for call in self._calls if call not in taken)
             return taken
 
-    def _waiting_rows(self, options: Options) -> int:
-        return sum(len(call.sources) for call in self._calls if call.options == options)
+    def _waiting_rows(self, first: _Call) -> int:
+        return sum(len(call.sources) for call in self._calls if call.goes_with(first))
 
     def _decode(self, calls: list[_Call]) -> None:
         sources = [ids for call in calls for ids in call.sources]
+        prefixes = [ids for call in calls for ids in call.prefixes or ()]
         found: list[Any] = [None] * len(sources)
         for batch in batches([len(ids) for ids in sources], BATCH_TOKENS):
             of_batch = [sources[index] for index in batch]
-            hypotheses = self._engine.generate(of_batch, calls[0].options)
+            given = [[prefixes[index] for index in batch]] if prefixes else []
+            hypotheses = self._engine.generate(of_batch, calls[0].options, *given)
             self._observe(of_batch, hypotheses)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
                 found[index] = hypothesis

@@ -5,7 +5,7 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..inference.api import Bang, Generation
@@ -84,6 +84,8 @@ def _schema(hint: Any) -> dict[str, Any]:
     """The JSON schema of a type."""
     if hint in _TYPES:
         return {"type": _TYPES[hint]}
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _reference(hint.__name__)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return {"type": [_TYPES[argument] for argument in arguments]}
@@ -143,6 +145,8 @@ def page(description: dict[str, Any], address: str) -> str:
 def _type_name(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(map(json.dumps, schema["enum"]))
+    if "$ref" in schema:
+        return schema["$ref"].rpartition("/")[2]
     if schema["type"] == "array":
         return f"list of {_type_name(schema['items'])}"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

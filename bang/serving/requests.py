@@ -20,7 +20,7 @@ SWITCHES = {
 """Arguments beside the text and the options: what each may be, its default and its help."""
 
 
-MULTIPLIERS = ("beam",)
+MULTIPLIERS = tuple(name for name in ("beam", "nbest", "rescore") if name in DESCRIBED)
 """Options that say how many hypotheses of a text there are."""
 
 

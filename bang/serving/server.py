@@ -106,5 +106,6 @@ def _config(service: Service, bound: socket.socket, guarded: bool, names: tuple[
         access_log=False,
         log_level="warning",
         backlog=2048,
+        timeout_keep_alive=75,  # longer than clients keep idle connections: one that is closed under a request loses it
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
