@@ -390,7 +390,7 @@ def test_the_command_refuses_in_one_line(capsys, tmp_path, monkeypatch):
             ([CHECKPOINT, "--port", 0, "--host", "203.0.113.1"], "cannot serve at 203.0.113.1, port 0: "),
             ([CHECKPOINT, "--port", 0, "--host", "no.such.host.invalid"], "cannot serve at no.such.host.invalid, port 0: "),
             ([CHECKPOINT, "--batch", 0], "--batch=0: give a whole number, 1 or more"),
-            ([CHECKPOINT, "--wait", -1], "--wait=-0.001: give a number"),
+            ([CHECKPOINT, "--wait", -1], "--wait=-1.0: give a number"),
             ([CHECKPOINT, "--max-body", 0], "--max-body=0: give a whole number"),
         ):
             assert refusal(*arguments, capsys=capsys).startswith(f"bang serve: error: {message}"), arguments

@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 
 from ..errors import UserError
+from ..options import check_number
 from ..packages import install_command
 from ._options import add_model_arguments, load
 
@@ -50,5 +51,6 @@ def run(args: argparse.Namespace) -> None:
     from ..serving.requests import Limits
     from ..serving.server import serve
 
+    check_number("--wait", args.wait, whole=False)
     limits = Limits(args.max_body, args.max_texts, args.max_requests, args.max_hypotheses)
     serve(lambda: load(args), args.host, args.port, limits, args.batch, args.wait / 1000, tuple(args.allow_host))

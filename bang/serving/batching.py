@@ -103,7 +103,7 @@ class BatchingEngine:
                 call.future.set_exception(error)
 
     def _take(self) -> list[_Call]:
-        """Waits for a call, and shortly for more; takes those with the options of the first. None: it is closed."""
+        """Waits for a call, and shortly for more; takes those with the options of the first. None of them: it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._closed)
             if self._closed:

@@ -1,5 +1,6 @@
 """Serves a model over HTTP until it is asked to end."""
 
+import contextlib
 import errno
 import ipaddress
 import signal
@@ -21,7 +22,7 @@ DRAIN_SECONDS = 30
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not accept yet.
+    """A socket that is bound; nothing is accepted yet.
 
     Raises:
         UserError: the address cannot be had; one line.
@@ -29,10 +30,12 @@ def listen(host: str, port: int) -> socket.socket:
     check_number("port", port, most=65535)
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(1)  # of two services that start at once the second learns it here
+        with contextlib.ExitStack() as on_error:
+            bound = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
+            bound.listen(1)  # of two services that start at once the second learns it here
+            on_error.pop_all()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} of {host} is in use: give another with --port, or end what uses it") from None
@@ -55,7 +58,6 @@ def serve(
         UserError: the address cannot be had, or what `load` raises.
     """
     check_number("--batch", rows, least=1)
-    check_number("--wait", wait, whole=False)
     for name in ("body", "texts", "requests", "hypotheses"):
         check_number(f"--max-{name}", getattr(limits, name), least=1)
     with listen(host, port) as bound:
