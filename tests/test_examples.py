@@ -65,7 +65,7 @@ def test_many_lines(example, shipped, monkeypatch):
     printed = example("many_lines")
     expected = shipped.generate(DESCRIPTIONS[:4], mode="nar")
     assert printed.out.splitlines() == [*expected[:3], "", expected[3]] and all(expected)
-    assert printed.err.startswith("line 4: text 4 has 600 word pieces, over the model's limit")
+    assert printed.err.startswith("line 4: text 4 has over 511 word pieces, the model's limit")
 
 
 def test_speculative_decoding(example):

@@ -39,6 +39,10 @@ _OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_to
 """What `Bang.generate` takes beside `Options`."""
 
 
+class TextTooLong(UserError):
+    """A text has more word pieces than the model takes."""
+
+
 class Hypothesis(NamedTuple):
     """What an engine generates of one source.
 
@@ -330,11 +334,12 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
+        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
+        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
         if len(pieces) > limit and not truncate:
-            raise UserError(
-                f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
+            raise TextTooLong(
+                f"text {number} has over {limit} word pieces, the model's limit: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
