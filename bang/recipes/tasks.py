@@ -12,7 +12,7 @@ from ..decoding.link import LINK_FILE
 from ..errors import UserError
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
-from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.vocabulary import VOCAB, read_vocabulary, vocabulary_files
 from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
@@ -138,7 +138,7 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
     words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
     tokenized = {name: folder / path.name for name, path in pairs.items()}
     command = Command([*words, *raw], neutral=["--workers", options.workers])
-    plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
+    plan.add(Step("tokenize", [command], [*raw, *vocabulary_files(options.vocab)], list(tokenized.values())))
     return tokenized
 
 
@@ -147,7 +147,7 @@ def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: 
     words = binarize_words({split: tokenized[f"{split}.src"].with_suffix("") for split in SPLITS}, folder, options.vocab)
     log = folder.with_name(f"{folder.name}.log")
     command = Command(words, neutral=["--workers", options.workers], stdout=log, environment=quiet())
-    plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
+    plan.add(Step(name, [command], [*tokenized.values(), *vocabulary_files(options.vocab)], [folder]))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Lower-cased BERT word pieces of a line of text."""
+"""BERT word pieces of a line of text, lower-cased unless its vocabulary says otherwise."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -6,11 +6,11 @@ from functools import lru_cache, partial
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from .files import StrPath
-from .vocabulary import PASSAGE_SEPARATOR, SPECIAL_PIECES, VOCAB, read_vocabulary
+from .vocabulary import PASSAGE_SEPARATOR, SPECIAL_PIECES, UNCASED, VOCAB, Normalization, read_normalization, read_vocabulary
 
 
 class WordPieces:
-    """Splits a line into lower-cased BERT word pieces, joined by blanks, as `BertTokenizer` does.
+    """Splits a line into BERT word pieces, joined by blanks, as `BertTokenizer` does.
 
     `[X_SEP]` stays one piece, like BERT's own special pieces, where the vocabulary has it.
 
@@ -18,15 +18,20 @@ class WordPieces:
     most words of a text have been met before: looking them up is several times as fast as splitting them.
     """
 
-    def __init__(self, pieces: Sequence[str]) -> None:
+    def __init__(self, pieces: Sequence[str], normalization: Normalization = UNCASED) -> None:
         """
         Args:
             pieces: the vocabulary in the order of its ids, BERT's special pieces among them.
+            normalization: of the text; default: lower case, without accents.
         """
         vocab = {piece: index for index, piece in enumerate(pieces)}
         # What transformers' BertTokenizer sets up, without the cost of importing and calling it.
         self._tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        self._tokenizer.normalizer = normalizers.BertNormalizer(
+            lowercase=normalization.do_lower_case,
+            strip_accents=normalization.strip_accents,
+            handle_chinese_chars=normalization.tokenize_chinese_chars,
+        )
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer.add_special_tokens([piece for piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) if piece in vocab])
         self._split = partial(_split, self._tokenizer)  # no method: the cache of one would keep this object alive
@@ -49,6 +54,6 @@ def load_word_pieces(vocab: StrPath = VOCAB) -> WordPieces:
     """Returns the splitter of a vocabulary file.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_vocabulary`.
+        FileNotFoundError, ValueError: see `read_vocabulary` and `read_normalization`.
     """
-    return WordPieces(list(read_vocabulary(vocab)))
+    return WordPieces(list(read_vocabulary(vocab)), read_normalization(vocab))
