@@ -81,7 +81,7 @@ class Options:
         default=None,
         metadata={
             "choices": CASES,
-            "help": "capitals of texts from a vocabulary without them: source gives each word the form that it has in the source, "
+            "help": "capitals in texts of a vocabulary that has none: source gives each word the form that it has in the source, "
             "else the training targets' by the model's table (casing.tsv), lower leaves them out (default: source if the model "
             "has a table)",
         },

@@ -37,8 +37,8 @@ def add_casing_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--casing",
         metavar="FILE",
-        help="what gives texts capitals, a table of bang casing, or none (default: casing.tsv in the model's folder, or beside the "
-        "checkpoint)",
+        help="what gives texts capitals, a table of bang casing, or none (default: casing.tsv in the model's folder, or beside "
+        "the checkpoint)",
     )
 
 

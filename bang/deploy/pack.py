@@ -197,6 +197,7 @@ def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath],
     if len(source) > 1:
         origin = f"the mean of {origin}"
     lower = model.dictionary.normalization.do_lower_case
+    capitals = "the vocabulary's" if not lower else "none" if model.casing is None else "the source's and the training targets'"
     defaults = ", ".join(f"{key} {value}" for key, value in model.generation.items()) or "bang's own"
     return f"""# {name}
 
@@ -212,7 +213,7 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 | updates | {model.updates:,} |
 | generation defaults | {defaults} |
 | link | {"none" if model.link is None else f"order {model.link.order}, the default of NAR and semi-NAR"} |
-| capitals | {"of the vocabulary" if not lower else "none" if model.casing is None else "of the source and the training targets"} |
+| capitals | {capitals} |
 | made from | {origin} |
 
 ```python

@@ -10,9 +10,10 @@ from pathlib import Path
 from .. import modes
 from ..decoding.link import LINK_FILE
 from ..errors import UserError
+from ..text.casing import CASING_FILE
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
-from ..text.vocabulary import VOCAB, read_vocabulary, vocabulary_files
+from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary, vocabulary_files
 from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
@@ -195,6 +196,8 @@ def add_results(
 ) -> None:
     """Adds generation by each of the mode's decodings, with a link too where one may serve, and the evaluation of them all."""
     preset, reference, texts = PRESETS[options.preset], pairs["test.tgt"], []
+    if read_normalization(options.vocab).do_lower_case:
+        add_casing(plan, pairs, checkpoint)
     clean = ["python", "-m", "bang", "clean-up", *([] if preset.as_words else ["--detokenize"])]
     runs: list[tuple[str, Path | None]] = [(decoding, None) for decoding in MODES[options.mode]]
     linked = _linked(options)
@@ -248,6 +251,13 @@ def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Opti
     said = link.with_suffix(".txt")  # the weights that were chosen
     plan.add(Step("link", [Command(words, stdout=said, environment=quiet())], [*inputs, checkpoint], [link, said]))
     return link
+
+
+def add_casing(plan: Plan, pairs: dict[str, Path], checkpoint: Path) -> None:
+    """Adds the step that makes the table by which `bang generate` writes capitals, beside the checkpoint."""
+    table, targets = checkpoint.with_name(CASING_FILE), pairs["train.tgt"]
+    words = ["python", "-m", "bang", "casing", targets, "--out", table]
+    plan.add(Step("casing", [Command(words)], [targets], [table]))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:

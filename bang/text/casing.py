@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 from ..errors import UserError
 from .files import StrPath, read_lines, replacing
@@ -25,7 +26,7 @@ NO_CASING = "none"
 _WORD = re.compile(r"[^\W_]+")
 _START, _END = "^", "$"  # neighbours of the first and the last word
 _SENTENCE_ENDS = frozenset(".!?:*")
-_PRIOR = {"lower": 0.6, "Title": 0.25, "UPPER": 0.1, "miXed": 0.05}  # shares of the shapes among the forms of words
+_PRIOR = {"lower": 0.6, "Title": 0.25, "UPPER": 0.1, "miXed": 0.05}  # shares of the shapes, where no table says more
 _PRIOR_COUNT, _PAIR_COUNT = 0.5, 2.0  # how many observations the prior, and a word alone, weigh
 _HEADER = "# cased forms of training targets: form, times inside a text, times at its beginning; before, form, after, times"
 
@@ -151,6 +152,11 @@ class Casing:
                 raise UserError(f"{path}, line {number}: no table of cased forms; make one with bang casing") from None
         return table
 
+    @cached_property
+    def shapes(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The shares of the shapes among the words within texts, and among those that begin them."""
+        return _shares(self.inside), _shares(self.first)
+
     def restore(self, text: str, source: str = "") -> str:
         """Gives a lower-case text capitals.
 
@@ -194,18 +200,18 @@ class Casing:
         prefix = "first " if is_first else ""
         inside, first = self.inside.get(word, _NONE), self.first.get(word, _NONE)
         within, begins = source.inside.get(word, _NONE), source.first.get(word, _NONE)
-        alone = first if is_first else inside
+        alone, shares = (first, self.shapes[1]) if is_first else (inside, self.shapes[0])
         keys = [(_START, word, after)] if is_first else [(before, word, ""), ("", word, after)]
         pairs = [self.pairs.get(key, _NONE) for key in keys]
         for form in dict.fromkeys([word, word[:1].upper() + word[1:], *inside, *first, *within, *begins]):
             if form.lower() != word:
                 continue
             kind = shape(form)
-            p = _smoothed(alone, form, _PRIOR[kind], _PRIOR_COUNT)
+            p = _smoothed(alone, form, shares[kind], _PRIOR_COUNT)
             facts = [(kind, 1.0), ("alone", math.log(p))]
             facts += [(f"pair {number}", math.log(_smoothed(pair, form, p, _PAIR_COUNT))) for number, pair in enumerate(pairs)]
             if is_first and inside:
-                facts.append(("within", math.log(_smoothed(inside, form, _PRIOR[kind], _PRIOR_COUNT))))
+                facts.append(("within", math.log(_smoothed(inside, form, self.shapes[0][kind], _PRIOR_COUNT))))
             if not alone:
                 facts.append((f"unknown {kind}", 1.0))
             if within:
@@ -240,6 +246,14 @@ class SourceForms:
             begins = not end or marks[-1:] in _SENTENCE_ENDS and bool(marks)
             (self.first if begins else self.inside)[found[0].lower()][found[0]] += 1
             end = found.end()
+
+
+def _shares(words: Mapping[str, _Forms]) -> dict[str, float]:
+    counts: Counter[str] = Counter()
+    for forms in words.values():
+        for form, count in forms.items():
+            counts[shape(form)] += count
+    return {kind: (counts[kind] + share) / (counts.total() + 1) for kind, share in _PRIOR.items()}
 
 
 def _count(digits: str) -> int:
