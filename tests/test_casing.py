@@ -74,7 +74,7 @@ def test_what_is_no_table(content, problem, table, tmp_path):
 TEXT = st.text() | st.text("aAσςΣßẞıİiIǆǅK .'-", max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT, max_size=4), TEXT, TEXT)
 def test_nothing_but_case_changes(targets, text, source):
     """Whatever the letters: a sigma at a word's end, a dotless i, letters whose capital is two."""

@@ -31,21 +31,21 @@ _PRIOR_COUNT, _PAIR_COUNT = 0.5, 2.0  # how many observations the prior, and a w
 _HEADER = "# cased forms of training targets: form, times inside a text, times at its beginning; before, form, after, times"
 
 WEIGHTS = {
-    "Title": -0.43, "UPPER": 0.17, "after a name Title": 1.32, "after a name UPPER": 0.00, "after a name lower": -1.22,
-    "after a name miXed": -0.07, "alone": -0.47, "lower": 0.43, "miXed": -0.02, "pair 0": 0.68, "pair 1": 0.59,
-    "source Title": 3.04, "source UPPER": 2.97, "source alone Title": 4.27, "source alone UPPER": 2.11,
-    "source alone lower": 0.99, "source alone miXed": 2.02, "source begins Title": 0.91, "source begins UPPER": 1.02,
-    "source begins alone Title": 2.28, "source begins alone UPPER": 1.41, "source begins alone lower": 0.91,
-    "source begins alone miXed": 1.12, "source begins lower": 0.68, "source begins miXed": 1.14, "source lower": 0.76,
-    "source miXed": 2.88, "unknown Title": -1.33, "unknown UPPER": 1.64, "unknown lower": -0.79, "unknown miXed": 2.09,
-    "first Title": 0.11, "first UPPER": 0.39, "first alone": 0.02, "first lower": -0.30, "first miXed": 0.31,
-    "first pair 0": 0.64, "first source Title": 1.50, "first source UPPER": 1.97, "first source alone Title": 2.38,
-    "first source alone UPPER": 1.90, "first source alone lower": 0.50, "first source alone miXed": 1.64,
-    "first source begins Title": 0.27, "first source begins UPPER": 1.17, "first source begins alone Title": 0.85,
-    "first source begins alone UPPER": 1.16, "first source begins alone lower": 0.84, "first source begins alone miXed": 1.57,
-    "first source begins lower": 0.41, "first source begins miXed": 0.66, "first source lower": 0.37,
-    "first source miXed": 2.05, "first unknown Title": -0.50, "first unknown UPPER": 0.73, "first unknown lower": -0.77,
-    "first unknown miXed": 1.35, "first within": 0.16,
+    "Title": -0.42, "UPPER": 0.21, "after a name Title": 1.32, "after a name UPPER": -0.07, "after a name lower": -1.19,
+    "after a name miXed": -0.15, "alone": -0.46, "lower": 0.41, "miXed": 0.03, "pair 0": 0.66, "pair 1": 0.58,
+    "source Title": 3.07, "source UPPER": 3.02, "source alone Title": 4.27, "source alone UPPER": 2.14,
+    "source alone lower": 0.98, "source alone miXed": 2.13, "source begins Title": 0.93, "source begins UPPER": 1.07,
+    "source begins alone Title": 2.28, "source begins alone UPPER": 1.43, "source begins alone lower": 0.91,
+    "source begins alone miXed": 1.23, "source begins lower": 0.64, "source begins miXed": 1.22, "source lower": 0.78,
+    "source miXed": 3.04, "unknown Title": -1.07, "unknown UPPER": 1.81, "unknown lower": -1.19, "unknown miXed": 2.41,
+    "first Title": 0.03, "first UPPER": 0.37, "first alone": 0.03, "first lower": -0.26, "first miXed": 0.33,
+    "first pair 0": 0.66, "first source Title": 1.46, "first source UPPER": 2.00, "first source alone Title": 2.40,
+    "first source alone UPPER": 1.91, "first source alone lower": 0.49, "first source alone miXed": 1.67,
+    "first source begins Title": 0.25, "first source begins UPPER": 1.18, "first source begins alone Title": 0.87,
+    "first source begins alone UPPER": 1.17, "first source begins alone lower": 0.83, "first source begins alone miXed": 1.59,
+    "first source begins lower": 0.44, "first source begins miXed": 0.67, "first source lower": 0.37,
+    "first source miXed": 2.09, "first unknown Title": -0.82, "first unknown UPPER": 0.76, "first unknown lower": -0.49,
+    "first unknown miXed": 1.47, "first within": 0.13,
 }  # fmt: skip
 """What each fact says for a form; `first` stands before those of a text's first word."""
 
@@ -102,7 +102,7 @@ class Casing:
 
     def _prune(self, least: int) -> None:
         for key, forms in list(self.pairs.items()):
-            alone = (self.first if key[0] == _START else self.inside)[key[1]]
+            alone = (self.first if key[0] == _START else self.inside).get(key[1], _NONE)
             if forms.total() < least or _most(forms) == _most(alone):
                 del self.pairs[key]
         for table, other in ((self.inside, self.first), (self.first, self.inside)):
