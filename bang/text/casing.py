@@ -112,7 +112,9 @@ class Casing:
 
     def save(self, path: StrPath) -> None:
         """Writes the table: text with tabs, the commonest words first."""
-        counted = {word: self.inside[word].total() + self.first[word].total() for word in self.inside.keys() | self.first.keys()}
+        counted: Counter[str] = Counter()
+        for words in (self.inside, self.first):
+            counted.update({word: forms.total() for word, forms in words.items()})
         with replacing(path) as file:
             file.write(f"{_HEADER}\n".encode())
             for word in sorted(counted, key=lambda word: (-counted[word], word)):
