@@ -47,7 +47,7 @@ class BertDictionary(Dictionary):
         self.nspecial = 0  # how many first symbols fairseq takes for its own and does not save
         self.normalization = UNCASED
         self.encoded = Encoded()
-        # fairseq-preprocess tells a dictionary nothing of its end; its workers have copies that say nothing
+        # fairseq-preprocess has no hook for its end; copies in its workers do not report
         weakref.finalize(self, self.encoded.report)
 
     def __eq__(self, other: object) -> bool:
