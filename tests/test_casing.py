@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import runpy
 
 import pytest
 from conftest import GOLDEN, ROOT, VOCAB_SMALL
@@ -58,7 +60,7 @@ def test_a_table_is_readable_and_comes_back(table, tmp_path):
 
 
 @pytest.mark.parametrize("content, problem", [
-    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
+    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"), ("HEADER\nUPnP\t" + "9" * 400 + "\t0\n", "line 2"),
     ("HEADER\na\tUPnP\t\tmany\n", "line 2"), ("\x00", "line 1"),
 ])  # fmt: skip
 def test_what_is_no_table(content, problem, table, tmp_path):
@@ -160,3 +162,18 @@ def test_a_runtime_folder_writes_capitals(command_table, runtime, exported):
     lower = runtime.generate(text, "nar")
     model = Bang.load(exported, casing=command_table, threads=1)
     assert model.generate(text, "nar") == Casing.load(command_table).restore(lower, text) != lower
+
+
+def test_the_benchmark(command_table, monkeypatch, capsys, tmp_path):
+    for side in ("src", "tgt"):
+        (tmp_path / f"test.{side}").write_text("\n".join(lines(f"test.{side}")[:40]) + "\n", encoding="utf-8")
+    (tmp_path / "texts").write_text("\n".join(lines("test.tgt")[:40]).lower() + "\n", encoding="utf-8")
+    monkeypatch.setattr(
+        "sys.argv", ["casing.py", str(tmp_path), "--table", str(command_table), "--texts", str(tmp_path / "texts")]
+    )
+    runpy.run_path(str(ROOT / "benchmarks" / "casing.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    shares = [float(share) for share in re.findall(r": ([\d.]+) % of the words", printed)]
+    assert len(shares) == 4 and shares[3] == max(shares) > 85 > 80 > shares[0]
+    before, after = map(float, re.search(r"BLEU ([\d.]+) -> ([\d.]+)", printed).groups())
+    assert before < after < 100

@@ -259,7 +259,7 @@ def _shares(words: Mapping[str, _Forms]) -> dict[str, float]:
 
 
 def _count(digits: str) -> int:
-    if not digits.isdecimal():
+    if not digits.isdecimal() or len(digits) > 15:
         raise ValueError
     return int(digits)
 
