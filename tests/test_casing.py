@@ -60,7 +60,8 @@ def test_a_table_is_readable_and_comes_back(table, tmp_path):
 
 
 @pytest.mark.parametrize("content, problem", [
-    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"), ("HEADER\nUPnP\t" + "9" * 400 + "\t0\n", "line 2"),
+    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
+    ("HEADER\nUPnP\t" + "9" * 400 + "\t0\n", "line 2"),
     ("HEADER\na\tUPnP\t\tmany\n", "line 2"), ("\x00", "line 1"),
 ])  # fmt: skip
 def test_what_is_no_table(content, problem, table, tmp_path):
