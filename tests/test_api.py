@@ -227,8 +227,8 @@ def test_several_threads_get_the_texts_of_one(model, texts):
 
 
 def test_passes_tell_who_wrote_what(model, texts):
-    for mode, written in (("ar", lambda count: range(count)), ("nar", lambda count: [0] * count),
-                          ("semi-nar", lambda count: [index // 3 for index in range(count)])):  # fmt: skip
+    for mode, written in (("ar", lambda count: range(1, 1 + count)), ("nar", lambda count: [1] * count),
+                          ("semi-nar", lambda count: [1 + index // 3 for index in range(count)])):  # fmt: skip
         for generation in model.generate(texts, mode, beam=1, block_size=3, max_len=25, details=True):
             assert generation.passes == list(written(len(generation.pieces) + 1))
     drafted, greedy = (model.generate(texts, mode, beam=1, details=True) for mode in ("speculative", "ar"))

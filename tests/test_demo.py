@@ -35,7 +35,7 @@ def text():
 
 
 def test_words_are_coloured_by_pass_and_escaped(demo):
-    generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[0, 0, 1, 1, 2, 2])
+    generation = Generation("<b>cats & co", ["<b>", "cat", "##s", "&", "co"], passes=[1, 1, 2, 2, 3, 3])
     page = demo.render([("semi-nar", generation, 12.4), ("<i>", Generation("", []), 0.1)])
     colours = re.findall(r'<span style="background: hsl\((\d+), 75%, 85%\)">(.*?)<sub>(\d)</sub></span>', page)
     assert [(word, number) for _, word, number in colours] == [
@@ -96,9 +96,9 @@ def test_in_a_browser(demo, model, text, browser):
         expected = model.generate(text, mode, beam=1, details=True)
         assert row.find_element(By.CSS_SELECTOR, ".text").text == expected.text
         passes, milliseconds = (cell.text for cell in row.find_elements(By.CSS_SELECTOR, ".number"))
-        assert passes == str(expected.passes[-1] + 1) and int(milliseconds) >= 0
+        assert passes == str(expected.passes[-1]) and int(milliseconds) >= 0
         shown = row.find_elements(By.CSS_SELECTOR, ".words span")
-        assert [span.find_element(By.TAG_NAME, "sub").text for span in shown] == [str(n + 1) for n in expected.passes[:-1]]
+        assert [span.find_element(By.TAG_NAME, "sub").text for span in shown] == [str(n) for n in expected.passes[:-1]]
         colours = {span.value_of_css_property("background-color") for span in shown}
         assert len(colours) == len(set(expected.passes[:-1]))
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and address not in entry["message"]] == []

@@ -37,8 +37,12 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "link":  # its file is the model's: `add_model_arguments`
             continue
         text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
-        metavar = "MODE" if option.type is str else "N"
-        parser.add_argument("--" + name.replace("_", "-"), type=option.type, metavar=metavar, help=text.replace("%", "%%"))
+        text, option_string = text.replace("%", "%%"), "--" + name.replace("_", "-")
+        if option.type is bool:
+            parser.add_argument(option_string, action="store_true", default=None, help=text)
+        else:
+            metavar = "MODE" if option.type is str else "N"
+            parser.add_argument(option_string, type=option.type, metavar=metavar, help=text)
 
 
 def load(args: argparse.Namespace):

@@ -24,6 +24,7 @@ class NgramBlocker(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         self.size = size
+        self.forced: Tensor | None = None  # rows of the next step whose token is given, which may repeat
 
     def forward(self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int) -> Tensor:
         """
@@ -34,11 +35,14 @@ class NgramBlocker(nn.Module):
         Returns:
             lprobs with -inf at the tokens that would repeat an n-gram.
         """
+        forced, self.forced = self.forced, None
         if step + 1 < self.size:
             return lprobs
         ngrams = tokens[:, : step + 1].unfold(1, self.size, 1)  # (rows, ngrams, n)
         last = tokens[:, step + 2 - self.size : step + 1]  # what the next token would complete
         repeats = (ngrams[:, :, :-1] == last[:, None]).all(dim=2)
+        if forced is not None:
+            repeats &= ~forced[:, None]
         if self.size == 1:
             repeats[:, 0] = False  # the start symbol is eos, which must stay possible
         rows, which = repeats.nonzero(as_tuple=True)
@@ -171,6 +175,12 @@ class _Mended(SequenceGenerator):
             )
         finally:
             self.min_len, self.max_len_a, self.max_len_b = lengths
+
+    def _prefix_tokens(self, step, lprobs, scores, tokens, prefix_tokens, beam_size):
+        """As fairseq's; n-gram blocking, which comes after it, leaves a given token alone."""
+        if isinstance(self.repeat_ngram_blocker, NgramBlocker):
+            self.repeat_ngram_blocker.forced = prefix_tokens[:, step].ne(self.pad).repeat_interleave(beam_size)
+        return super()._prefix_tokens(step, lprobs, scores, tokens, prefix_tokens, beam_size)
 
     def is_finished(self, step, unfin_idx, max_len, finalized_sent_len, beam_size):
         return super().is_finished(step, unfin_idx, max_len, finalized_sent_len, beam_size) or self.search.at_limit(

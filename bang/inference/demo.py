@@ -67,7 +67,7 @@ def render(found: list[tuple[str, Generation, float]]) -> str:
     """HTML of what `compare` gives; what comes from a model or a user is escaped."""
     rows = []
     for mode, generation, milliseconds in found:
-        passes = generation.passes[-1] + 1 if generation.passes else 0
+        passes = generation.passes[-1] if generation.passes else 0
         cut = " (source cut)" if generation.truncated else ""
         rows.append(
             f'<tr data-mode="{html.escape(mode)}"><th>{html.escape(_title(mode))}{cut}</th>'
@@ -88,7 +88,7 @@ def _words(generation: Generation) -> str:
     for piece, number in zip(generation.pieces, generation.passes):
         joins, shown = piece.startswith("##"), html.escape(piece.removeprefix("##"))
         hue = number * 137 % 360  # the golden angle: passes that follow each other differ
-        words += f'{"" if joins else " "}<span style="background: hsl({hue}, 75%, 85%)">{shown}<sub>{number + 1}</sub></span>'
+        words += f'{"" if joins else " "}<span style="background: hsl({hue}, 75%, 85%)">{shown}<sub>{number}</sub></span>'
     return words.strip()
 
 
