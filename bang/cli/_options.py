@@ -42,7 +42,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(option_string, action="store_true", default=None, help=text)
         else:
             metavar = "MODE" if option.type is str else "N"
-            parser.add_argument(option_string, type=option.type, metavar=metavar, help=text)
+            action = parser.add_argument(option_string, type=option.type, metavar=metavar, help=text)
+            if name == "mode":
+                vars(action)["completer"] = lambda **_: list(MODES)  # argcomplete reads it
 
 
 def load(args: argparse.Namespace):
