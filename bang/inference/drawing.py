@@ -127,7 +127,8 @@ def draw(drawings: list[Drawing], file: IO[bytes] | str, kind: str = "png") -> N
             axes.tick_params(length=0)
             axes.set_aspect("equal")
             axes.spines[:].set_visible(False)
-            axes.set_xlabel(f"tokens{' ' * 3 * length}slots", fontsize=8)
+            for name, middle in (("tokens", length / 2), ("slots", 1.5 * length + 1)):
+                axes.text(middle, len(cells) + 1.4, name, fontsize=8, ha="center")
             axes.set_ylabel("predicts", fontsize=8)
             axes.set_title(textwrap.fill(drawing.title, 58), fontsize=8, loc="left")
         figure.savefig(file, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
