@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SPECIAL, TEXTS
 from hypothesis import HealthCheck, given, settings, strategies
+from support.interpreters import INTERPRETERS
 
 from bang.inference import onnx_engine
 from bang.inference.api import Bang
@@ -237,13 +238,45 @@ def test_the_example_that_ships_without_torch(exported, runtime, tmp_path):
     assert done.stdout == f"{expected}\n" and expected
 
 
+ELSEWHERE = """
+import os, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "posix_ipc"):
+    sys.modules[name] = None
+for module, names in ((os, ("fork", "register_at_fork", "sched_getaffinity", "geteuid", "getuid", "killpg", "setsid", "mkfifo")),
+                      (signal, ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM", "pthread_sigmask"))):
+    for name in names:
+        delattr(module, name)
+from pathlib import Path
+whole = Path.read_text
+def read_text(path, *args, **options):
+    if str(path).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(path)
+    return whole(path, *args, **options)
+Path.read_text = read_text
+from bang.__main__ import main
+main(["generate", *sys.argv[1:]])
+"""
+
+
+def test_the_runtime_needs_nothing_of_linux_alone(exported, runtime):
+    """Neither modules and functions that other systems lack nor /proc."""
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, exported, "--mode", "semi-nar", "--max-len", "8"],
+        input="\n".join(TEXTS[:2]), cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == runtime.generate(TEXTS[:2], "semi-nar", max_len=8)
+
+
 FIRST_TEXT = 1.5
 """Seconds from the start of the command to its first text."""
 
 
 @pytest.mark.slow
-def test_an_environment_without_torch(exported, runtime, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+@pytest.mark.parametrize("interpreter", INTERPRETERS.values(), ids=INTERPRETERS)
+def test_an_environment_without_torch(interpreter, exported, runtime, tmp_path):
+    """For each Python that is here of those that the package is declared for."""
+    subprocess.run([interpreter, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = ["onnxruntime", "tokenizers", "numpy", "tqdm", "-c", ROOT / "requirements.txt"]
     subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
