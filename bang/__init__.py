@@ -22,7 +22,7 @@ if "fairseq" in sys.modules:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Bang", "Generation"):  # the API's own imports wait until somebody asks for it
+    if name in ("Bang", "Generation"):  # imported on first use: the API's imports are slow
         from .inference import api
 
         return getattr(api, name)
