@@ -335,6 +335,16 @@ def test_the_best_and_those_behind_it(model, texts):
         assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
 
 
+def test_a_model_that_draws_by_default(model, texts):
+    """Its modes that cannot draw still generate, unless they are asked to draw."""
+    drawing = Bang(model.engine, model.pieces, Options(mode="ar", sampling=True, temperature=0.8, nbest=2))
+    assert drawing.generate(texts[:2], "nar") == model.generate(texts[:2], "nar")
+    drawn = model.generate(texts[:2], "ar", sampling=True, temperature=0.8, nbest=2, details=True)
+    assert drawing.generate(texts[:2]) == [one.text for one in drawn]
+    with pytest.raises(ValueError, match="sampling=True: mode nar draws nothing"):
+        drawing.generate(texts[:2], "nar", sampling=True)
+
+
 @pytest.mark.parametrize("mode", ["ar", "speculative"])
 def test_a_draw_follows_from_its_seed_and_source(mode, model, texts):
     options = dict(mode=mode, sampling=True, max_len=8)

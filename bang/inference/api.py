@@ -374,7 +374,7 @@ class Bang:
             near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
             raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
-        options = replace(self.defaults, **(given if mode is None else {"mode": mode, **given}))
+        options = replace(self._defaults_of(mode, given), **(given if mode is None else {"mode": mode, **given}))
         if options.mode not in self.engine.modes:
             raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
@@ -390,6 +390,13 @@ class Bang:
             raise UserError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         self._warn_untrained(options)
         return options
+
+    def _defaults_of(self, mode: str | None, given: dict) -> Options:
+        """The model's defaults; without draws, and with one text, in a mode that has no others and where none are asked for."""
+        chosen = modes.MODES.get(self.defaults.mode if mode is None else mode) if mode is None or isinstance(mode, str) else None
+        if chosen is None or "sampling" in chosen.options or given.keys() & {"sampling", "nbest"}:
+            return self.defaults
+        return replace(self.defaults, nbest=1, sampling=False, sampling_topk=0, sampling_topp=0.0, temperature=1.0)
 
     def _check_several(self, options: Options, given: dict) -> None:
         """Refuses draws, and several texts of a source, where the mode has none."""

@@ -100,7 +100,8 @@ class OnnxEngine:
         """For each source one hypothesis, with those behind it of a beam search; `keys` as in `Bounds`."""
         mode = MODES[options.mode]
         beam = options.beam if mode.beam_search and not options.sampling else 1
-        slots = self._slots(sources, options) * beam
+        longest = 0 if prefixes is None else max(map(len, prefixes))
+        slots = self._slots(sources, options) * beam + longest  # a prefix is scored in the first pass
         rows = max(1, _LOG_PROBS // (slots * self.pieces))
         if len(sources) > rows:
             parts = [slice(start, start + rows) for start in range(0, len(sources), rows)]
