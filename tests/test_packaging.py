@@ -149,7 +149,7 @@ def environment(wheel, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_new_environment_without_the_checkout(environment, pairs, tmp_path):
-    """Fine-tunes, packs, exports and generates; no file that is written names the checkout."""
+    """Fine-tunes, packs and generates; no file that is written names the checkout."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     clean |= {"PATH": f"{environment}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -165,10 +165,8 @@ def test_a_new_environment_without_the_checkout(environment, pairs, tmp_path):
     little = [*TINY[:-1], "--max-update", "2", "--warmup-updates", "1", "--num-workers", "0"]
     call("bang", "run-task", pairs, "--mode", "nar", "--out", "out", "--train", shlex.join(little), "--workers", "1")
     call("bang", "pack", "out/checkpoints/checkpoint_last.pt", "model")
-    call("bang", "export", "model", "exported")
     source = (pairs / "test.src").read_text(encoding="utf-8")
-    for folder in ("model", "exported"):
-        assert len(call("bang", "generate", folder, "--mode", "nar", stdin=source).splitlines()) == 12
+    assert len(call("bang", "generate", "model", "--mode", "nar", stdin=source).splitlines()) == 12
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".log", ".json", ".sh", ".md")]
     assert written and not [path for path in written if str(ROOT) in path.read_text(encoding="utf-8", errors="replace")]
 
