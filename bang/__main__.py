@@ -1,4 +1,10 @@
-"""The command `bang`, also `python -m bang`: generates, tokenizes, packs and more, each a subcommand."""
+# PYTHON_ARGCOMPLETE_OK
+"""The command `bang`, also `python -m bang`: generates, tokenizes, packs and more, each a subcommand.
+
+Where argcomplete is installed (the extra "completion"), a shell completes commands, options and modes:
+
+    eval "$(register-python-argcomplete bang)"
+"""
 
 import argparse
 import difflib
@@ -9,7 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from . import cli
+from . import __version__, cli
 from .errors import UserError, user_error_message
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
@@ -17,7 +23,8 @@ COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) i
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
     """The parser of one subcommand, the only one imported, or of all of them."""
-    parser = argparse.ArgumentParser(prog="bang", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bang", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"bang {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS if name is None else [name]:
         module = importlib.import_module(f"{cli.__name__}.{command}")
@@ -38,6 +45,17 @@ def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
     return f"; maybe {' and '.join(near)} is meant" if near else ""
 
 
+def _complete() -> None:
+    """Answers a shell that asks what may come next, which argcomplete's script tells by an environment variable; then exits."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    words = os.environ.get("COMP_LINE", "").split()
+    name = words[1].replace("-", "_") if len(words) > 2 else None  # of a subcommand that is written out
+    argcomplete.autocomplete(_parser(name if name in COMMANDS else None))
+
+
 def _terminate(*_) -> None:
     """Ends in an orderly way, so that no half file or worker stays; asked once more, it is under way."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -46,6 +64,7 @@ def _terminate(*_) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130."""
+    _complete()
     argv = sys.argv[1:] if argv is None else list(argv)
     name = argv[0].replace("-", "_") if argv else None
     args, unknown = _parser(name if name in COMMANDS else None).parse_known_args(argv)

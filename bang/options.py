@@ -5,7 +5,7 @@ fairseq's task, `Bang.generate`, the engines and the command line all take them 
 
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 from .errors import UserError
 from .visibility import BLOCK_SIZE
@@ -68,6 +68,22 @@ class Options:
     no_repeat_ngram_size: int = _option(
         0, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text (0: it may)"
     )
+    nbest: int = _option(
+        1, "texts of each source, best first: of a beam search at most its beam, or so many that are drawn by sampling", least=1
+    )
+    sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "in AR and speculative decoding, draw each word piece by its probability instead of searching the best text; "
+            "the draw follows from the seed and the source alone"
+        },
+    )
+    sampling_topk: int = _option(0, "draw among so many most probable word pieces (0: all)")
+    sampling_topp: float = _option(
+        0.0, "draw among the fewest word pieces that hold so much probability (0: all); goes before the number of them", most=1
+    )
+    temperature: float = _option(1.0, "divides the logits before a draw: below 1 for surer texts", least=0.01)
+    seed: int = _option(1, "of the draws: another one gives other texts")
     link: bool | None = field(
         default=None,
         metadata={
@@ -91,6 +107,12 @@ class Options:
             if option.type in (int, float):
                 least, most = option.metadata["limits"]
                 check_number(option.name, getattr(self, option.name), least, most, option.type is int)
+        if not isinstance(self.sampling, bool):
+            raise UserError(f"sampling={self.sampling!r}: give True or False")
+        for name in ("sampling_topk", "sampling_topp", "temperature"):
+            value = getattr(self, name)
+            if not self.sampling and value != DESCRIBED[name].default:
+                raise UserError(f"{name}={value}: what is drawn has it; give sampling=True (--sampling), or leave it out")
         if not (self.link is None or isinstance(self.link, bool)):
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
         if self.case not in (None, *CASES):
@@ -106,6 +128,30 @@ class Options:
 
 DESCRIBED: dict[str, Field] = {option.name: option for option in fields(Options)}
 """The options by name, with their types, defaults and help."""
+
+
+class OptionValues(TypedDict, total=False):
+    """`Options` but the mode, as keyword arguments that type checkers and editors know."""
+
+    beam: int
+    block_size: int
+    commit_threshold: float
+    draft_length: int
+    draft_from_source: float
+    eos_penalty: float
+    max_len: int
+    max_len_a: float
+    min_len: int
+    len_penalty: float
+    no_repeat_ngram_size: int
+    nbest: int
+    sampling: bool
+    sampling_topk: int
+    sampling_topp: float
+    temperature: float
+    seed: int
+    link: bool | None
+    case: str | None
 
 
 def describe(name: str) -> Any:

@@ -56,7 +56,9 @@ def generate(chrome, address: str, text: str) -> tuple[list, list]:
 
     chrome.get(address)
     wait = WebDriverWait(chrome, 120)
-    wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#source textarea")).send_keys(text)
+    source = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "#source textarea"))
+    source.clear()  # of the example
+    source.send_keys(text)
     boxes = chrome.find_elements(By.CSS_SELECTOR, "#modes input[type=checkbox]")
     ticked = [box.is_selected() for box in boxes]
     for box in boxes:

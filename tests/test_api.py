@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import gc
+import inspect
 import itertools
 import logging
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,10 +28,10 @@ from tqdm import tqdm
 from bang import Bang
 from bang.inference import load as loader
 from bang.inference import trained_model
-from bang.inference.api import Generation, Hypothesis, _growing
+from bang.inference.api import CallOptions, Generation, Hypothesis, _growing
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
-from bang.options import Options
+from bang.options import DESCRIBED, Options, OptionValues
 from bang.safety.hooks import GlobalHydra
 from bang.trained_modes import split_shares
 
@@ -227,8 +229,8 @@ def test_several_threads_get_the_texts_of_one(model, texts):
 
 
 def test_passes_tell_who_wrote_what(model, texts):
-    for mode, written in (("ar", lambda count: range(count)), ("nar", lambda count: [0] * count),
-                          ("semi-nar", lambda count: [index // 3 for index in range(count)])):  # fmt: skip
+    for mode, written in (("ar", lambda count: range(1, 1 + count)), ("nar", lambda count: [1] * count),
+                          ("semi-nar", lambda count: [1 + index // 3 for index in range(count)])):  # fmt: skip
         for generation in model.generate(texts, mode, beam=1, block_size=3, max_len=25, details=True):
             assert generation.passes == list(written(len(generation.pieces) + 1))
     drafted, greedy = (model.generate(texts, mode, beam=1, details=True) for mode in ("speculative", "ar"))
@@ -298,11 +300,186 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
     (["a"], dict(min_len=9, max_len=5, mode="nar"),
      "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
+    (["a"], dict(nbest=2), "nbest=2 without details=True: the other texts are"),
+    (["a"], dict(nbest=3, beam=2, details=True), "nbest=3, beam=2: a beam search has as many texts as its beam; raise it"),
+    (["a"], dict(mode="nar", nbest=2, details=True), "nbest=2: mode nar has one text; several come of AR's beam"),
+    (["a"], dict(nbest=0), "nbest=0: give a whole number, 1 or more"),
+    (["a"], dict(mode="nar", sampling=True), "sampling=True: mode nar draws nothing; leave it out, or give one of ar, spec"),
+    (["a"], dict(sampling=True, beam=2), "beam=2 with sampling=True: what is drawn has no beam; nbest gives several draws"),
+    (["a"], dict(sampling=1), "sampling=1: give True or False"),
+    (["a"], dict(sampling_topk=5), "sampling_topk=5: what is drawn has it; give sampling=True"),
+    (["a"], dict(temperature=0.5), "temperature=0.5: what is drawn has it"),
+    (["a"], dict(sampling=True, temperature=0), "temperature=0: give a number, 0.01 or more"),
+    (["a"], dict(sampling=True, seed=-1), "seed=-1: give a whole number, 0 or more"),
+    (["a"], dict(mode="nar", prefix="b"), "prefix: mode nar sees no token of its text; leave it out, or give one"),
+    (["a", "b"], dict(prefix=["c"]), "1 prefixes for 2 texts: give one for each text, empty for none"),
+    (["a"], dict(prefix=[7]), "the prefix of text 1 is no text but of type int"),
+    (["a"], dict(prefix=7), "a int is no text"),
+    (["a"], dict(prefix="b [SEP]"), r"the prefix of text 1 has \[SEP\], which ends a text"),
+    (["a"], dict(prefix="b b b", max_len=2), "the prefix of text 1 has 3 word pieces, over the limit of 2 of the text"),
 ])  # fmt: skip
 def test_refusals(texts, options, message, model):
     with pytest.raises(ValueError, match=message) as refusal:
         model.generate(texts, **options)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_best_and_those_behind_it(model, texts):
+    """As fairseq's --nbest; a text of none has none behind it."""
+    found = model.generate([*texts[:4], ""], "ar", beam=4, nbest=3, details=True)
+    assert [generation.text for generation in found] == model.generate([*texts[:4], ""], "ar", beam=4)
+    assert [len(generation.others) for generation in found] == [2, 2, 2, 2, 0]
+    for generation in found[:4]:
+        ranked = [generation, *generation.others]
+        assert len({tuple(one.pieces) for one in ranked}) == 3
+        assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+
+
+def test_a_model_that_draws_by_default(model, texts):
+    """Its modes that cannot draw still generate, unless they are asked to draw."""
+    drawing = Bang(model.engine, model.pieces, Options(mode="ar", sampling=True, temperature=0.8, nbest=2))
+    assert drawing.generate(texts[:2], "nar") == model.generate(texts[:2], "nar")
+    drawn = model.generate(texts[:2], "ar", sampling=True, temperature=0.8, nbest=2, details=True)
+    assert drawing.generate(texts[:2]) == [one.text for one in drawn]
+    with pytest.raises(ValueError, match="sampling=True: mode nar draws nothing"):
+        drawing.generate(texts[:2], "nar", sampling=True)
+
+
+@pytest.mark.parametrize("mode", ["ar", "speculative"])
+def test_a_draw_follows_from_its_seed_and_source(mode, model, texts):
+    options = dict(mode=mode, sampling=True, max_len=8)
+    expected = model.generate(texts[:6], seed=3, **options)
+    assert model.generate(texts[5::-1], seed=3, **options) == expected[::-1]
+    assert model.generate(iter(texts[:6]), seed=3, batch_tokens=1, **options).__next__() == expected[0]
+    assert model.generate(texts[:6], seed=4, **options) != expected
+    (several,) = model.generate(texts[:1], seed=3, nbest=4, details=True, **options)
+    drawn = [several, *several.others]
+    assert len({one.text for one in drawn}) == 4 and expected[0] in [one.text for one in drawn]
+    assert model.generate(texts[:6], sampling_topk=1, **options) == model.generate(texts[:6], "ar", beam=1, max_len=8)
+
+
+def test_a_beginning_for_all_texts_or_one_for_each(model, texts):
+    for mode, beam in (("ar", 3), ("ar", 1), ("semi-nar", 1), ("speculative", 1)):
+        free = model.generate(texts[:3], mode, beam=beam, details=True)
+        found = model.generate(texts[:3], mode, beam=beam, prefix="a library", details=True)
+        assert all(one.text.startswith("a library") for one in found)
+        mixed = model.generate(iter(texts[:3]), mode, beam=beam, prefix=iter(["", "a library", ""]), details=True)
+        assert [one.pieces for one in mixed] == [free[0].pieces, found[1].pieces, free[2].pieces]
+    with pytest.raises(ValueError, match="text 2 has no prefix: give one for each text, empty for none"):
+        list(model.generate(iter(texts[:2]), "ar", beam=1, prefix=iter(["a"])))
+    assert model.generate("", "ar", prefix="a library") == ""
+
+
+@pytest.mark.parametrize("engine", ["plugin", "runtime"])
+def test_given_tokens_may_repeat(engine, request, pieces, texts):
+    """n-gram blocking leaves them alone, in a search and in the loop."""
+    engine = request.getfixturevalue(engine)
+    model = Bang(engine if engine.__class__ is TorchEngine else engine.engine, pieces)
+    for mode, beam in (("ar", 2), ("ar", 1), ("speculative", 1)):
+        options = dict(mode=mode, beam=beam, prefix="tool tool", no_repeat_ngram_size=1, max_len=6, details=True)
+        found = model.generate(texts[0], **options)
+        assert found.pieces[:2] == ["tool", "tool"] and np.isfinite(found.piece_scores).all()
+        assert len(set(found.pieces)) == len(found.pieces) - 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_text_is_streamed_as_passes_commit_it(mode, model, texts):
+    for text in (texts[1], ""):
+        expected = model.generate(text, mode, beam=1, block_size=3, details=True)
+        found = list(model.stream(text, mode, block_size=3, details=True))
+        assert (found[-1].pieces, found[-1].text, found[-1].passes) == (expected.pieces, expected.text, expected.passes)
+        assert found[-1].piece_scores == pytest.approx(expected.piece_scores, abs=1e-5)
+        assert [one.text for one in found] == list(model.stream(text, mode, block_size=3))
+    streamed = list(model.stream(texts[1], mode, block_size=3, max_len=9, details=True))
+    assert [one.passes[-1] for one in streamed] == list(range(1, 1 + len(streamed)))
+    count = len(streamed[-1].pieces) + 1
+    assert len(streamed) == {"ar": count, "semi-nar": -(-count // 3), "nar": 1}.get(mode, len(streamed))
+
+
+def test_others_may_generate_while_a_text_is_streamed(model, texts):
+    stream = model.stream(texts[0], "ar", prefix="a library")
+    first = next(stream)
+    expected = model.generate(texts[:2], "ar")
+    assert [first, *stream][-1] == model.generate(texts[0], "ar", beam=1, prefix="a library") and len(expected) == 2
+    for call, message in (
+        (lambda: model.stream(texts[0], "ar", beam=4), "beam=4: a beam search has no text before its end"),
+        (lambda: model.stream([texts[0]]), "a list is no text: stream takes one str"),
+        (lambda: model.stream("tool " * 600), "text 1 has 600 word pieces"),
+        (lambda: model.stream(texts[0], "nar", prefix="a"), "prefix: mode nar sees no token"),
+        (lambda: model.stream(texts[0], "ar", sampling=True, nbest=2), "nbest=2: one text is streamed"),
+    ):  # before the first pass
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("engine", ["plugin", "runtime"])
+def test_ctrl_c_leaves_the_model_usable(engine, mode, request, pieces, texts, monkeypatch):
+    """As in a notebook, where the kernel's interrupt comes in the middle of a pass."""
+    engine = request.getfixturevalue(engine)
+    model = Bang(engine if engine.__class__ is TorchEngine else engine.engine, pieces)
+    expected = model.generate(texts[:3], mode, max_len=8)
+    from bang.inference.onnx_session import OnnxSession
+    from bang.network.decoder import BangDecoder
+
+    for kind, name in ((OnnxSession, "_write"), (BangDecoder, "output_layer")):
+        whole = getattr(kind, name)
+
+        def interrupted(*args, whole=whole, **options):
+            signal.raise_signal(signal.SIGINT)
+            return whole(*args, **options)
+
+        monkeypatch.setattr(kind, name, interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for call in (lambda: model.generate(texts[:3], mode), lambda: list(model.stream(texts[0], mode))):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    monkeypatch.undo()
+    assert model.generate(texts[:3], mode, max_len=8) == expected
+
+
+def test_progress_is_shown_where_it_is_asked_for(model, texts, capsys):
+    expected = model.generate([*texts[:3], ""], "nar")
+    assert capsys.readouterr().err == ""
+    assert model.generate([*texts[:3], ""], "nar", progress=True) == expected
+    assert "4/4" in capsys.readouterr().err
+    assert list(model.generate(iter(texts[:3]), "nar", progress=True)) == expected[:3]
+    assert "3 texts [" in capsys.readouterr().err
+
+
+def test_it_says_what_it_is(model, runtime):
+    told = "modes ar, semi-nar, nar, speculative, ar by default, 1389 word pieces>"
+    assert repr(model) == f"<Bang {str(CHECKPOINT)!r}, {told}"
+    assert repr(Bang(model.engine, model.pieces)) == f"<Bang {told}" and repr(runtime).startswith("<Bang '/")
+
+
+def test_the_typed_options_are_the_described_ones():
+    """Editors complete what `Options` takes; the mode is an argument of its own."""
+    types = {name: field.type for name, field in DESCRIBED.items() if name != "mode"}
+    assert typing.get_type_hints(OptionValues) == types
+    parameters = inspect.signature(Bang.generate).parameters.keys() - {"self", "texts", "mode", "details", "options"}
+    assert typing.get_type_hints(CallOptions).keys() == types.keys() | parameters
+
+
+def test_types_of_answers(tmp_path):
+    """What a type checker says of the answers of an installed package."""
+    mypy = pytest.importorskip("mypy.api")
+    (tmp_path / "use.py").write_text(
+        "from bang import Bang, Generation\n"
+        "def use(model: Bang) -> None:\n"
+        "    one: str = model.generate('a')\n"
+        "    several: list[Generation] = model.generate(['a'], details=True, beam=2, prefix=['b'])\n"
+        "    for text in model.generate(iter(['a']), 'nar'):\n"
+        "        text.upper()\n"
+        "    last: str = [*model.stream('a')][-1]\n"
+        "    model.generate('a', beam='4')\n"
+        "    model.generate('a', details=True).upper()\n"
+    )
+    out, err, _ = mypy.run(
+        ["--config-file", str(ROOT / "pyproject.toml"), "--follow-imports", "silent", str(tmp_path / "use.py")]
+    )
+    told = [line.split(": ")[0].rpartition(":")[2] for line in out.splitlines() if ": error: " in line]
+    assert told == ["8", "9"], out + err
 
 
 def test_the_largest_numbers_serve(model, texts):

@@ -45,10 +45,10 @@ def example(shipped, monkeypatch, capsys):
 
 
 def test_they_are_short_and_each_answers_a_question():
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 9
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 20, path.name
+        assert len(text.splitlines()) <= 24, path.name
         assert "?" in text.split("\n")[0] and f"python examples/{path.name}" in text
 
 
@@ -78,10 +78,29 @@ def test_speculative_decoding(example):
 def test_scores_and_passes(example):
     first, *pieces = example("scores_and_passes").out.splitlines()
     found = [re.fullmatch(r"pass (\d+) +(-\d+\.\d+)   (\S+)", line).groups() for line in pieces]
-    assert [int(number) for number, _, _ in found] == [index // 4 for index in range(len(found))] and len(found) > 8
+    assert [int(number) for number, _, _ in found] == [1 + index // 4 for index in range(len(found))] and len(found) > 8
     assert found[-1][2] == "[SEP]"
     mean = sum(float(score) for _, score, _ in found) / len(found)
     assert float(first.rpartition(" ")[2]) == pytest.approx(mean, abs=0.01)
+
+
+def test_several_texts(example, shipped):
+    lines = example("several_texts").out.splitlines()
+    scores = [float(line.split()[0]) for line in lines[:3]]
+    assert scores == sorted(scores, reverse=True) and len({line.split("   ")[1] for line in lines[:3]}) == 3
+    assert lines[3].startswith("drawn: ") and lines[4].startswith("drawn: ") and lines[3] != lines[4]
+    assert lines[5].startswith("begun: library for ")
+    streamed = [line.removeprefix("so far: ") for line in lines[6:]]
+    source = "This package contains a collection of Perl modules which read and write the headers of FITS images."
+    assert len(streamed) > 1 and streamed[-1] == shipped.generate(source, "semi-nar", block_size=4)
+
+
+def test_serve_from_asyncio(example, shipped):
+    sources = ["A header-only dbus-binding leveraging C++-11.", "Fast estimators for survival analysis."]
+    *texts, last = example("serve_from_asyncio").out.splitlines()
+    assert texts[:2] == shipped.generate(sources, "nar")
+    assert len(texts) > 2 and all(text.startswith("so far: ") for text in texts[2:])
+    assert last == f"so far: {shipped.generate(sources[0], 'semi-nar', block_size=4)}"
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_scores_and_passes_are_the_networks(golden_model, linked, link, sources)
         )[0]
     scores = torch.log_softmax(logits[0], -1).gather(1, torch.tensor([*text.tokens, model.decoder.dictionary.eos()])[:, None])
     assert text.positional_scores == pytest.approx(scores[:, 0].tolist(), abs=1e-4)
-    assert text.passes == [0] * 21 + [1] * (size - 21)
+    assert text.passes == [1] * 21 + [2] * (size - 21)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import GOLDEN, ROOT
 
+import bang
 from bang import cli, packages
 from bang.__main__ import COMMANDS, main
 
@@ -99,6 +102,29 @@ def test_unknown_options_name_the_near_one(arguments, message, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"bang {arguments[0]}: error: {message}"
+
+
+def test_the_version_is_told_once(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"bang {bang.__version__}\n"
+    assert re.search(r'^version = \{ attr = "bang.__version__" \}$', (ROOT / "pyproject.toml").read_text(), flags=re.M)
+
+
+@pytest.mark.parametrize("line, wanted", [
+    ("bang gen", {"generate"}),
+    ("bang generate model --mode ", {"ar", "semi-nar", "nar", "speculative"}),
+    ("bang generate model --sampling-", {"--sampling-topk", "--sampling-topp"}),
+    ("bang run-task raw --st", {"--start"}),
+])  # fmt: skip
+def test_a_shell_completes(line, wanted, tmp_path):
+    """As argcomplete's script asks; without torch."""
+    pytest.importorskip("argcomplete")
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1",
+                   "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "found")}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "bang"], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {word.strip() for word in (tmp_path / "found").read_text().split("\013")} == wanted
 
 
 def test_console_script():

@@ -105,9 +105,31 @@ def test_generate_command(folder, texts, generate):
     details = [json.loads(line) for line in lines.splitlines()]
     assert [line["text"] for line in details] == Bang.load(folder).generate(texts[:2], "ar", beam=1)
     assert [len(line["pieces"]) + 1 for line in details] == [len(line["passes"]) for line in details]
+    assert [line["line"] for line in details] == [1, 2] and all(line["passes"][:2] == [1, 2] for line in details)
     assert generate(b"") == ""
     with pytest.raises(SystemExit, match="^bang generate: error: stdin, line 2: not UTF-8"):
         generate(b"fine\n\xff\n")
+
+
+def test_several_texts_and_given_beginnings(folder, texts, generate, tmp_path):
+    lines, model = "\n".join(texts[:2]).encode(), Bang.load(folder)
+    rows = [json.loads(line) for line in generate(lines, "--mode", "ar", "--nbest", "2", "--json").splitlines()]
+    assert [[row["text"], row["others"][0]["text"]] for row in rows] == [
+        [found.text, found.others[0].text] for found in model.generate(texts[:2], "ar", nbest=2, details=True)
+    ]
+    (tmp_path / "beginnings").write_text("\na library\n")
+    found = generate(lines, "--mode", "ar", "--sampling", "--seed", "7", "--prefix-file", str(tmp_path / "beginnings"))
+    assert found.splitlines() == model.generate(texts[:2], "ar", sampling=True, seed=7, prefix=["", "a library"])
+    found = generate(lines, "--mode", "ar", "--prefix", "a library").splitlines()
+    assert all(line.startswith("a library") for line in found)
+    for options, message in (
+        (["--nbest", "2"], "--nbest 2: give --json too, whose rows have room for several texts"),
+        (["--prefix", "a", "--prefix-file", "b"], "--prefix and --prefix-file: give one of them"),
+        (["--mode", "ar", "--prefix-file", "no-such-file"], "no-such-file: no such file or directory"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            generate(lines, *options)
+        assert stop.value.code == f"bang generate: error: {message}"
 
 
 def test_a_line_that_is_too_long(folder, generate, capfdbinary):

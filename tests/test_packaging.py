@@ -3,17 +3,30 @@
 import ast
 import functools
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
+from pathlib import Path
 
 import pytest
 from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL
+from support.interpreters import INTERPRETERS, declared
 
-PROVIDED = {"fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "sklearn": "scikit-learn", "PIL": "pillow"}
+import bang
+
+PROVIDED = {
+    "gradio_client": "gradio",
+    "fairseq": "ve-fairseq",
+    "fairseq_cli": "ve-fairseq",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+}
 """Packages whose modules have another name."""
 
 
@@ -99,6 +112,63 @@ def test_an_installed_package_is_a_user_dir(site, run, tmp_path):
         VOCAB_SMALL, "--tgtdict", VOCAB_SMALL, cwd=tmp_path, env=env,
     )  # fmt: skip
     assert (tmp_path / "bin" / "test.src-tgt.src.bin").exists()
+
+
+def test_the_metadata(site):
+    distribution = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info")))
+    assert distribution.version == bang.__version__ and (site / "bang" / "py.typed").exists()
+    assert distribution.metadata["Requires-Python"] == f">={declared()[0]}"
+    assert declared() == ["3.11", "3.12", "3.13", "3.14"]
+
+
+@pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS)
+def test_each_declared_python_reads_the_code(python, site, tmp_path):
+    code = (
+        "import pathlib, sys\nfor path in pathlib.Path(sys.argv[1]).rglob('*.py'): compile(path.read_bytes(), str(path), 'exec')"
+    )
+    done = subprocess.run([python, "-W", "error", "-c", code, site / "bang"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """The programs of a new environment with the wheel in it; what the package needs it takes from this one, without network."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    others = [path for path in map(sysconfig.get_path, ("purelib", "platlib")) if path]
+    (packages / "others.pth").write_text("\n".join(dict.fromkeys(others)) + "\n")
+    install = ["-m", "pip", "--python", folder / "bin" / "python", "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([sys.executable, *install, "--ignore-installed", wheel], check=True)
+    for script in Path(sys.executable).parent.glob("fairseq-*"):  # what installing fairseq there would bring
+        _, _, body = script.read_text(encoding="utf-8").partition("\n")
+        (folder / "bin" / script.name).write_text(f"#!{folder / 'bin' / 'python'}\n{body}", encoding="utf-8")
+        (folder / "bin" / script.name).chmod(0o755)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_a_new_environment_without_the_checkout(environment, pairs, tmp_path):
+    """Fine-tunes, packs and generates; no file that is written names the checkout."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    clean |= {"PATH": f"{environment}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+    def call(*words, stdin=None):
+        done = subprocess.run(
+            [environment / words[0], *words[1:]], cwd=tmp_path, env=clean, input=stdin, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert call("python", "-c", "import bang; print(bang.__file__)").startswith(str(environment.parent))
+    assert call("bang", "--version") == f"bang {bang.__version__}\n"
+    little = [*TINY[:-1], "--max-update", "2", "--warmup-updates", "1", "--num-workers", "0"]
+    call("bang", "run-task", pairs, "--mode", "nar", "--out", "out", "--train", shlex.join(little), "--workers", "1")
+    call("bang", "pack", "out/checkpoints/checkpoint_last.pt", "model")
+    source = (pairs / "test.src").read_text(encoding="utf-8")
+    assert len(call("bang", "generate", "model", "--mode", "nar", stdin=source).splitlines()) == 12
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".log", ".json", ".sh", ".md")]
+    assert written and not [path for path in written if str(ROOT) in path.read_text(encoding="utf-8", errors="replace")]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SPECIAL, TEXTS
 from hypothesis import HealthCheck, given, settings, strategies
+from support.interpreters import INTERPRETERS
 
 from bang.inference import onnx_engine
 from bang.inference.api import Bang
@@ -50,6 +51,63 @@ def test_the_runtime_gives_the_plugins_tokens_and_scores(options, plugin, runtim
         assert b.score == pytest.approx(a.score, abs=2e-5)
         assert b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
         assert b.passes == a.passes
+
+
+SEVERAL = {
+    "beam": dict(beam=4, nbest=3, len_penalty=0.5),
+    "n-grams": dict(beam=3, nbest=3, no_repeat_ngram_size=1),
+    "greedy": dict(beam=1),
+    "semi-nar": dict(mode="semi-nar", block_size=3),
+    "the dial": dict(mode="semi-nar", block_size=4, commit_threshold=0.3),
+    "speculative": dict(mode="speculative", draft_length=3),
+    "draws": dict(sampling=True, nbest=3, seed=5),
+    "draws of few": dict(sampling=True, sampling_topk=5, temperature=0.7),
+    "draws of likely ones": dict(sampling=True, sampling_topp=0.6, no_repeat_ngram_size=1),
+    "drafted draws": dict(mode="speculative", sampling=True, nbest=2, temperature=1.5),
+}
+
+
+def same(a, b):
+    assert b.tokens == a.tokens and b.passes == a.passes
+    assert b.score == pytest.approx(a.score, abs=2e-5)
+    assert b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("options", SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("given", [False, True], ids=["free", "prefix"])
+def test_the_runtime_gives_the_plugins_several_texts(given, options, plugin, runtime, sources):
+    """The best, those behind it, and draws; free, and from given beginnings of several lengths, one of none."""
+    options, batch = Options(**{"max_len": 9, **options}), sources[:6]
+    prefixes = [batch[(row + 1) % 6][:length] for row, length in enumerate((1, 0, 4, 2, 9, 3))] if given else None
+    expected, found = plugin.generate(batch, options, prefixes), runtime.engine.generate(batch, options, prefixes)
+    for row, (a, b) in enumerate(zip(expected, found, strict=True)):
+        ranked = [b, *b.others]
+        assert len(ranked) == len(a.others) + 1 == (1 if given and row == 4 and not options.sampling else options.nbest)
+        assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+        for ours, theirs in zip([a, *a.others], ranked, strict=True):
+            same(ours, theirs)
+            assert np.isfinite(ours.positional_scores).all() and len(ours.passes) == len(ours.tokens) + 1
+            if given:
+                assert theirs.tokens[: len(prefixes[row])] == prefixes[row].tolist()
+    for engine, together in ((plugin, expected), (runtime.engine, found)):  # each alone, and in another order
+        row = 2
+        alone = engine.generate([batch[row]], options, prefixes and [prefixes[row]])[0]
+        turned = engine.generate(batch[::-1], options, prefixes and prefixes[::-1])[len(batch) - 1 - row]
+        for other in (alone, turned):
+            for ours, theirs in zip([together[row], *together[row].others], [other, *other.others], strict=True):
+                same(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", ["ar", "semi-nar", "nar", "speculative"])
+def test_the_runtime_streams_as_the_plugin(mode, plugin, runtime, sources):
+    options = Options(mode=mode, beam=1, max_len=20, block_size=3)
+    for source in sources[:3]:
+        both = [list(engine.stream(source, options)) for engine in (plugin, runtime.engine)]
+        for a, b in zip(*both, strict=True):
+            same(a, b)
+        for engine, streamed in zip((plugin, runtime.engine), both):
+            same(streamed[-1], engine.generate([source], options)[0])
+            assert [one.passes[-1] for one in streamed] == list(range(1, 1 + len(streamed)))
 
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
@@ -180,13 +238,45 @@ def test_the_example_that_ships_without_torch(exported, runtime, tmp_path):
     assert done.stdout == f"{expected}\n" and expected
 
 
+ELSEWHERE = """
+import os, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "posix_ipc"):
+    sys.modules[name] = None
+for module, names in ((os, ("fork", "register_at_fork", "sched_getaffinity", "geteuid", "getuid", "killpg", "setsid", "mkfifo")),
+                      (signal, ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM", "pthread_sigmask"))):
+    for name in names:
+        delattr(module, name)
+from pathlib import Path
+whole = Path.read_text
+def read_text(path, *args, **options):
+    if str(path).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(path)
+    return whole(path, *args, **options)
+Path.read_text = read_text
+from bang.__main__ import main
+main(["generate", *sys.argv[1:]])
+"""
+
+
+def test_the_runtime_needs_nothing_of_linux_alone(exported, runtime):
+    """Neither modules and functions that other systems lack nor /proc."""
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, exported, "--mode", "semi-nar", "--max-len", "8"],
+        input="\n".join(TEXTS[:2]), cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == runtime.generate(TEXTS[:2], "semi-nar", max_len=8)
+
+
 FIRST_TEXT = 1.5
 """Seconds from the start of the command to its first text."""
 
 
 @pytest.mark.slow
-def test_an_environment_without_torch(exported, runtime, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+@pytest.mark.parametrize("interpreter", INTERPRETERS.values(), ids=INTERPRETERS)
+def test_an_environment_without_torch(interpreter, exported, runtime, tmp_path):
+    """For each Python that is here of those that the package is declared for."""
+    subprocess.run([interpreter, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = ["onnxruntime", "tokenizers", "numpy", "tqdm", "-c", ROOT / "requirements.txt"]
     subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)

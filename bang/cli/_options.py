@@ -47,10 +47,16 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "link":  # its file is the model's: `add_model_arguments`
             continue
         text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
-        kind: dict[str, Any] = {"type": option.type, "metavar": "MODE" if option.type is str else "N"}
-        if "choices" in option.metadata:
-            kind = {"choices": option.metadata["choices"]}
-        parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
+        text, option_string = text.replace("%", "%%"), "--" + name.replace("_", "-")
+        if option.type is bool:
+            parser.add_argument(option_string, action="store_true", default=None, help=text)
+        elif "choices" in option.metadata:
+            parser.add_argument(option_string, choices=option.metadata["choices"], help=text)
+        else:
+            metavar = "MODE" if option.type is str else "N"
+            action = parser.add_argument(option_string, type=option.type, metavar=metavar, help=text)
+            if name == "mode":
+                vars(action)["completer"] = lambda **_: list(MODES)  # argcomplete reads it
 
 
 def load(args: argparse.Namespace):

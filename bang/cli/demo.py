@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (default: %(default)s)")
-    parser.add_argument("--text", default="", help="text to begin with")
+    parser.add_argument("--text", default="", help="text to begin with (default: an example)")
 
 
 def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError(f"the page needs gradio, which is not installed: {install_command('gradio', 'demo')}")
+    print(f"loading {args.model} …", flush=True)
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
     from ..inference.demo import serve

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Iterator
 
 from ..decoding.link import NO_LINK
-from ..text.files import CompressedError, decode_line
+from ..errors import UserError
+from ..text.files import CompressedError, decode_line, read_lines
 from ._options import add_generation_arguments, add_model_arguments, generation_options, load
 
 BLANKS = 3
@@ -45,13 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object a line: text, word pieces, their log-probabilities and the decoder's pass that gave each",
+        help="one JSON object a line: the line's number, text, word pieces, their log-probabilities and the decoder's pass that "
+        'gave each, from 1; with --nbest the other texts in "others"',
+    )
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="what every text begins with; not in NAR")
+    parser.add_argument(
+        "--prefix-file", metavar="FILE", help="what each text begins with, line by line with stdin; empty lines for none"
     )
 
 
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    if (args.nbest or 1) > 1 and not args.json:
+        raise UserError(f"--nbest {args.nbest}: give --json too, whose rows have room for several texts")
+    if args.prefix and args.prefix_file:
+        raise UserError("--prefix and --prefix-file: give one of them")
     model = load(args)
     undecodable: dict[int, str] = {}
     is_to_stop = args.on_error == "stop"
@@ -76,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
         batching["read_ahead"] = 1  # interactive: answer each line at once
     found = model.generate(
         lines(), details=True, truncate=args.truncate_source, drop_repeats=False if args.keep_repeats else None,
-        on_error="raise" if is_to_stop else "blank", **options, **batching,
+        on_error="raise" if is_to_stop else "blank",
+        prefix=read_lines(args.prefix_file) if args.prefix_file else args.prefix, **options, **batching,
     )  # fmt: skip
     blank: dict[int, str] = {}
     total = 0
@@ -86,7 +97,8 @@ def run(args: argparse.Namespace) -> None:
             generation = dataclasses.replace(generation, error=undecodable.pop(total))
         if generation.error is not None:
             blank[total] = generation.error
-        text = json.dumps(dataclasses.asdict(generation), ensure_ascii=False) if args.json else generation.text
+        row = {"line": total, **dataclasses.asdict(generation)} if args.json else {}
+        text = json.dumps(row, ensure_ascii=False) if args.json else generation.text
         sys.stdout.buffer.write(f"{text}\n".encode())
         if sys.stdin.isatty():
             sys.stdout.flush()

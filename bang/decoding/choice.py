@@ -3,9 +3,13 @@
 Shapes: B rows, n slots of a row, V vocabulary.
 """
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..errors import UserError
 from . import search
@@ -23,6 +27,15 @@ class Bounds(NamedTuple):
     least: Any
     limit: Any
     key: Any
+
+
+def draw_keys(sources: Sequence[np.ndarray], draws: int) -> np.ndarray:
+    """`Bounds.key` of texts that are drawn from sources, so many of each, (B * draws).
+
+    They follow from the ids of the source alone: a draw is the same in every batch and order.
+    """
+    found = (_hash(zlib.crc32(ids.astype("<i8").tobytes())) + draw for ids in sources for draw in range(draws))
+    return np.fromiter(found, np.int64)
 
 
 @dataclass(frozen=True)

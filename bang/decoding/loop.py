@@ -34,6 +34,7 @@ and what is kept is the best path through them (`path`). In semi-NAR a path begi
 one path runs through all pieces of the canvas, and is settled where it ends.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class Text(NamedTuple):
     Attributes:
         tokens: ids, the last one eos, int64.
         scores: log-probabilities, float32.
-        passes: number of the pass that gave each token, from 0, int64.
+        passes: number of the pass that gave each token, from 1, int64.
     """
 
     tokens: np.ndarray
@@ -112,18 +113,33 @@ class Decoding:
         """The texts, in the order of the batch."""
         texts: dict[int, Text] = {}
         while len(self.row):
-            step = self._next_pass()
-            if self.linked is not None and step.blocks == 1:
-                ended = self._commit_paths(self.session.likeliest(step, self.linked.candidates), self.linked)
-            else:
-                ended = self._commit(step, *self.session.run(step))
-            self.passes += 1
-            if ended.any():
-                for row in ended.nonzero()[0]:
-                    kept = slice(1, self.length[row])
-                    texts[self.row[row]] = Text(*(x[row, kept].copy() for x in (self.text, self.score, self.when)))
-                self._keep((~ended).nonzero()[0])
+            texts.update(self.advance())
         return [texts[row] for row in sorted(texts)]
+
+    def advance(self) -> dict[int, Text]:
+        """Runs one pass. Returns the texts that it ended, by row of the batch."""
+        step = self._next_pass()
+        self.passes += 1
+        if self.linked is not None and step.blocks == 1:
+            ended = self._commit_paths(self.session.likeliest(step, self.linked.candidates), self.linked)
+        else:
+            ended = self._commit(step, *self.session.run(step))
+        texts = {int(self.row[row]): self.kept(int(row)) for row in ended.nonzero()[0]}
+        if texts:
+            self._keep((~ended).nonzero()[0])
+        return texts
+
+    def kept(self, row: int) -> Text:
+        """What is kept so far of a row that is still decoded. Where a link chooses, a later pass of NAR may change it."""
+        kept = slice(1, self.length[row])
+        return Text(*(x[row, kept].copy() for x in (self.text, self.score, self.when)))
+
+    def stream(self) -> Iterator[Text]:
+        """The text of a batch of one row after each pass; the last one is whole."""
+        assert len(self.row) == 1
+        while len(self.row):
+            ended = self.advance()
+            yield ended[0] if ended else self.kept(0)
 
     def _draft_prefix(self) -> None:
         """A prefix is drafted and its tokens forced, so that they are scored."""
@@ -146,15 +162,15 @@ class Decoding:
         main = int((last - self.fed).max()) + blocks
         tokens = np.take_along_axis(self.text, self.fed[:, None] + np.arange(main), axis=1)
         anchor = last[:, None] + np.arange(blocks)
-        given, forced = 0, None
+        forced, sizes = None, None
         if self.linked is not None and blocks > 1:
             drafts = 0  # a prefix is scored; paths begin behind it
-        if not self.passes and blocks > 1:  # nothing is drafted inside what all rows are given
-            given = int(self.drafted.min())
+        if not self.passes and blocks > 1:  # each row drafts behind what it is given, whatever the others are given
+            sizes = tuple(1 + drafts * int(block in self.drafted) for block in range(blocks))
             forced = np.full((len(last), blocks), -1)
             forced[:, :-1] = self.forced[:, : blocks - 1]
-        sizes = (1,) * given + self.strategy.block_sizes(drafts, blocks - given)
-        banned = self._repeats(blocks) if self.no_repeat_ngram else None
+        sizes = sizes or self.strategy.block_sizes(drafts, blocks)
+        banned = self._repeats(blocks, forced) if self.no_repeat_ngram else None
         gain = self.strategy.source_gain if self.strategy.verify else None
         ends = self._ends(last, last + blocks - 1 + drafts)
         return Pass(tokens, self.fed, anchor, sizes, drafts, forced, banned, ends, gain, self.strategy.sure)
@@ -162,11 +178,13 @@ class Decoding:
     def _ends(self, first_target: np.ndarray, last_target: np.ndarray) -> bool:
         return bool((first_target < self.least).any() or (last_target >= self.limit).any())
 
-    def _repeats(self, blocks: int):
-        """Tokens that would complete an n-gram that the text, drafts and all, holds already."""
+    def _repeats(self, blocks: int, forced: np.ndarray | None):
+        """Tokens that would complete an n-gram that the text, drafts and all, holds already; a forced token may."""
         found: list[list[int]] = [[], [], []]
         for row, (text, length, drafted) in enumerate(zip(self.text, self.length, self.drafted)):
             for block in range(min(blocks, 1 + int(drafted))):
+                if forced is not None and forced[row, block] >= 0:
+                    continue
                 tokens = completing_tokens(text[: length + block], self.no_repeat_ngram).tolist()
                 found = [old + new for old, new in zip(found, ([row] * len(tokens), [block] * len(tokens), tokens))]
         return tuple(np.array(x, dtype=np.int64) for x in found)

@@ -25,6 +25,7 @@ class NgramBlocker(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         self.size = size
+        self.forced: Tensor | None = None  # rows of the next step whose token is given, which may repeat
 
     def forward(self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int) -> Tensor:
         """
@@ -35,9 +36,12 @@ class NgramBlocker(nn.Module):
         Returns:
             lprobs with -inf at the tokens that would repeat an n-gram.
         """
+        forced = None if self.forced is None else self.forced.cpu().numpy()
+        self.forced = None
         texts = tokens[:, : step + 1].cpu().numpy()
         for row, text in enumerate(texts):
-            lprobs[row, torch.from_numpy(completing_tokens(text, self.size)).to(lprobs.device)] = -math.inf
+            if forced is None or not forced[row]:
+                lprobs[row, torch.from_numpy(completing_tokens(text, self.size)).to(lprobs.device)] = -math.inf
         return lprobs
 
 
@@ -166,6 +170,12 @@ class _Mended(SequenceGenerator):
             )
         finally:
             self.min_len, self.max_len_a, self.max_len_b = lengths
+
+    def _prefix_tokens(self, step, lprobs, scores, tokens, prefix_tokens, beam_size):
+        """As fairseq's; n-gram blocking, which comes after it, leaves a given token alone."""
+        if isinstance(self.repeat_ngram_blocker, NgramBlocker):
+            self.repeat_ngram_blocker.forced = prefix_tokens[:, step].ne(self.pad).repeat_interleave(beam_size)
+        return super()._prefix_tokens(step, lprobs, scores, tokens, prefix_tokens, beam_size)
 
     def is_finished(self, step, unfin_idx, max_len, finalized_sent_len, beam_size):
         return super().is_finished(step, unfin_idx, max_len, finalized_sent_len, beam_size) or self.search.at_limit(

@@ -81,7 +81,21 @@ class LoopGenerator:
         bounds: Bounds | None = None,
         **unused,
     ) -> list[list[dict]]:
-        """One hypothesis for each sentence of the batch, as fairseq's generators return them.
+        """One hypothesis for each sentence of the batch, as fairseq's generators return them; arguments as `decoding`'s."""
+        texts = self.decoding(sample, prefix_tokens, length, encoded, bounds).run()
+        if self.statistics is not None and length is None:  # a sentence counts once
+            self.statistics.add(texts)
+        return [[self.hypothesis(text)] for text in texts]
+
+    def decoding(
+        self,
+        sample: dict,
+        prefix_tokens: Tensor | None = None,
+        length: np.ndarray | None = None,
+        encoded: list[dict] | None = None,
+        bounds: Bounds | None = None,
+    ) -> Decoding:
+        """The decoding of a batch, whose encoder has run.
 
         Args:
             length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
@@ -96,14 +110,12 @@ class LoopGenerator:
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
         linked = None if self.link is None else Linked(self.link, src_tokens.cpu().numpy(), self.chooser)
-        texts = Decoding(
+        return Decoding(
             session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram, linked
-        ).run()
-        if self.statistics is not None and length is None:  # a sentence counts once
-            self.statistics.add(texts)
-        return [[self._hypothesis(text)] for text in texts]
+        )
 
-    def _hypothesis(self, text: Text) -> dict:
+    def hypothesis(self, text: Text) -> dict:
+        """A text as fairseq's generators return it."""
         scores = torch.from_numpy(text.scores)
         return {
             "tokens": torch.from_numpy(text.tokens),

@@ -30,7 +30,7 @@ class Statistics:
         """Counts the texts of a batch."""
         for text in texts:
             self.texts += 1
-            self.kept.update(np.bincount(text.passes).tolist())
+            self.kept.update(np.bincount(text.passes)[1:].tolist())
 
     def summary(self) -> dict:
         """The counts as plain data."""

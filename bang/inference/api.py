@@ -4,13 +4,14 @@ Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` 
 makes ids of raw text, batches of ids, and text of what the engine generates.
 """
 
+import contextlib
 import difflib
 import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Unpack, overload
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .. import modes
 from ..decoding.link import NO_LINK, Link
 from ..decoding.search import Slots
 from ..errors import UserError
-from ..options import DESCRIBED, Options, check_number
+from ..options import DESCRIBED, Options, OptionValues, check_number
 from ..text.casing import NO_CASING, Casing
 from ..text.cleanup import to_text
 from ..text.files import StrPath
@@ -37,7 +38,7 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
-_OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead")
+_OF_CALL = ("mode", "details", "prefix", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "progress")
 """What `Bang.generate` takes beside `Options`."""
 
 
@@ -52,13 +53,15 @@ class Hypothesis(NamedTuple):
         tokens: ids, without the eos that ends the text.
         score: log-probability, normalised by length.
         positional_scores: log-probability of each token, and of the eos after them.
-        passes: the decoder's pass that gave each token, and the eos after them, counted from 0.
+        passes: the decoder's pass that gave each token, and the eos after them, counted from 1.
+        others: the next best hypotheses, best first.
     """
 
     tokens: list[int]
     score: float
     positional_scores: list[float]
     passes: list[int]
+    others: Sequence["Hypothesis"] = ()
 
 
 class Engine(Protocol):
@@ -78,14 +81,20 @@ class Engine(Protocol):
     max_source_positions: int
     link: Link | None
 
-    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+    def generate(
+        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
+    ) -> list[Hypothesis]:
         """Generates for a batch; may be called from several threads.
 
         Args:
             sources: ids, none of them pad, eos last, int64, each (S,), no longer than `max_source_positions`.
+            prefixes: ids that each text begins with, int64, each (any,), without eos; None: free.
         Raises:
             ValueError: an option does not serve.
         """
+
+    def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
+        """What is kept of the text of one source after each pass of the decoder; the last one is whole."""
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """What one NAR pass says of its slots, at most so many: the `count` likeliest tokens of each.
@@ -105,6 +114,7 @@ class Generation:
         score, piece_scores, passes: as in `Hypothesis`; those of the end of the text come last.
         truncated: whether the source was cut to what the model takes.
         error: why there is no text, in one line; None: there is one.
+        others: with `nbest` the other texts, best first.
     """
 
     text: str
@@ -114,6 +124,26 @@ class Generation:
     passes: Sequence[int] = ()
     truncated: bool = False
     error: str | None = None
+    others: Sequence["Generation"] = ()
+
+
+class CallOptions(OptionValues, total=False):
+    """What `Bang.generate` takes beside the texts, their mode and `details`."""
+
+    prefix: str | Iterable[str] | None
+    truncate: bool
+    drop_repeats: bool | None
+    on_error: Literal["raise", "blank"]
+    batch_tokens: int
+    read_ahead: int
+    progress: bool
+
+
+class _Several(Protocol):
+    """Texts in anything that has a length: a list, a tuple, an array of numpy, a Series of pandas."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class _Source(NamedTuple):
@@ -121,6 +151,7 @@ class _Source(NamedTuple):
     truncated: bool = False
     error: str | None = None
     text: str = ""
+    prefix: np.ndarray | None = None  # ids that the generated text begins with; None: free
 
 
 class Bang:
@@ -153,6 +184,13 @@ class Bang:
         self._word_pieces = WordPieces(self.pieces, normalization)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
+
+    def __repr__(self) -> str:
+        model = f"{self._loaded_by['model']!r}, " if self._loaded_by else ""
+        link = ", link" if self.engine.link is not None else ""
+        return (
+            f"<Bang {model}modes {', '.join(self.modes)}, {self.defaults.mode} by default, {len(self.pieces)} word pieces{link}>"
+        )
 
     def __reduce__(self):
         if self._loaded_by is None:
@@ -206,19 +244,45 @@ class Bang:
         """The modes that the model can run."""
         return self.engine.modes
 
+    @overload
+    def generate(
+        self, texts: str, mode: str | None = None, *, details: Literal[False] = False, **options: Unpack[CallOptions]
+    ) -> str: ...
+    @overload
+    def generate(
+        self, texts: str, mode: str | None = None, *, details: Literal[True], **options: Unpack[CallOptions]
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self, texts: _Several, mode: str | None = None, *, details: Literal[False] = False, **options: Unpack[CallOptions]
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, texts: _Several, mode: str | None = None, *, details: Literal[True], **options: Unpack[CallOptions]
+    ) -> list[Generation]: ...
+    @overload
+    def generate(
+        self, texts: Iterator[str], mode: str | None = None, *, details: Literal[False] = False, **options: Unpack[CallOptions]
+    ) -> Iterator[str]: ...
+    @overload
+    def generate(
+        self, texts: Iterator[str], mode: str | None = None, *, details: Literal[True], **options: Unpack[CallOptions]
+    ) -> Iterator[Generation]: ...
     def generate(
         self,
-        texts: str | Iterable[str],
+        texts: Any,
         mode: str | None = None,
         *,
         details: bool = False,
+        prefix: str | Iterable[str] | None = None,
         truncate: bool = False,
         drop_repeats: bool | None = None,
         on_error: str = "raise",
         batch_tokens: int = BATCH_TOKENS,
         read_ahead: int = READ_AHEAD,
-        **options,
-    ):
+        progress: bool = False,
+        **options: Any,
+    ) -> Any:
         """Generates a text for each text.
 
         Args:
@@ -226,6 +290,7 @@ class Bang:
                 pandas), or an iterator.
             mode: see `modes`; default: the model's.
             details: give a `Generation` for each text, with scores and word pieces, in place of its text.
+            prefix: what the generated texts begin with: one beginning for all, or one for each text, "" for none. Not in NAR.
             truncate: cut sources that are longer than the model takes, and say so; else they are an error.
             drop_repeats: drop a word that repeats the one before it; default: in NAR and semi-NAR alone.
             on_error: of a text that cannot be served: "raise" a ValueError, or "blank": its text is empty, and the
@@ -233,7 +298,8 @@ class Bang:
             batch_tokens: how many source tokens, padding included, are decoded at once.
             read_ahead: how many texts of an iterator are read ahead of an answer, at most. It begins with 1, so that the
                 first answer comes soon.
-            options: see `Options`.
+            progress: show a bar on stderr, in a notebook where ipywidgets is installed.
+            options: see `Options`. With `nbest` each `Generation` has the other texts in `others`.
 
         Returns:
             In the order of `texts`: a text for one text, a list for what has a length, an iterator for an
@@ -245,6 +311,8 @@ class Bang:
                 behind the answers to what came before.
         """
         chosen = self._options(mode, options)
+        if chosen.nbest > 1 and not details and "nbest" in options:
+            raise UserError(f"nbest={chosen.nbest} without details=True: the other texts are those in `others` of a Generation")
         check_number("batch_tokens", batch_tokens, least=1)
         check_number("read_ahead", read_ahead, least=1)
         if on_error not in _ON_ERROR:
@@ -253,14 +321,72 @@ class Bang:
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
         is_one, is_stream = isinstance(texts, str), not _has_length(texts)
-        sources = self._sources([texts] if isinstance(texts, str) else texts, truncate, on_error)
+        prefixes = _prefixes(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
+        sources = self._sources([texts] if is_one else texts, prefixes, chosen, truncate, on_error)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
-        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens)
+        bar = _bar(progress, None if is_stream else 1 if is_one else len(texts))
+        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens, bar)
         answers: Iterator[Any] = found if details else (generation.text for generation in found)
         if is_one:
             return next(answers)
         return answers if is_stream else list(answers)
+
+    @overload
+    def stream(
+        self, text: str, mode: str | None = None, *, details: Literal[False] = False, prefix: str = "", truncate: bool = False,
+        drop_repeats: bool | None = None, **options: Unpack[OptionValues],
+    ) -> Iterator[str]: ...  # fmt: skip
+    @overload
+    def stream(
+        self, text: str, mode: str | None = None, *, details: Literal[True], prefix: str = "", truncate: bool = False,
+        drop_repeats: bool | None = None, **options: Unpack[OptionValues],
+    ) -> Iterator[Generation]: ...  # fmt: skip
+    def stream(
+        self,
+        text: str,
+        mode: str | None = None,
+        *,
+        details: bool = False,
+        prefix: str = "",
+        truncate: bool = False,
+        drop_repeats: bool | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Generates a text, and yields what is kept of it after each pass of the decoder; the last one is `generate`'s text.
+
+        Each takes the place of the one before, which it goes on from as a rule: the clean-up may join words, and NAR with a
+        link may change what it wrote.
+
+        Args:
+            text, mode, details, prefix, truncate, drop_repeats, options: as those of `generate`. AR is greedy here: a beam
+                search has no text before its end.
+
+        Raises:
+            ValueError: as in `generate`, before the first pass.
+        """
+        chosen = self._options(mode, options)
+        if modes.find(chosen.mode).beam_search and not chosen.sampling:
+            if options.get("beam", 1) != 1:
+                raise UserError(f"beam={chosen.beam}: a beam search has no text before its end; leave it out, or give 1")
+            chosen = replace(chosen, beam=1)
+        if chosen.nbest > 1:
+            raise UserError(f"nbest={chosen.nbest}: one text is streamed; leave it out")
+        if not isinstance(text, str):
+            raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
+        if drop_repeats is None:
+            drop_repeats = modes.find(chosen.mode).drops_repeats
+        (source,) = self._sources([text], _prefixes(prefix, 1, chosen), chosen, truncate, "raise")
+        return self._streamed(source, chosen, drop_repeats, details)
+
+    def _streamed(self, source: _Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
+        if len(source.ids) == 1:  # an empty text
+            yield Generation("", []) if details else ""
+            return
+        given = () if source.prefix is None else (source.prefix,)
+        for kept in self.engine.stream(source.ids.astype(np.int64), options, *given):
+            generation = self._generation(kept, source, drop_repeats, self._restores_case(options))
+            yield generation if details else generation.text
 
     def _options(self, mode: str | None, given: dict) -> Options:
         unknown = given.keys() - DESCRIBED.keys()
@@ -268,13 +394,14 @@ class Bang:
             near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
             meant = f", maybe {near} is meant" if near else ""
             raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
-        options = replace(self.defaults, **(given if mode is None else {"mode": mode, **given}))
+        options = replace(self._defaults_of(mode, given), **(given if mode is None else {"mode": mode, **given}))
         if options.mode not in self.engine.modes:
             raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
             self._check_link(options)
         if options.case == "source" and not self.normalization.do_lower_case:
             raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
+        self._check_several(options, given)
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
             raise UserError(
@@ -285,6 +412,31 @@ class Bang:
             raise UserError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
         self._warn_untrained(options)
         return options
+
+    def _defaults_of(self, mode: str | None, given: dict) -> Options:
+        """The model's defaults; without draws, and with one text, in a mode that has no others and where none are asked for."""
+        chosen = modes.MODES.get(self.defaults.mode if mode is None else mode) if mode is None or isinstance(mode, str) else None
+        if chosen is None or "sampling" in chosen.options or given.keys() & {"sampling", "nbest"}:
+            return self.defaults
+        return replace(self.defaults, nbest=1, sampling=False, sampling_topk=0, sampling_topp=0.0, temperature=1.0)
+
+    def _check_several(self, options: Options, given: dict) -> None:
+        """Refuses draws, and several texts of a source, where the mode has none."""
+        mode = modes.find(options.mode)
+        if options.sampling and "sampling" not in mode.options:
+            have = ", ".join(name for name, other in modes.MODES.items() if "sampling" in other.options)
+            raise UserError(f"sampling=True: mode {mode.name} draws nothing; leave it out, or give one of {have}")
+        if options.sampling and given.get("beam", 1) > 1:
+            raise UserError(f"beam={options.beam} with sampling=True: what is drawn has no beam; nbest gives several draws")
+        if options.nbest > 1 and not options.sampling:
+            if not mode.beam_search:
+                raise UserError(
+                    f"nbest={options.nbest}: mode {mode.name} has one text; several come of AR's beam, or of sampling"
+                )
+            if options.nbest > options.beam:
+                raise UserError(
+                    f"nbest={options.nbest}, beam={options.beam}: a beam search has as many texts as its beam; raise it"
+                )
 
     def _check_link(self, options: Options) -> None:
         """Refuses a link that is asked for where there can be none."""
@@ -305,7 +457,25 @@ class Bang:
                 logger.warning("%s", warning)
 
     def _stream(
-        self, sources: Iterator[_Source], windows: Iterable[int], options: Options, drop_repeats: bool, batch_tokens: int
+        self,
+        sources: Iterator[_Source],
+        windows: Iterable[int],
+        options: Options,
+        drop_repeats: bool,
+        batch_tokens: int,
+        bar: Any,
+    ) -> Iterator[Generation]:
+        with bar:
+            yield from self._answers(sources, windows, options, drop_repeats, batch_tokens, bar)
+
+    def _answers(
+        self,
+        sources: Iterator[_Source],
+        windows: Iterable[int],
+        options: Options,
+        drop_repeats: bool,
+        batch_tokens: int,
+        bar: Any,
     ) -> Iterator[Generation]:
         numbered = enumerate(sources, start=1)
         for size in windows:
@@ -319,19 +489,29 @@ class Bang:
             if cut:
                 limit = self.engine.max_source_positions - 1
                 logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
-            yield from self._window(list(window.values()), options, drop_repeats, batch_tokens)
+            yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
             if failure is not None:
                 raise failure
             if len(window) < size:
                 return
 
-    def _window(self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int) -> list[Generation]:
+    def _window(
+        self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any
+    ) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
         casing = self._restores_case(options)
-        for batch in batches([len(source.ids) for source in sources], batch_tokens):
-            hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
+        draws = options.nbest if options.sampling else 1
+        done = 0
+        for batch in batches([len(source.ids) for source in sources], batch_tokens // draws):
+            chosen = [sources[index] for index in batch]
+            given = [source.prefix for source in chosen]
+            prefixes = () if all(ids is None for ids in given) else ([_NO_IDS if ids is None else ids for ids in given],)
+            hypotheses = self.engine.generate([source.ids.astype(np.int64) for source in chosen], options, *prefixes)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
                 found[index] = self._generation(hypothesis, sources[index], drop_repeats, casing)
+            done += len(batch)
+            bar.update(len(batch))
+        bar.update(len(sources) - done)  # the empty ones
         return found
 
     def _restores_case(self, options: Options) -> Casing | None:
@@ -340,10 +520,17 @@ class Bang:
             return None
         return self.casing if options.case is None else self.casing or Casing()
 
-    def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
+    def _sources(
+        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str
+    ) -> Iterator[_Source]:
         for number, text in enumerate(texts, start=1):
+            prefix = next(prefixes, None)
+            if prefix is None:
+                raise UserError(f"text {number} has no prefix: give one for each text, empty for none")
             try:
                 source = self._source(text, number, truncate)
+                if prefix:
+                    source = source._replace(prefix=self._prefix(prefix, number, len(source.ids), options))
             except ValueError as error:
                 if on_error == "raise":
                     raise
@@ -370,15 +557,48 @@ class Bang:
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
         return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
 
-    def _generation(
-        self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None = None
-    ) -> Generation:
+    def _prefix(self, prefix: str, number: int, length: int, options: Options) -> np.ndarray:
+        """The ids of what the text of a source of `length` ids begins with."""
+        if not isinstance(prefix, str):
+            raise UserError(f"the prefix of text {number} is no text but of type {type(prefix).__name__}: give str")
+        pieces = [piece for piece in self._word_pieces(prefix).split() if piece != "[PAD]"]
+        if "[SEP]" in pieces:
+            raise UserError(f"the prefix of text {number} has [SEP], which ends a text: leave it out")
+        limit = int(options.max_len_a * length + options.max_len)
+        if len(pieces) > limit:
+            raise UserError(
+                f"the prefix of text {number} has {len(pieces)} word pieces, over the limit of {limit} of the text: shorten it, "
+                "or raise max_len (--max-len)"
+            )
+        return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
+
+    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
         if casing is not None:
             text = casing.restore(text, source.text)
         scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
-        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated)
+        others = [self._generation(other, source, drop_repeats, casing) for other in hypothesis.others]
+        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated, others=others)
+
+
+def hypothesis(tokens: list[int], score: float, scores: np.ndarray, passes: np.ndarray, eos: int) -> Hypothesis:
+    """Of a text's tokens, with or without the eos at their end."""
+    return Hypothesis(tokens[:-1] if tokens and tokens[-1] == eos else tokens, score, scores.tolist(), passes.tolist())
+
+
+def ranked(found: Sequence[Hypothesis]) -> Hypothesis:
+    """The best of the hypotheses of one source, the others behind it."""
+    best, *others = sorted(found, key=lambda one: -one.score)
+    return best._replace(others=others)
+
+
+def padded_prefixes(prefixes: Sequence[np.ndarray], pad: int) -> np.ndarray:
+    """Prefixes of several lengths as one array, (B, longest)."""
+    found = np.full((len(prefixes), max(map(len, prefixes))), pad)
+    for row, ids in enumerate(prefixes):
+        found[row, : len(ids)] = ids
+    return found
 
 
 def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -388,6 +608,47 @@ def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         rows = max(1, batch_tokens // max(lengths[order[0]], _LEAST_WIDTH))
         yield order[:rows]
         order = order[rows:]
+
+
+_NO_IDS = np.empty(0, dtype=np.int64)
+
+
+def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
+    """What each text begins with, "" for nothing.
+
+    Args:
+        count: of the texts; None: nobody knows.
+    """
+    if prefix is None or prefix == "":
+        return itertools.repeat("")
+    mode = modes.find(options.mode)
+    if not mode.strategy(options).anchored:
+        have = ", ".join(name for name, other in modes.MODES.items() if other.strategy(Options(mode=name)).anchored)
+        raise UserError(f"prefix: mode {mode.name} sees no token of its text; leave it out, or give one of {have}")
+    if isinstance(prefix, str):
+        return itertools.repeat(prefix)
+    _check_texts(prefix)
+    if count is not None:
+        prefix = list(prefix)
+        if len(prefix) != count:
+            raise UserError(
+                f"{len(prefix)} prefixes for {count} texts: give one for each text, empty for none, or one str for all"
+            )
+    return iter(prefix)
+
+
+def _bar(progress: bool, total: int | None) -> Any:
+    """A bar of progress over texts; with no progress one that shows nothing."""
+    if not progress:
+        return _NoBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit=" texts")
+
+
+class _NoBar(contextlib.nullcontext):
+    def update(self, count: int) -> None:
+        pass
 
 
 def _growing(most: int) -> Iterator[int]:

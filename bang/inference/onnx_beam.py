@@ -9,7 +9,8 @@ import numpy as np
 
 from ..decoding.ngrams import completing_tokens
 from ..decoding.passes import Pass
-from .onnx_session import OnnxSession, columns
+from ..decoding.search import likeliest
+from .onnx_session import Candidates, OnnxSession, columns
 
 
 class Found(NamedTuple):
@@ -28,8 +29,9 @@ def search(
     specials: tuple[int, int, int],
     len_penalty: float = 1.0,
     no_repeat_ngram: int = 0,
-) -> list[Found]:
-    """The best hypothesis of each sentence of a batch.
+    prefix: np.ndarray | None = None,
+) -> list[list[Found]]:
+    """The hypotheses of each sentence of a batch, best first.
 
     As in fairseq a sentence is done once `beam` of its hypotheses have ended among the first `beam`
     candidates of a step, or at its limit.
@@ -41,8 +43,11 @@ def search(
         specials: ids of pad, unk and eos.
         len_penalty: a score is the sum of log-probabilities, eos included, over length to this power.
         no_repeat_ngram: no n-gram of so many tokens comes twice; 0: it may.
+        prefix: tokens that the texts begin with, padded on the right, (A, any); None: free.
     """
     eos = specials[2]
+    given = np.full((len(limit), 0), -1) if prefix is None else np.where(prefix == specials[0], -1, prefix)
+    given = np.where(np.arange(given.shape[1]) < limit[:, None], given, -1)  # it ends at the limit
     sentence = np.arange(len(limit))  # those still searched
     session.keep(np.repeat(sentence, beam))
     tokens = np.full((len(limit) * beam, 1), eos)  # (B, step + 1)
@@ -55,9 +60,11 @@ def search(
         first = np.full(rows, step)
         # enough to fill all places of a step, whatever is forbidden
         count = 2 * beam + (step if no_repeat_ngram else 0)
-        found = session.candidates(Pass(tokens[:, step:], first, first[:, None], (1,), 0), count)
+        next_token = Pass(tokens[:, step:], first, first[:, None], (1,), 0)
+        forced = np.repeat(given[sentence, step], beam) if step < given.shape[1] else np.full(rows, -1)
+        found = _candidates(session, next_token, forced, count, specials)
         ids, log_probs = (x[:, 0] for x in columns(found, specials))
-        _forbid(ids, log_probs, tokens, eos, np.repeat(least, beam), np.repeat(limit, beam), no_repeat_ngram)
+        _forbid(ids, log_probs, tokens, forced, eos, np.repeat(least, beam), np.repeat(limit, beam), no_repeat_ngram)
         sums = totals[:, step, None] + log_probs  # (B, n)
         if not step:  # the beams of a sentence are all alike yet
             sums[np.arange(rows) % beam > 0] = -np.inf
@@ -87,15 +94,29 @@ def search(
             session.keep(parents, np.repeat(stay, beam) * beam if over.any() else stay[:0])
         sentence, least, limit, alive = sentence[stay], least[stay], limit[stay], alive[stay]
         step += 1
-    return [max(of_sentence, key=lambda hypothesis: hypothesis.score) for of_sentence in ended]
+    return [sorted(of_sentence, key=lambda hypothesis: -hypothesis.score) for of_sentence in ended]
 
 
-def _forbid(ids, log_probs, tokens, eos: int, least, limit, no_repeat_ngram: int) -> None:
+def _candidates(session: OnnxSession, step: Pass, forced: np.ndarray, count: int, specials: tuple[int, int, int]) -> Candidates:
+    """The likeliest tokens of the next slot of each row; the forced one of a row is the first of them."""
+    if (forced < 0).all():
+        return session.candidates(step, count)
+    (log_probs,) = session.forward(step._replace(forced=forced[:, None]))  # of the whole vocabulary, (B, 1, V)
+    tokens, scores = likeliest(log_probs, min(count + len(specials), log_probs.shape[2]))
+    rows = (forced >= 0).nonzero()[0]
+    tokens[rows, 0, 0], scores[rows, 0, 0] = forced[rows], log_probs[rows, 0, forced[rows]]
+    return Candidates(log_probs[:, :, list(specials)], tokens, scores)
+
+
+def _forbid(ids, log_probs, tokens, forced, eos: int, least, limit, no_repeat_ngram: int) -> None:
     """Sets what may not come next to -inf: pad, eos too early, all but eos at the limit, repeated n-grams.
+
+    Where a token is forced it alone may come.
 
     Args:
         ids, log_probs: candidates in the order of `onnx_session.columns`, (B, n).
         tokens: hypotheses so far, the start symbol first, (B, step + 1).
+        forced: token of each row, -1: free, (B).
         least, limit: (B).
     """
     step = tokens.shape[1] - 1
@@ -104,4 +125,8 @@ def _forbid(ids, log_probs, tokens, eos: int, least, limit, no_repeat_ngram: int
     log_probs[(step < np.minimum(least, limit)), 2] = -np.inf
     if no_repeat_ngram:
         for row, so_far in enumerate(tokens):
-            log_probs[row, np.isin(ids[row], completing_tokens(so_far, no_repeat_ngram))] = -np.inf
+            if forced[row] < 0:
+                log_probs[row, np.isin(ids[row], completing_tokens(so_far, no_repeat_ngram))] = -np.inf
+    for row in (forced >= 0).nonzero()[0]:
+        place = (ids[row] == forced[row]).nonzero()[0][0]  # an unknown one is among the special ones too
+        log_probs[row] = np.where(np.arange(ids.shape[1]) == place, log_probs[row], -np.inf)

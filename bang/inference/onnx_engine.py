@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
 from ..decoding import loop
-from ..decoding.choice import Bounds
+from ..decoding.choice import Bounds, draw_keys
 from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
@@ -26,9 +27,9 @@ from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from ..trained_modes import Blocks
 from . import cpu
-from .api import Hypothesis
+from .api import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
-from .onnx_beam import search
+from .onnx_beam import Found, search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 
 logger = logging.getLogger(__name__)
@@ -87,36 +88,84 @@ class OnnxEngine:
             whole=on_cpu,
         )
 
-    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
-        specials, mode = self._graphs.specials, MODES[options.mode]
-        strategy, beam = mode.strategy(options), options.beam if mode.beam_search else 1
-        lengths = np.array([len(ids) for ids in sources])
-        limit = length_limits(lengths, options.max_len_a, options.max_len, self._max_len)
-        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
-        least = np.minimum(least_length(options.min_len, strategy.anchored, penalty), limit)
-        drafts = min(strategy.drafts, int(limit.max()))
-        slots = sum(strategy.block_sizes(drafts, 1 + drafts if strategy.verify else 1)) * beam
+    def generate(
+        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
+    ) -> list[Hypothesis]:
+        draws = options.nbest if options.sampling else 1
+        repeated = [ids for ids in sources for _ in range(draws)]
+        given = None if prefixes is None else [ids for ids in prefixes for _ in range(draws)]
+        found = self._generate(repeated, options, given, draw_keys(sources, draws))
+        return [ranked(found[first : first + draws]) for first in range(0, len(found), draws)] if draws > 1 else found
+
+    def _generate(
+        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None, keys: np.ndarray
+    ) -> list[Hypothesis]:
+        """For each source one hypothesis, with those behind it of a beam search; `keys` as in `Bounds`."""
+        mode = MODES[options.mode]
+        beam = options.beam if mode.beam_search and not options.sampling else 1
+        longest = 0 if prefixes is None else max(map(len, prefixes))
+        slots = self._slots(sources, options) * beam + longest  # a prefix is scored in the first pass
         rows = max(1, _LOG_PROBS // (slots * self.pieces))
         if len(sources) > rows:
-            parts = (sources[start : start + rows] for start in range(0, len(sources), rows))
-            return [found for part in parts for found in self.generate(part, options)]
-        bounds = Bounds(least, limit, np.arange(len(sources)))
-        chooser = OfLogProbs(*specials, eos_penalty=penalty)
-        session = OnnxSession(self._graphs, sources, chooser, bounds)
-        if beam > 1:
-            found = search(session, beam, least, limit, specials, options.len_penalty, options.no_repeat_ngram_size)
-            return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
+            parts = [slice(start, start + rows) for start in range(0, len(sources), rows)]
+            return [
+                found
+                for part in parts
+                for found in self._generate(sources[part], options, None if prefixes is None else prefixes[part], keys[part])
+            ]
+        prefix = None if prefixes is None else padded_prefixes(prefixes, self._graphs.specials[0])
+        if beam == 1:
+            return [self._of_text(text, options) for text in self._decoding(sources, options, prefix, keys).run()]
+        least, limit = self._lengths(sources, options)
+        session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), Bounds(least, limit, keys))
+        blocking = options.no_repeat_ngram_size
+        found = search(session, beam, least, limit, self._graphs.specials, options.len_penalty, blocking, prefix)
+        return [ranked([_of_beam(hypothesis) for hypothesis in best[: options.nbest]]) for best in found]
+
+    def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
+        """See `api.Engine`."""
+        given = None if prefix is None else prefix[None]
+        for text in self._decoding([source], options, given, draw_keys([source], 1)).stream():
+            yield self._of_text(text, options)
+
+    def _of_text(self, text: loop.Text, options: Options) -> Hypothesis:
+        score = text.scores.sum() / len(text.scores) ** options.len_penalty
+        return hypothesis(text.tokens.tolist(), float(score), text.scores, text.passes, self._graphs.specials[2])
+
+    def _lengths(self, sources: list[np.ndarray], options: Options) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens before which each text must not end, and after which it must."""
+        mode = MODES[options.mode]
+        limit = length_limits(np.array([len(ids) for ids in sources]), options.max_len_a, options.max_len, self._max_len)
+        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
+        return np.minimum(least_length(options.min_len, mode.strategy(options).anchored, penalty), limit), limit
+
+    def _slots(self, sources: list[np.ndarray], options: Options) -> int:
+        """Most slots of a pass of a row."""
+        strategy, limit = MODES[options.mode].strategy(options), self._lengths(sources, options)[1]
+        drafts = min(strategy.drafts, int(limit.max()))
+        return sum(strategy.block_sizes(drafts, 1 + drafts if strategy.verify else 1))
+
+    def _decoding(
+        self, sources: list[np.ndarray], options: Options, prefix: np.ndarray | None, keys: np.ndarray
+    ) -> loop.Decoding:
+        """The decoding of a batch by the loop, whose encoder has run."""
+        specials, mode = self._graphs.specials, MODES[options.mode]
+        strategy, (least, limit) = mode.strategy(options), self._lengths(sources, options)
+        chooser = OfLogProbs(
+            *specials,
+            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            temperature=options.temperature,
+            sampling=options.sampling,
+            topk=options.sampling_topk,
+            topp=options.sampling_topp,
+            seed=options.seed,
+        )
+        session = OnnxSession(self._graphs, sources, chooser, Bounds(least, limit, keys))
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
         linked = None
         if self.link is not None and options.link is not False and mode.may_link(options):
             linked = Linked(self.link, session.source, chooser)
-        decoding = loop.Decoding(
-            session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking, linked=linked
-        )
-        return [
-            _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
-            for text in decoding.run()
-        ]
+        return loop.Decoding(session, strategy, least, limit, specials[0], specials[2], prefix, blocking, linked)
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `api.Engine`."""
@@ -125,9 +174,9 @@ class OnnxEngine:
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
 
 
-def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:
-    """Without the eos at the end, but with its score and pass."""
-    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)))
+def _of_beam(found: Found) -> Hypothesis:
+    passes = list(range(1, 1 + len(found.tokens)))
+    return Hypothesis(found.tokens[:-1].tolist(), float(found.score), found.scores.tolist(), passes)
 
 
 def _device(name: str | None) -> tuple[str, int]:

@@ -59,9 +59,11 @@ class Candidates(NamedTuple):
 
 
 class OfLogProbs(Chooser):
-    """Chooses by log-probabilities, which need no normalising."""
+    """Chooses by log-probabilities, which need no normalising where no temperature divides them."""
 
     def _scores(self, xp, logits, scored):
+        if self.temperature != 1:
+            return super()._scores(xp, logits, scored)
         return logits[0], np.zeros(logits[0].shape[:-1], dtype=np.float32)
 
 
@@ -97,7 +99,8 @@ class OnnxSession(BaseSession):
 
     def forward(self, step: Pass) -> list[np.ndarray]:
         """Log-probabilities of the whole vocabulary, (B, N, V), or of candidates, as `Candidates`."""
-        whole = self._graphs.whole or step.forced is not None or step.banned is not None or bool(step.source_gain)
+        whole = self._graphs.whole or self.chooser.sampling
+        whole = whole or step.forced is not None or step.banned is not None or bool(step.source_gain)
         return self._pass(step, ["log_probs"] if whole else ["specials", "tokens", "scores"])
 
     def choose(self, slots: list[np.ndarray], target: np.ndarray, forced, banned, ends: bool):

@@ -4,6 +4,7 @@ import gc
 import os
 import threading
 import weakref
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
-from ..decoding.choice import Bounds, Chooser
+from ..decoding.choice import Bounds, Chooser, draw_keys
 from ..decoding.passes import canvas
 from ..decoding.search import Slots
 from ..errors import UserError
@@ -23,7 +24,7 @@ from ..options import Options, check_number
 from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
-from .api import Hypothesis
+from .api import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
@@ -60,23 +61,62 @@ class TorchEngine:
         # no method: the cache of one would keep this object, and its weights, alive
         self._generator = lru_cache(maxsize=8)(partial(_build_generator, self._model, self._network))
 
-    def generate(self, sources: list[np.ndarray], options: Options) -> list[Hypothesis]:
+    def generate(
+        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
+    ) -> list[Hypothesis]:
+        self._check_process()
+        draws = options.nbest if options.sampling else 1
+        repeated = [ids for ids in sources for _ in range(draws)]
+        given = None if prefixes is None else [ids for ids in prefixes for _ in range(draws)]
+        with self._lock, torch.inference_mode():
+            task, generator = self._generator(options, prefixes is not None)
+            order, batch, prefix = self._batch(repeated, given, draw_keys(sources, draws))
+            found = task.inference_step(generator, [self._network], batch, prefix_tokens=prefix)
+        eos = self._dictionary.eos()
+        texts = dict(zip(order, ([_hypothesis(text, eos) for text in of_row[: options.nbest]] for of_row in found)))
+        return [
+            ranked([text for row in range(first, first + draws) for text in texts[row]]) for first in range(0, len(texts), draws)
+        ]
+
+    def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
+        """See `api.Engine`; the lock is free between passes."""
+        self._check_process()
+        with self._lock, torch.inference_mode():
+            generator = self._generator(options, True)[1]
+            _, batch, given = self._batch([source], None if prefix is None else [prefix], draw_keys([source], 1))
+            decoding = generator.decoding(batch, given)
+        texts = decoding.stream()
+        while True:
+            with self._lock, torch.inference_mode():
+                text = next(texts, None)
+            if text is None:
+                return
+            yield _hypothesis(generator.hypothesis(text), self._dictionary.eos())
+
+    def _check_process(self) -> None:
         if self._device.type == "cuda" and os.getpid() != self._process:
             raise UserError(
                 f"the model is on {self._device}, which a forked process cannot use: load it in each process, or start them "
                 "with multiprocessing's 'spawn'"
             )
+
+    def _batch(
+        self, sources: Sequence[np.ndarray], prefixes: Sequence[np.ndarray] | None, keys: np.ndarray
+    ) -> tuple[list[int], dict[str, Any], torch.Tensor | None]:
+        """The order of the sources in the batch, longest first, the batch on the device, and its prefixes.
+
+        Args:
+            keys: of draws, as in `choice.Bounds`.
+        """
         tokens = [torch.from_numpy(ids) for ids in sources]
-        with self._lock, torch.inference_mode():
-            task, generator = self._generator(options)
-            dataset = PairDataset(tokens, [len(ids) for ids in tokens], self._dictionary, tgt_dict=self._dictionary)
-            batch = dataset.collater([dataset[index] for index in range(len(tokens))])  # longest first
-            order = batch["id"].tolist()
-            batch = utils.move_to_cuda(batch, self._device) if self._device.type == "cuda" else batch
-            found = task.inference_step(generator, [self._network], batch)
-            best = {index: hypotheses[0] for index, hypotheses in zip(order, found)}
-            eos = self._dictionary.eos()
-            return [_hypothesis(best[index], eos) for index in range(len(tokens))]
+        dataset = PairDataset(tokens, [len(ids) for ids in tokens], self._dictionary, tgt_dict=self._dictionary)
+        batch = dataset.collater([dataset[index] for index in range(len(tokens))])
+        order = batch["id"].tolist()
+        batch["id"] = torch.from_numpy(keys[order])
+        given = None if prefixes is None else torch.from_numpy(padded_prefixes(prefixes, self._dictionary.pad())[order])
+        if self._device.type == "cuda":
+            batch, given = utils.move_to_cuda((batch, given), self._device)
+        return order, batch, given
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `api.Engine`."""
@@ -109,8 +149,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _build_generator(model: TrainedModel, network: BangModel, options: Options):
-    """The task, in the mode, and its generator."""
+def _build_generator(model: TrainedModel, network: BangModel, options: Options, in_loop: bool = False):
+    """The task, in the mode, and its generator.
+
+    Args:
+        in_loop: AR runs in the decoding loop too, where it is greedy. Draws always do: those of fairseq's generator depend on
+            the batch.
+    """
     mode = modes.find(options.mode)
     of_task = {name: getattr(options, name) for name in OF_MODES if name in mode.options}
     task = model.task(decoding=mode.name, **of_task)
@@ -118,20 +163,24 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options):
         beam=options.beam if mode.beam_search else 1,
         no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
         max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
+        sampling=options.sampling, sampling_topk=options.sampling_topk or -1, sampling_topp=options.sampling_topp or -1.0,
+        temperature=options.temperature,
     )  # fmt: skip
+    generation.seed = options.seed  # fairseq's own is one of the whole run
     task.link = None if options.link is False else model.link
-    generator = task.build_generator([network], generation)
+    if mode.beam_search and (options.sampling or in_loop and options.beam == 1):
+        generator = task.loop_generator([network], mode, options, generation)
+    else:
+        generator = task.build_generator([network], generation)
     generator.statistics = None  # a command's report at its end
     return task, generator
 
 
 def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
-    tokens, scores = found["tokens"].tolist(), found["positional_scores"].tolist()
+    tokens = found["tokens"].tolist()
     passes = found.get("passes")
-    passes = list(range(len(tokens))) if passes is None else passes.tolist()  # AR: one pass a token
-    if tokens and tokens[-1] == eos:
-        tokens = tokens[:-1]
-    return Hypothesis(tokens, float(found["score"]), scores, passes)
+    passes = np.arange(1, 1 + len(tokens)) if passes is None else passes  # of a beam search: one pass a token
+    return hypothesis(tokens, float(found["score"]), found["positional_scores"], passes, eos)
 
 
 def _device(name: str | None) -> torch.device:

@@ -237,7 +237,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        generator = self._loop_generator(models, mode, options, args)
+        generator = self.loop_generator(models, mode, options, args)
         if not self.cfg.rescore or "rescore" not in mode.options:
             return generator
         return RescoringGenerator(generator, self.cfg.rescore)
@@ -276,8 +276,8 @@ class BangTranslationTask(BangTask, TranslationTask):
                         "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
                     )  # fmt: skip
 
-    def _loop_generator(self, models, mode: Mode, options: Options, args) -> LoopGenerator:
-        """The generator of all modes but AR."""
+    def loop_generator(self, models, mode: Mode, options: Options, args) -> LoopGenerator:
+        """The generator of all modes but AR, and of AR where `Bang` draws or streams."""
         statistics = Statistics(mode.name)
         blocking = getattr(args, "no_repeat_ngram_size", 0) if "no_repeat_ngram_size" in mode.options else 0
         link = self.link if mode.may_link(options) else None
@@ -300,14 +300,15 @@ class BangTranslationTask(BangTask, TranslationTask):
         return generator
 
     def _chooser(self, mode: Mode, options: Options, args) -> Chooser:
-        """Which token a slot gives. The noise of sampling follows torch's random numbers, and so --seed."""
+        """Which token a slot gives. The noise of sampling follows the seed of `args`, or torch's random numbers."""
         sampling: dict[str, Any] = {}
         if "sampling" in mode.options and getattr(args, "sampling", False):
+            seed = getattr(args, "seed", None)
             sampling = {
                 "sampling": True,
                 "topk": getattr(args, "sampling_topk", -1),
                 "topp": getattr(args, "sampling_topp", -1.0),
-                "seed": int(torch.randint(1 << 31, ())),
+                "seed": int(torch.randint(1 << 31, ())) if seed is None else seed,
             }
         return Chooser(
             self.target_dictionary.pad(),

@@ -4,6 +4,7 @@ Standard library only.
 """
 
 import re
+from collections.abc import Sequence
 
 from .detokenize import detokenize
 
@@ -55,6 +56,21 @@ def to_text(line: str, keep_repeats: bool = False, source: str = "") -> str:
     return detokenize(" ".join(pieces), source)
 
 
+def dropped(pieces: Sequence[str]) -> list[bool]:
+    """Which word pieces of a text `to_text` drops as repeats, of pieces and then of words."""
+    words: list[list[int]] = []  # places of the pieces of each word
+    plain = [place for place, piece in enumerate(pieces) if piece not in (*_MARKERS, "[SEP]", "[CLS]")]
+    for index in _kept_places([pieces[place] for place in plain], _LONGEST_RUN):
+        place = plain[index]
+        if pieces[place].startswith("##") and words:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    joined = [_join([pieces[place] for place in word]) for word in words]
+    kept = {place for index in _kept_places(joined, _LONGEST_RUN) for place in words[index]}
+    return [place in plain and place not in kept for place in range(len(pieces))]
+
+
 def _kept_pieces(line: str) -> list[str]:
     for part in _SEP.split(line.strip()):
         pieces = [piece for piece in part.split(" ") if piece != "[CLS]"]
@@ -69,9 +85,14 @@ def _join(pieces: list[str]) -> str:
 
 def _without_repeats(tokens: list[str], longest_run: dict[str, int] | None = None) -> list[str]:
     """Cuts each run of equal tokens to one, or to what `longest_run` allows."""
+    return [tokens[place] for place in _kept_places(tokens, longest_run or {})]
+
+
+def _kept_places(tokens: Sequence[str], longest_run: dict[str, int]) -> list[int]:
+    """Where the tokens stand that `_without_repeats` keeps."""
     kept, run = [], 0
-    for before, token in zip([None, *tokens], tokens):
-        run = run + 1 if token == before else 1
-        if run <= (longest_run or {}).get(token, 1):
-            kept.append(token)
+    for place, token in enumerate(tokens):
+        run = run + 1 if place and token == tokens[place - 1] else 1
+        if run <= longest_run.get(token, 1):
+            kept.append(place)
     return kept
