@@ -45,7 +45,12 @@ def load(args: argparse.Namespace):
     """The model that the command line names."""
     from ..inference.api import Bang
 
-    return Bang.load(args.model, vocab=args.vocab, link=args.link, device=args.device, dtype=args.dtype, threads=args.threads)
+    return Bang.load(**load_arguments(args))
+
+
+def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What `Bang.load` takes."""
+    return {name: getattr(args, name) for name in ("model", "vocab", "link", "device", "dtype", "threads")}
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:

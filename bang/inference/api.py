@@ -35,7 +35,7 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
-_OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead")
+_OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "first")
 """What `Bang.generate` takes beside `Options`."""
 
 
@@ -197,6 +197,7 @@ class Bang:
         on_error: str = "raise",
         batch_tokens: int = BATCH_TOKENS,
         read_ahead: int = READ_AHEAD,
+        first: int = 1,
         **options,
     ):
         """Generates a text for each text.
@@ -213,6 +214,7 @@ class Bang:
             batch_tokens: how many source tokens, padding included, are decoded at once.
             read_ahead: how many texts of an iterator are read ahead of an answer, at most. It begins with 1, so that the
                 first answer comes soon.
+            first: the number of the first text, for what is said about one.
             options: see `Options`.
 
         Returns:
@@ -233,10 +235,11 @@ class Bang:
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
         is_one, is_stream = isinstance(texts, str), not _has_length(texts)
-        sources = self._sources([texts] if isinstance(texts, str) else texts, truncate, on_error)
+        check_number("first", first, least=1)
+        sources = self._sources([texts] if isinstance(texts, str) else texts, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
-        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens)
+        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens, first)
         answers: Iterator[Any] = found if details else (generation.text for generation in found)
         if is_one:
             return next(answers)
@@ -288,9 +291,15 @@ class Bang:
                 logger.warning("%s", warning)
 
     def _stream(
-        self, sources: Iterator[_Source], windows: Iterable[int], options: Options, drop_repeats: bool, batch_tokens: int
+        self,
+        sources: Iterator[_Source],
+        windows: Iterable[int],
+        options: Options,
+        drop_repeats: bool,
+        batch_tokens: int,
+        first: int,
     ) -> Iterator[Generation]:
-        numbered = enumerate(sources, start=1)
+        numbered = enumerate(sources, start=first)
         for size in windows:
             window, failure = {}, None
             try:
@@ -316,8 +325,8 @@ class Bang:
                 found[index] = self._generation(hypothesis, sources[index], drop_repeats)
         return found
 
-    def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
-        for number, text in enumerate(texts, start=1):
+    def _sources(self, texts: Iterable[str], truncate: bool, on_error: str, first: int) -> Iterator[_Source]:
+        for number, text in enumerate(texts, start=first):
             try:
                 source = self._source(text, number, truncate)
             except ValueError as error:
