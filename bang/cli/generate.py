@@ -101,18 +101,19 @@ def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfi
     from tqdm import tqdm
 
     waiting: deque[Row] = deque()  # read, and not answered
+    done = output.rows
 
     def texts() -> Iterator[str]:
-        for row in itertools.islice(source, output.rows, None):
+        for row in itertools.islice(source, done, None):
             waiting.append(row)
             yield row.text
 
-    generate = _generator(args, output.rows + 1)
+    generate = _generator(args, done + 1)
     blanks = output.notes.setdefault("blanks", {"count": 0, "listed": []})
     is_shown = sys.stderr.isatty() and not sys.stdin.isatty() or args.input != "-"
     total = source.count() if is_shown and sys.stderr.isatty() else None
-    bar = tqdm(generate(texts()), unit=" texts", total=total, initial=output.rows, disable=None if is_shown else True)
-    for number, generation in enumerate(bar, start=output.rows + 1):
+    bar = tqdm(generate(texts()), unit=" texts", total=total, initial=done, disable=None if is_shown else True)
+    for number, generation in enumerate(bar, start=done + 1):
         row = waiting.popleft()
         if row.error is not None:
             generation = dataclasses.replace(generation, error=row.error)

@@ -34,7 +34,7 @@ class Unfinished:
         resume: go on with an earlier run.
 
     Attributes:
-        rows: how many are out.
+        rows: how many were written, those of the earlier run too.
         notes: what the run wants to know when it is gone on with; JSON.
     """
 
@@ -60,7 +60,7 @@ class Unfinished:
         except BaseException:
             self._file.close()
             raise
-        self._noted, self._written = time.monotonic(), self.rows
+        self._noted_rows, self._noted_at = self.rows, time.monotonic()
 
     def _before(self, resume: bool) -> dict[str, Any] | None:
         """What is written down of the run to go on with; None: there is none."""
@@ -104,19 +104,18 @@ class Unfinished:
 
     def write(self, row: Row, generated: Any) -> None:
         self._writer.write(row, generated)
-        self._written += 1
-        if time.monotonic() - self._noted > SECONDS:
+        self.rows += 1
+        if time.monotonic() - self._noted_at > SECONDS:
             self.note()
 
     def note(self) -> None:
         """Makes what is out safe, and writes down how far it is."""
         self._writer.end_part()
         os.fsync(self._file.fileno())
-        self.rows = self._written
         state = {"rows": self.rows, "bytes": self._file.tell(), "run": self._run, "notes": self.notes}
         with replacing(self._journal) as file:
             file.write(json.dumps(state, indent=1).encode())
-        self._noted = time.monotonic()
+        self._noted_rows, self._noted_at = self.rows, time.monotonic()
 
     def finish(self) -> None:
         """Makes the whole output of it."""
@@ -133,8 +132,8 @@ class Unfinished:
                 return
             with suppress(OSError, UserError):  # what could not be written is not noted either
                 self.note()
-            if self.rows:
-                logger.warning("%d rows are in %s: go on with --resume", self.rows, self._part)
+            if self._noted_rows:
+                logger.warning("%d rows are in %s: go on with --resume", self._noted_rows, self._part)
             else:
                 self._part.unlink()
                 self._journal.unlink(missing_ok=True)
@@ -163,6 +162,7 @@ class Piped:
 
     def write(self, row: Row, generated: Any) -> None:
         self._writer.write(row, generated)
+        self.rows += 1
         if self._at_once:
             self._writer.end_part()
 
