@@ -63,8 +63,14 @@ def imported(*folders):
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser", "bulk", "ray") == set()
-    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser", "bulk", "ray") == set()
+    assert (
+        imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser", "bulk", "ray")
+        == set()
+    )
+    assert (
+        imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser", "bulk", "ray")
+        == set()
+    )
 
 
 def test_extras_are_those_of_this_checkout():
