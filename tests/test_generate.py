@@ -5,7 +5,6 @@ With stdin and stdout: test_pack.py. The formats themselves: test_tables.py. Als
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,22 +12,28 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEXTS
+from conftest import GOLDEN, ROOT, TEXTS
 
 from bang.__main__ import main
 from bang.inference.api import Bang
 from bang.text import unfinished
 
+CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 OPTIONS = ["--mode", "nar", "--max-len", "12"]
 
 
 @pytest.fixture
-def generate(runtime, exported, monkeypatch, tmp_path):
+def model(plugin, pieces):
+    return Bang(plugin, pieces)
+
+
+@pytest.fixture
+def generate(model, monkeypatch, tmp_path):
     """`bang generate` in this process, from a folder of its own; the model is loaded once for all."""
-    monkeypatch.setattr(Bang, "load", lambda **_: runtime)
+    monkeypatch.setattr(Bang, "load", lambda **_: model)
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments, model=exported):
+    def call(*arguments, model=CHECKPOINT):
         main(["generate", str(model), *OPTIONS, *arguments])
 
     return call
@@ -55,10 +60,10 @@ def table(tmp_path):
 
 
 @pytest.fixture
-def stopping(monkeypatch, runtime):
+def stopping(monkeypatch, model):
     """Lets the engine fail at its n-th batch, which is of one text; and notes how far a run is after every row."""
     monkeypatch.setattr(unfinished, "SECONDS", -1)
-    whole = runtime.engine.generate
+    whole = model.engine.generate
 
     def at(count):
         seen = []
@@ -69,19 +74,19 @@ def stopping(monkeypatch, runtime):
                 raise KeyboardInterrupt
             return whole(sources, options)
 
-        monkeypatch.setattr(runtime.engine, "generate", some)
+        monkeypatch.setattr(model.engine, "generate", some)
 
     yield at
-    monkeypatch.setattr(runtime.engine, "generate", whole)
+    monkeypatch.setattr(model.engine, "generate", whole)
 
 
 def rows(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def test_a_table(generate, table, runtime):
+def test_a_table(generate, table, model):
     generate(*table, "--output", "out.jsonl")
-    expected = runtime.generate(TEXTS, "nar", max_len=12)
+    expected = model.generate(TEXTS, "nar", max_len=12)
     assert rows("out.jsonl") == [{"id": n, "body": text, "synopsis": expected[n]} for n, text in enumerate(TEXTS)]
     generate(*table[:-2], "--output", "out.txt")
     assert Path("out.txt").read_text().splitlines() == expected
@@ -91,12 +96,12 @@ def test_a_table(generate, table, runtime):
     assert sorted(os.listdir()) == ["details.jsonl", "in.jsonl", "out.jsonl", "out.txt"]
 
 
-def test_formats_of_pipes_are_named(generate, monkeypatch, capfdbinary, runtime):
+def test_formats_of_pipes_are_named(generate, monkeypatch, capfdbinary, model):
     import io
 
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"id,text\n3,a text\n")))
     generate("--input-format", "csv", "--output-format", "tsv")
-    text = runtime.generate("a text", "nar", max_len=12)
+    text = model.generate("a text", "nar", max_len=12)
     assert capfdbinary.readouterr().out.decode() == f"id\ttext\tgenerated\n3\ta text\t{text}\n"
 
 
@@ -140,7 +145,7 @@ def contents(path):
     return path.read_bytes()
 
 
-def test_what_a_stopped_run_was_not_of_is_refused(generate, refused, table, stopping, exported, tmp_path):
+def test_what_a_stopped_run_was_not_of_is_refused(generate, refused, table, stopping, tmp_path):
     output = ["--output", "out.jsonl", "--batch-tokens", "1"]
     stopping(5)
     with pytest.raises(SystemExit):
@@ -158,9 +163,8 @@ def test_what_a_stopped_run_was_not_of_is_refused(generate, refused, table, stop
     Path("in.jsonl").write_text(whole.replace('"id": 11', '"id": 12'))
     assert "(another --input)" in refused(*table, *output, "--resume")
     Path("in.jsonl").write_text(whole)
-    shutil.copytree(exported, tmp_path / "other")
-    (tmp_path / "other" / "README.md").write_text("another model")
-    assert "(another MODEL)" in refused(*table, *output, "--resume", model=tmp_path / "other")
+    (tmp_path / "other.pt").write_bytes(CHECKPOINT.read_bytes() + b".")
+    assert "(another MODEL)" in refused(*table, *output, "--resume", model="other.pt")
     assert part.read_bytes() == before
     part.write_bytes(before[:-1])
     assert "shorter than" in refused(*table, *output, "--resume")
@@ -177,7 +181,7 @@ def test_a_whole_output_is_not_gone_on_with(generate, refused, table, tmp_path):
     assert Path("out.jsonl").read_text() == "mine"
 
 
-def test_a_run_that_stops_at_a_line_goes_on_with_another_answer_to_it(generate, refused, runtime, caplog):
+def test_a_run_that_stops_at_a_line_goes_on_with_another_answer_to_it(generate, refused, model, caplog):
     lines = [*TEXTS[:4], "tool " * 600, *TEXTS[4:6]]
     Path("in.txt").write_text("\n".join(lines) + "\n")
     files = ["--input", "in.txt", "--output", "out.txt"]
@@ -186,7 +190,7 @@ def test_a_run_that_stops_at_a_line_goes_on_with_another_answer_to_it(generate, 
     with pytest.raises(SystemExit) as stop:
         generate(*files, "--resume", "--on-error", "blank")
     assert stop.value.code == 3
-    expected = runtime.generate(TEXTS[:6], "nar", max_len=12)
+    expected = model.generate(TEXTS[:6], "nar", max_len=12)
     assert Path("out.txt").read_text().splitlines() == [*expected[:4], "", *expected[4:]]
 
 
