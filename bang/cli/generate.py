@@ -110,9 +110,8 @@ def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfi
 
     generate = _generator(args, done + 1)
     blanks = output.notes.setdefault("blanks", {"count": 0, "listed": []})
-    is_shown = sys.stderr.isatty() and not sys.stdin.isatty() or args.input != "-"
-    total = source.count() if is_shown and sys.stderr.isatty() else None
-    bar = tqdm(generate(texts()), unit=" texts", total=total, initial=done, disable=None if is_shown else True)
+    total = source.count() if sys.stderr.isatty() else None
+    bar = tqdm(generate(texts()), unit=" texts", total=total, initial=done, disable=True if _is_typed(args) else None)
     for number, generation in enumerate(bar, start=done + 1):
         row = waiting.popleft()
         if row.error is not None:
@@ -143,9 +142,13 @@ def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]]
         return functools.partial(
             workers.generate, load=arguments, options=options, workers=args.workers, first=first, details=args.json
         )
-    if args.input == "-" and sys.stdin.isatty():
+    if _is_typed(args):
         options["read_ahead"] = 1  # somebody waits for the answer
     return functools.partial(load(args).generate, details=True, on_error="blank", first=first, **options)
+
+
+def _is_typed(args: argparse.Namespace) -> bool:
+    return args.input == "-" and sys.stdin.isatty()
 
 
 def _open_output(args: argparse.Namespace, source: TableInput) -> Piped | Unfinished:
@@ -153,7 +156,7 @@ def _open_output(args: argparse.Namespace, source: TableInput) -> Piped | Unfini
     if args.json and output.format not in (LINES, JSONL):
         raise UserError(f"--json: {output.format} has no place for it; write plain lines or JSONL")
     if args.output == "-":
-        return Piped(output, sys.stdout.buffer, at_once=sys.stdin.isatty())
+        return Piped(output, sys.stdout.buffer, at_once=_is_typed(args))
     if os.path.isdir(args.output):
         raise UserError(f"{args.output}: is a folder; name a file in it")
     if os.path.exists(args.output) and not os.path.isfile(args.output):  # /dev/null, a named pipe

@@ -151,7 +151,7 @@ class _Pool:
         """Takes what a worker sends. Returns the chunk to be done again, if it is dead."""
         try:
             answer, messages = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # maybe in the middle of an answer
             return self._replace(worker)
         if isinstance(answer, BaseException):
             raise answer

@@ -72,6 +72,8 @@ class Unfinished:
             raise UserError(
                 f"{self._journal}: not what this command writes: remove it and {self._part}, and begin anew"
             ) from None
+        if not self._part.exists():  # ended between its last two steps
+            before = None
         if not resume:
             if before and before["rows"]:
                 raise UserError(
