@@ -17,6 +17,7 @@ such lines with their reasons, and the status is 3. Status 0 means that every li
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -111,22 +112,23 @@ def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfi
     generate = _generator(args, done + 1)
     blanks = output.notes.setdefault("blanks", {"count": 0, "listed": []})
     total = source.count() if sys.stderr.isatty() else None
-    bar = tqdm(generate(texts()), unit=" texts", total=total, initial=done, disable=True if _is_typed(args) else None)
-    for number, generation in enumerate(bar, start=done + 1):
-        row = waiting.popleft()
-        if row.error is not None:
-            generation = dataclasses.replace(generation, error=row.error)
-        if generation.error is not None:
-            if args.on_error == "stop":
-                raise UserError(generation.error)
-            blanks["count"] += 1
-            if blanks["count"] <= MOST_LISTED:
-                blanks["listed"].append((number, generation.error))
-        output.write(row, dataclasses.asdict(generation) if args.json else generation.text)
+    with contextlib.closing(generate(texts())) as found:  # an error ends its processes
+        bar = tqdm(found, unit=" texts", total=total, initial=done, disable=True if _is_typed(args) else None)
+        for number, generation in enumerate(bar, start=done + 1):
+            row = waiting.popleft()
+            if row.error is not None:
+                generation = dataclasses.replace(generation, error=row.error)
+            if generation.error is not None:
+                if args.on_error == "stop":
+                    raise UserError(generation.error)
+                blanks["count"] += 1
+                if blanks["count"] <= MOST_LISTED:
+                    blanks["listed"].append((number, generation.error))
+            output.write(row, dataclasses.asdict(generation) if args.json else generation.text)
     return blanks
 
 
-def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]], Iterator[Any]]:
+def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]], Any]:
     """What generates for texts, the number of the first of which is given, in this process or in several."""
     options = generation_options(args)
     if args.link not in (None, NO_LINK):
