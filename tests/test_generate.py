@@ -3,8 +3,12 @@
 With stdin and stdout: test_pack.py. The formats themselves: test_tables.py. Also bang/text/unfinished.py.
 """
 
+import fcntl
+import gzip
+import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import GOLDEN, ROOT, TEXTS
+from support.pages import DOCS, blocks
 
 from bang.__main__ import main
 from bang.inference.api import Bang
@@ -97,8 +102,6 @@ def test_a_table(generate, table, model):
 
 
 def test_formats_of_pipes_are_named(generate, monkeypatch, capfdbinary, model):
-    import io
-
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"id,text\n3,a text\n")))
     generate("--input-format", "csv", "--output-format", "tsv")
     text = model.generate("a text", "nar", max_len=12)
@@ -139,8 +142,6 @@ def contents(path):
 
         return pyarrow.input_stream(path, compression="zstd").read()
     if path.suffix == ".gz":
-        import gzip
-
         return gzip.decompress(path.read_bytes())
     return path.read_bytes()
 
@@ -213,8 +214,6 @@ def test_lines_left_blank_before_a_run_was_stopped_are_listed_too(generate, stop
 
 
 def test_an_output_is_written_by_one_process(refused, table, tmp_path):
-    import fcntl
-
     with open("out.jsonl.part", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process writes it" in refused(*table, "--output", "out.jsonl")
@@ -330,8 +329,6 @@ def peak(process):
 def test_200_000_rows_through_every_format(start, tmp_path):
     """Each format is made of the one before; every row keeps its place and its columns, and every format's text is the same."""
     pytest.importorskip("pyarrow")
-    import gzip
-
     import pyarrow.parquet as parquet
 
     names = ["in.csv.gz", "one.jsonl.zst", "two.parquet", "three.tsv", "four.jsonl.gz"]
@@ -363,3 +360,18 @@ def test_a_million_lines_take_no_more_memory_than_some(start, tmp_path):
     head = (tmp_path / "some.out").read_bytes()
     with open(tmp_path / "million.out", "rb") as file:
         assert file.read(len(head)) == head
+
+
+@pytest.mark.slow
+def test_the_page_on_a_million_lines(exported, monkeypatch, tmp_path):
+    """Its commands run as they stand; the second goes on with what the first has left, here nothing."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "exported").symlink_to(exported)
+    with gzip.open(tmp_path / "titles.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"title": text}) + "\n" for text in TEXTS)
+    monkeypatch.chdir(tmp_path)
+    for command in blocks(DOCS / "bulk.md")[0].splitlines():
+        main(shlex.split(command)[1:])
+        table = parquet.read_table("synopses.parquet").to_pydict()
+        assert table["title"] == TEXTS and all(table["synopsis"])
+        os.remove("synopses.parquet")
