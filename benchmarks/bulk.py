@@ -87,7 +87,8 @@ def table(report: dict) -> str:
         an_hour = f"{row['lines per core hour']:,.0f}" if row["lines per core hour"] else ""
         shared = f"{row['workers']} × {row['threads']}"
         lines.append(f"| {row['mode']} | {row['by']} | {shared} | {row['lines per second']:.1f} | {an_hour} |")
-    return "\n".join([*lines, "", f"{report['count']} rows, {report['machine']}."]) + "\n"
+    told = f"{report['count']} rows, {report['machine']}. Lines/s are wall time, and depend on what else the machine does."
+    return "\n".join([*lines, "", told]) + "\n"
 
 
 def main() -> None:

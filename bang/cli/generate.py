@@ -145,7 +145,7 @@ def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]]
             workers.generate, load=arguments, options=options, workers=args.workers, first=first, details=args.json
         )
     if _is_typed(args):
-        options["read_ahead"] = 1  # somebody waits for the answer
+        options["read_ahead"] = 1  # interactive: answer each line at once
     return functools.partial(load(args).generate, details=True, on_error="blank", first=first, **options)
 
 

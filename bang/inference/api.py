@@ -22,7 +22,7 @@ from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
-from ..trained_modes import Blocks, best_trained, warning_of_blocks
+from ..trained_modes import Blocks, best_trained, warnings_of
 from .load import load_model
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class Engine(Protocol):
 
     Attributes:
         modes: names of the modes that it can run.
-        shares: how much of the training each mode had, {mode: share}; None where nobody knows.
-        blocks: those of the training; None where nobody knows.
+        shares: how much of the training each mode had, {mode: share}; None where unknown.
+        blocks: those of the training; None where unknown.
         max_source_positions: longest source that it takes, eos included.
         link: chooses the texts of NAR and semi-NAR; None: there is none.
     """
@@ -280,12 +280,7 @@ class Bang:
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
-        mode, shares, warnings = modes.find(options.mode), self.engine.shares, []
-        if shares and mode.training not in shares:
-            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
-        blocks = warning_of_blocks(self.engine.blocks, mode, options)
-        for warning in [*warnings, *filter(None, [blocks])]:
+        for warning in warnings_of(self.engine.shares, self.engine.blocks, modes.find(options.mode), options):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("%s", warning)

@@ -9,6 +9,20 @@ from .files import StrPath
 from .vocabulary import PASSAGE_SEPARATOR, SPECIAL_PIECES, VOCAB, read_vocabulary
 
 
+def make_tokenizer(pieces: Sequence[str]) -> Tokenizer:
+    """What transformers' BertTokenizer sets up, without the cost of importing it; puts no [CLS] or [SEP] around.
+
+    Args:
+        pieces: the vocabulary in the order of its ids, BERT's special pieces among them.
+    """
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([piece for piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) if piece in vocab])
+    return tokenizer
+
+
 class WordPieces:
     """Splits a line into lower-cased BERT word pieces, joined by blanks, as `BertTokenizer` does.
 
@@ -23,12 +37,7 @@ class WordPieces:
         Args:
             pieces: the vocabulary in the order of its ids, BERT's special pieces among them.
         """
-        vocab = {piece: index for index, piece in enumerate(pieces)}
-        # What transformers' BertTokenizer sets up, without the cost of importing and calling it.
-        self._tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._tokenizer.add_special_tokens([piece for piece in (*SPECIAL_PIECES, PASSAGE_SEPARATOR) if piece in vocab])
+        self._tokenizer = make_tokenizer(pieces)
         self._split = partial(_split, self._tokenizer)  # no method: the cache of one would keep this object alive
         self._split_known = lru_cache(maxsize=1 << 17)(self._split)
 
