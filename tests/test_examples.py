@@ -1,6 +1,6 @@
 """The files of examples/ run as they stand, and what they print is right.
 
-test_runtime.py, which has an export, runs ship_without_torch.py, test_hf.py hugging_face.py.
+test_runtime.py, which has an export, runs ship_without_torch.py, test_hf.py hugging_face.py, test_ray.py ray_bulk.py.
 """
 
 import io
@@ -45,10 +45,10 @@ def example(shipped, monkeypatch, capsys):
 
 
 def test_they_are_short_and_each_answers_a_question():
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 10
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 24, path.name
+        assert len(text.splitlines()) <= 25, path.name
         assert "?" in text.split("\n")[0] and f"python examples/{path.name}" in text
 
 

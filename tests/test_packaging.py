@@ -76,8 +76,9 @@ def imported(*folders):
 def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
-    assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
-    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser", "hf") == set()
+    optional = ("benchmarks", "browser", "bulk", "ray")
+    assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", *optional) == set()
+    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "hf", *optional) == set()
 
 
 def test_extras_are_those_of_this_checkout():
@@ -93,7 +94,7 @@ def test_extras_are_those_of_this_checkout():
 def test_the_known_versions_are_of_packages_that_are_declared(site):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     known = {re.match(r"[\w.-]+", line)[0].lower() for line in lines if not line.startswith("#")}
-    extras = ("test", "dev", "benchmarks", "browser", "start")
+    extras = ("test", "dev", "benchmarks", "browser", "bulk", "hf", "ray", "start")
     assert known - requirements(site, *extras) == {"hydra-core"}  # which fairseq brings
 
 

@@ -63,8 +63,12 @@ def load(args: argparse.Namespace):
     """The model that the command line names."""
     from ..inference.api import Bang
 
-    options = ("vocab", "link", "casing", "device", "dtype", "threads")
-    return Bang.load(args.model, **{name: getattr(args, name) for name in options})
+    return Bang.load(**load_arguments(args))
+
+
+def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What `Bang.load` takes."""
+    return {name: getattr(args, name) for name in ("model", "vocab", "link", "casing", "device", "dtype", "threads")}
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from ..recipes import training
 HELP = "fine-tune with the published hyper-parameters"
 LAUNCH = """
 Trains on the CPU where there is no GPU, else on all visible GPUs of this node, under torchrun where there are several GPUs or
-nodes. Precision: --fp16 on GPUs, on a CPU --bf16 where that is faster than float32. A run that was stopped goes on when the
-command is given again, in the precision that it began with. TensorBoard's log goes to SAVE_DIR/tensorboard.
+nodes. Precision: --fp16 on GPUs, on one node's CPU --bf16 where that is faster than float32. A run that was stopped goes on when
+the command is given again, in the precision that it began with. TensorBoard's log goes to SAVE_DIR/tensorboard.
 
 environment (defaults)
   GPUS (those visible)       GPUs of this node

@@ -38,7 +38,9 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
-_OF_CALL = ("mode", "details", "prefix", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "progress")
+_OF_CALL = (
+    "mode", "details", "prefix", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "first", "progress",
+)  # fmt: skip
 """What `Bang.generate` takes beside `Options`."""
 
 
@@ -280,6 +282,7 @@ class Bang:
         on_error: str = "raise",
         batch_tokens: int = BATCH_TOKENS,
         read_ahead: int = READ_AHEAD,
+        first: int = 1,
         progress: bool = False,
         **options: Any,
     ) -> Any:
@@ -298,6 +301,7 @@ class Bang:
             batch_tokens: how many source tokens, padding included, are decoded at once.
             read_ahead: how many texts of an iterator are read ahead of an answer, at most. It begins with 1, so that the
                 first answer comes soon.
+            first: the number of the first text, for what is said about one.
             progress: show a bar on stderr, in a notebook where ipywidgets is installed.
             options: see `Options`. With `nbest` each `Generation` has the other texts in `others`.
 
@@ -321,12 +325,13 @@ class Bang:
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
         is_one, is_stream = isinstance(texts, str), not _has_length(texts)
+        check_number("first", first, least=1)
         prefixes = _prefixes(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
-        sources = self._sources([texts] if is_one else texts, prefixes, chosen, truncate, on_error)
+        sources = self._sources([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
         bar = _bar(progress, None if is_stream else 1 if is_one else len(texts))
-        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens, bar)
+        found = self._stream(sources, windows, chosen, drop_repeats, batch_tokens, first, bar)
         answers: Iterator[Any] = found if details else (generation.text for generation in found)
         if is_one:
             return next(answers)
@@ -463,10 +468,11 @@ class Bang:
         options: Options,
         drop_repeats: bool,
         batch_tokens: int,
+        first: int,
         bar: Any,
     ) -> Iterator[Generation]:
         with bar:
-            yield from self._answers(sources, windows, options, drop_repeats, batch_tokens, bar)
+            yield from self._answers(sources, windows, options, drop_repeats, batch_tokens, first, bar)
 
     def _answers(
         self,
@@ -475,9 +481,10 @@ class Bang:
         options: Options,
         drop_repeats: bool,
         batch_tokens: int,
+        first: int,
         bar: Any,
     ) -> Iterator[Generation]:
-        numbered = enumerate(sources, start=1)
+        numbered = enumerate(sources, start=first)
         for size in windows:
             window, failure = {}, None
             try:
@@ -521,9 +528,9 @@ class Bang:
         return self.casing if options.case is None else self.casing or Casing()
 
     def _sources(
-        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str
+        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str, first: int = 1
     ) -> Iterator[_Source]:
-        for number, text in enumerate(texts, start=1):
+        for number, text in enumerate(texts, start=first):
             prefix = next(prefixes, None)
             if prefix is None:
                 raise UserError(f"text {number} has no prefix: give one for each text, empty for none")

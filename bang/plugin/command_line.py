@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
 from ..errors import user_error_message
@@ -27,13 +28,19 @@ def settle_options(args: argparse.Namespace) -> None:
     """Finishes a parsed training command line, in place.
 
     --min-lr means --stop-min-lr unless the scheduler has an option of that name. --bf16, which
-    fairseq takes for a sign of a TPU, runs on GPUs and CPUs where torch_xla is not installed.
+    fairseq takes for a sign of a TPU, runs on GPUs and CPUs where torch_xla is not installed. Under torchrun CPUs train
+    together by gloo; fairseq would divide by the number of GPUs.
     """
     scheduler = LR_SCHEDULER_DATACLASS_REGISTRY.get(getattr(args, "lr_scheduler", None))
     if hasattr(args, "min_lr") and not hasattr(scheduler, "min_lr"):
         args.stop_min_lr = args.min_lr
     if getattr(args, "bf16", False) and importlib.util.find_spec("torch_xla") is None:
         args.tpu = False
+    by_torchrun = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys()
+    on_cpu = getattr(args, "cpu", False) or not torch.cuda.is_available()
+    if by_torchrun and on_cpu and getattr(args, "distributed_init_method", None) is None:
+        args.distributed_init_method, args.distributed_no_spawn, args.distributed_backend = "env://", True, "gloo"
+        args.distributed_world_size, args.distributed_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
 
 
 def quiet_libraries() -> None:

@@ -76,7 +76,7 @@ class Machines:
         """As GPUS, NODES, NODE_RANK, MASTER_ADDR and MASTER_PORT say; by default all GPUs of this node.
 
         Raises:
-            ValueError: several nodes without a GPU, or a number that is none; one line.
+            ValueError: a number that is none; one line.
         """
         numbers = {}
         for name, default in (("GPUS", None), ("NODES", 1), ("NODE_RANK", 0), ("MASTER_PORT", 29500)):
@@ -84,16 +84,13 @@ class Machines:
             if value is not None and not str(value).isdecimal():
                 raise UserError(f"{name} is {value!r}: give a whole number")
             numbers[name] = gpu_count() if value is None else int(value)
-        found = cls(
+        return cls(
             numbers["GPUS"],
             numbers["NODES"],
             numbers["NODE_RANK"],
             environment.get("MASTER_ADDR") or cls.address,
             numbers["MASTER_PORT"],
         )
-        if found.nodes > 1 and not found.gpus:
-            raise UserError(f"NODES is {found.nodes}, but this node has no GPU, which fairseq needs under torchrun")
-        return found
 
 
 def finetuning(mode: str, data: StrPath, save_dir: StrPath, further: Sequence[str] = ()) -> list[str]:
@@ -169,7 +166,8 @@ def command(options: Sequence[str], machines: Machines, precision: str = "") -> 
     words = [*filter(None, [precision]), *(["--cpu"] if not machines.gpus else []), *words]
     if machines.world == 1:
         return ["fairseq-train", *words]
-    torchrun = ["torchrun", "--nnodes", machines.nodes, "--nproc_per_node", machines.gpus, "--node_rank", machines.rank]
+    processes = max(machines.gpus, 1)
+    torchrun = ["torchrun", "--nnodes", machines.nodes, "--nproc_per_node", processes, "--node_rank", machines.rank]
     torchrun += ["--master_addr", machines.address, "--master_port", machines.port, "-m", "fairseq_cli.train"]
     return [*map(str, torchrun), *words]
 
@@ -180,9 +178,12 @@ def launch(options: Sequence[str], machines: Machines, dry: bool = False) -> Non
     Raises:
         ValueError: the options name a precision that the checkpoint they go on from does not have.
     """
-    from .precision import training_option  # brings torch
+    precision = ""
+    if machines.gpus or machines.nodes == 1:  # which precision is faster is no question for each node's CPU alone
+        from .precision import training_option  # brings torch
 
-    words = command(options, machines, training_option(["--gpus", str(machines.gpus), *options]))
+        precision = training_option(["--gpus", str(machines.gpus), *options])
+    words = command(options, machines, precision)
     if dry:
         print(shlex.join(words))
         return

@@ -30,17 +30,17 @@ _COMPRESSED = {
 _hinted: set[str] = set()  # names of what was said to look like JSON
 
 
-def decode_line(line: bytes, name: StrPath, number: int) -> str:
+def decode_line(line: bytes, name: StrPath, number: int, is_json: bool = False) -> str:
     """Decodes one line of the file `name`, whose 1-based line `number` it is.
 
-    Logs a hint, once a file, where the first line looks like JSON.
+    Logs a hint, once a file, where the first line looks like JSON, and no JSON is wanted.
 
     Raises:
         CompressedError: the file is compressed.
         ValueError: the line is not UTF-8.
     """
     if number == 1:
-        _check_first(line, str(name))
+        _check_first(line, str(name), is_json)
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -54,14 +54,14 @@ class CompressedError(UserError):
     """A file holds no text but a compressed one; no line of it can be read."""
 
 
-def _check_first(line: bytes, name: str) -> None:
+def _check_first(line: bytes, name: str, is_json: bool) -> None:
     for kind, (begins, command) in _COMPRESSED.items():
         if re.match(begins, line, re.DOTALL):
             text, ending = os.path.splitext(name)
             output = text if ending else f"{name}.txt"
             remedy = f"{command} FILE | bang ..." if name in STANDARD_INPUTS else f"{command} {name} > {output}"
             raise CompressedError(f"{name}: compressed ({kind}), not text: decompress it first: {remedy}")
-    if line.startswith(b'{"') and name not in _hinted:
+    if line.startswith(b'{"') and not is_json and name not in _hinted:
         _hinted.add(name)
         logger.warning(
             '%s, line 1: begins with {": JSON is taken for text, braces and all; take the texts out of it first: '
