@@ -138,6 +138,7 @@ class CallOptions(OptionValues, total=False):
     on_error: Literal["raise", "blank"]
     batch_tokens: int
     read_ahead: int
+    first: int
     progress: bool
 
 
