@@ -66,6 +66,11 @@ class Options:
     no_repeat_ngram_size: int = _option(
         0, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text (0: it may)"
     )
+    rescore: int = _option(
+        0,
+        "NAR by a link gives so many best paths of its slots, and the model's AR scores them in one more pass and picks the "
+        "best (0: the best path is the text)",
+    )
     link: bool | None = field(
         default=None,
         metadata={
@@ -81,6 +86,8 @@ class Options:
                 check_number(option.name, getattr(self, option.name), least, most, option.type is int)
         if not (self.link is None or isinstance(self.link, bool)):
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
+        if self.rescore == 1:
+            raise UserError("rescore=1: there is a choice from 2 candidates on (0: none)")
         if not isinstance(self.mode, str):
             raise UserError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:

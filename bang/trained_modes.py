@@ -96,6 +96,20 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
+AHEAD = 2
+"""Slots behind a block that a path is searched through: with them a block ends in a token that the text can go on from."""
+
+
+def slots_ahead(trained: Iterable[Blocks | None], block: int) -> int:
+    """Slots behind blocks of so many that a link may look at: up to `AHEAD`, as far as blocks of the training reached.
+
+    Args:
+        trained: of each model; None: nobody knows.
+    """
+    reach = min(blocks.longest if blocks is not None else 0 for blocks in trained)
+    return min(max(reach - block, 0), AHEAD)
+
+
 def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> str | None:
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 

@@ -13,7 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
 from bang.decoding.link import Link
-from bang.decoding.search import Rules, Slots, best_paths, likeliest
+from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
 from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
@@ -72,7 +72,7 @@ def naive(model, source, link, options):
             main, layout = torch.tensor([text]), visibility.Layout(1, block, len(text) - 1, 0, len(text))
         slots = slots_of(model, source, main, layout, link)
         slots = Slots(*(x[:, : longest + 2 - len(text)] for x in slots))
-        paths = best_paths(link, source[None], kept, np.array([len(text)]), rules, slots)
+        paths = best_paths(link, SourcePairs(source[None], link.size, (pad, eos)), kept, np.array([len(text)]), rules, slots)
         tokens = paths.tokens[0, 0, : paths.length[0, 0]].tolist()
         text += tokens
         if paths.ended[0, 0]:

@@ -11,7 +11,8 @@ text. No banned token. A path breaks these only where it has no other way on, an
 ends before its least length, each does at its limit, and a forced token is taken: these hold always.
 
 A text ends at the first slot behind which no open path scores higher than its best ended one. So a text does not
-depend on how many slots a pass had, nor on how a canvas was cut into pieces.
+depend on how many slots a pass had, nor on how a canvas was cut into pieces. Where several paths are asked for, they are
+the best of those that have ended by then, so one pass gives them all.
 
 States. Kept are, for each candidate of the last slot, the `width` best paths that end in it. Paths of equal last
 order - 1 tokens have the same future, so the best of them is enough (the `count` best, where so many paths are asked
@@ -27,6 +28,7 @@ Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept 
 P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -88,12 +90,42 @@ class Paths(NamedTuple):
     score: np.ndarray
 
 
+class SourcePairs:
+    """The pairs of tokens that stand side by side in the sources of a batch: made once, however many searches ask.
+
+    Args:
+        source: ids, (B, S).
+        size: V.
+        passed_over: ids of which no pair is made: pad and eos.
+    """
+
+    def __init__(self, source: np.ndarray, size: int, passed_over: tuple[int, int]):
+        self._size = size
+        self._row = np.arange(len(source))  # tells a row's pairs from others'
+        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
+        key = self._of_row(first * size + second)
+        self._keys = Keys(np.sort(key[~np.isin(first, passed_over) & ~np.isin(second, passed_over)]))
+
+    def have(self, pair: np.ndarray) -> np.ndarray:
+        """Which pairs, first token * V + second, (B, ...), the row's source has."""
+        return self._keys.find(self._of_row(pair)) >= 0
+
+    def of(self, rows: np.ndarray) -> "SourcePairs":
+        """Those of these rows, (B'), in this order."""
+        found = copy.copy(self)
+        found._row = self._row[rows]
+        return found
+
+    def _of_row(self, pair: np.ndarray) -> np.ndarray:
+        return pair + self._row.reshape(-1, *[1] * (pair.ndim - 1)) * self._size**2
+
+
 class PathSearch:
     """Finds the best paths of a batch, slots by slots: `extend` as often as there are slots, then `best`.
 
     Args:
         link: n-grams.
-        source: ids, pads on the right, (B, S).
+        pairs: of the sources.
         text: what is kept of each text so far, padded on the right, (B, any); in front stands eos, the start.
         length: tokens of each, the start included, at least 1, (B).
         rules: lengths and penalties; least and limit count the whole text, without start and end.
@@ -104,7 +136,7 @@ class PathSearch:
     def __init__(
         self,
         link: Link,
-        source: np.ndarray,
+        pairs: SourcePairs,
         text: np.ndarray,
         length: np.ndarray,
         rules: Rules,
@@ -115,12 +147,11 @@ class PathSearch:
         self._weights = weights or link.weights
         self._width = count if link.order == 2 else max(self._weights.width, count)
         self._rows = np.arange(len(length))
-        self._key = self._rows  # what tells a row's pairs of the source from others'
         self._kept = length - 1  # tokens of the text before the first slot
         self._limit = rules.limit
         self._least = np.minimum(rules.least, rules.limit)
         self._slots = 0
-        self._source_pairs = self._pairs_of(source)
+        self._source_pairs = pairs
         self._open = np.ones(len(length), dtype=bool)
 
         # the state: one candidate, the last token of the text, and one path of it
@@ -129,8 +160,8 @@ class PathSearch:
         self._score = np.zeros((rows, 1, 1))  # (B, K, W)
         self._ranks = np.zeros((rows, 1, 1, 0), dtype=np.int16)  # of the candidates chosen, (B, K, W, T)
         inside = np.arange(1, text.shape[1]) < length[:, None]
-        pairs = np.where(inside, text[:, :-1] * link.size + text[:, 1:], -1)
-        self._pairs = pairs[:, None, None]  # of the whole text, (B, K, W, P)
+        written = np.where(inside, text[:, :-1] * link.size + text[:, 1:], -1)
+        self._pairs = written[:, None, None]  # of the whole text, (B, K, W, P)
         self._bigram = np.full((rows, 1, 1), -1)  # index of the bigram that the path ends in, (B, K, W)
         if link.order == 3 and text.shape[1] > 1:
             before = np.take_along_axis(text, np.maximum(length - 2, 0)[:, None], axis=1)
@@ -170,7 +201,7 @@ class PathSearch:
         """Goes on with these rows alone, (B'), in this order."""
         for name in _OF_ROWS:
             setattr(self, name, getattr(self, name)[rows])
-        self._rows = np.arange(len(rows))
+        self._rows, self._source_pairs = np.arange(len(rows)), self._source_pairs.of(rows)
         self._seen = [Slots(*(x[rows] for x in slots)) for slots in self._seen]
 
     def best(self) -> Paths:
@@ -230,7 +261,7 @@ class PathSearch:
 
         ratio, bigram = link.bigrams(before, after)
         pair = before * link.size + after
-        in_source = self._in_source(pair)
+        in_source = self._source_pairs.have(pair)
         score = own + weights.gain * in_source
         if link.order == 2:
             score += self._of_ratio(ratio)
@@ -262,7 +293,7 @@ class PathSearch:
         self._go_on(total, bigram, pair)
         self._token = slots.tokens[:, slot]
         self._slots += 1
-        self._open &= self._score.max((1, 2)) > self._ended_score[:, -1]
+        self._open &= self._score.max((1, 2)) > self._ended_score[:, 0]
 
     def _of_ratio(self, ratio: np.ndarray) -> np.ndarray:
         """What ratios in `UNIT`s, (..., K + 1), add to scores."""
@@ -304,23 +335,9 @@ class PathSearch:
         if self._link.order == 3:
             self._bigram = bigram[row, parent, rank]
 
-    def _pairs_of(self, source: np.ndarray) -> Keys:
-        """Pairs of tokens side by side in the sources, of all rows."""
-        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
-        key = self._of_row(first * self._link.size + second)
-        special = self._rules.pad, self._rules.eos
-        return Keys(np.sort(key[~np.isin(first, special) & ~np.isin(second, special)]))
-
-    def _in_source(self, pair: np.ndarray) -> np.ndarray:
-        """Which pairs, (B, ...), the row's source has."""
-        return self._source_pairs.find(self._of_row(pair)) >= 0
-
-    def _of_row(self, pair: np.ndarray) -> np.ndarray:
-        return pair + self._key.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
-
 
 _OF_ROWS = (
-    "_key", "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_pairs", "_bigram",
+    "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_pairs", "_bigram",
     "_ended_score", "_ended_ranks", "_ended_length",
 )  # fmt: skip
 """Arrays of a search whose first dimension is the row."""
@@ -344,7 +361,7 @@ class _Transitions(NamedTuple):
 
 def best_paths(
     link: Link,
-    source: np.ndarray,
+    pairs: SourcePairs,
     text: np.ndarray,
     length: np.ndarray,
     rules: Rules,
@@ -355,9 +372,36 @@ def best_paths(
     banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
-    search = PathSearch(link, source, text, length, rules, count, weights)
+    search = PathSearch(link, pairs, text, length, rules, count, weights)
     search.extend(slots, forced, banned)
     return search.best()
+
+
+def path_scores(
+    link: Link, pairs: SourcePairs, text: np.ndarray, log_probs: np.ndarray, length: np.ndarray, rules: Rules
+) -> np.ndarray:
+    """The scores of whole texts, as a search gives them, but for what broken rules cost.
+
+    Args:
+        text: ids, eos last, then pads, (B, T).
+        log_probs: the network's, of these, (B, T).
+        length: tokens of each, eos included, (B).
+        rules: penalties; lengths play no part.
+    Returns:
+        float64, (B).
+    """
+    weights, rows = link.weights, len(text)
+    before = np.concatenate([np.full((rows, 1), rules.eos), text[:, :-1]], axis=1)
+    ratio, bigram = link.bigrams(before, text)
+    if link.order == 3 and text.shape[1] > 1:
+        shorter, context = ratio[:, 1:].reshape(-1, 1, 1), bigram[:, :-1].reshape(-1, 1, 1)
+        longer = link.trigrams(context, text[:, 1:].reshape(-1, 1), shorter).reshape(rows, -1)
+        ratio = np.concatenate([ratio[:, :1], longer], axis=1)
+    ends = text == rules.eos
+    score = log_probs + np.where(ends, weights.end, 1.0) * weights.weight / UNIT * ratio
+    score += np.where(ends, -rules.eos_penalty, weights.bonus - rules.unk_penalty * (text == rules.unk))
+    score += weights.gain * pairs.have(before * link.size + text)
+    return np.where(np.arange(text.shape[1]) < length[:, None], score, 0.0).sum(1)
 
 
 def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from ..decoding.limits import check_lengths, least_length, length_limits
 from ..decoding.link import Link
 from ..decoding.linked import Linked
 from ..decoding.loop import Decoding, Text
+from ..decoding.rescore import best_for_ar
 from ..modes import Strategy
 from .session import TorchSession
 from .statistics import Statistics
@@ -32,6 +33,8 @@ class LoopGenerator:
             length ** len_penalty.
         statistics: counts the passes.
         link: chooses the tokens of strategies that keep them unverified; None: each slot gives its own.
+        rescore: how many of its best paths AR chooses from; 0: the best one is the text.
+        ahead: slots behind a block that it looks at.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class LoopGenerator:
         len_penalty: float = 1.0,
         statistics: Statistics | None = None,
         link: Link | None = None,
+        rescore: int = 0,
+        ahead: int = 0,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
         self.models, self.strategy, self.chooser = models, strategy, chooser
@@ -58,7 +63,7 @@ class LoopGenerator:
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
         self.normalize_scores, self.len_penalty = normalize_scores, len_penalty
-        self.statistics, self.link = statistics, link
+        self.statistics, self.link, self.rescore, self.ahead = statistics, link, rescore, ahead
         for model in models:
             model.eval()
 
@@ -71,49 +76,36 @@ class LoopGenerator:
         return Bounds(np.minimum(self.min_len, limit), limit, key)
 
     @torch.no_grad()
-    def generate(
-        self,
-        models,
-        sample: dict,
-        prefix_tokens: Tensor | None = None,
-        length: np.ndarray | None = None,
-        encoded: list[dict] | None = None,
-        bounds: Bounds | None = None,
-        **unused,
-    ) -> list[list[dict]]:
-        """One hypothesis for each sentence of the batch, as fairseq's generators return them.
-
-        Args:
-            length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
-            encoded: of the sources, as `session.encode` gives it; None: encode them.
-            bounds: as `bounds` gives them; None: ask the device.
-        """
+    def generate(self, models, sample: dict, prefix_tokens: Tensor | None = None, **unused) -> list[list[dict]]:
+        """One hypothesis for each sentence of the batch, as fairseq's generators return them."""
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
-        least, limit, key = bounds or self.bounds(sample)
-        if length is not None:
-            least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
-        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
+        least, limit, key = self.bounds(sample)
+        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key))
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
-        linked = None if self.link is None else Linked(self.link, src_tokens.cpu().numpy(), self.chooser)
-        texts = Decoding(
-            session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram, linked
-        ).run()
-        if self.statistics is not None and length is None:  # a sentence counts once
+        linked, scorer, pad, eos = None, session.fork() if self.rescore else None, self.chooser.pad, self.chooser.eos
+        if self.link is not None:
+            linked = Linked(self.link, src_tokens.cpu().numpy(), self.chooser, max(self.rescore, 1), self.ahead)
+        decoding = Decoding(session, self.strategy, least, limit, pad, eos, prefix, self.no_repeat_ngram, linked)
+        if scorer is None:
+            texts = decoding.run()
+        else:
+            texts = best_for_ar(scorer, decoding.candidates(), pad, eos, self.normalized)
+        if self.statistics is not None:
             self.statistics.add(texts)
         return [[self._hypothesis(text)] for text in texts]
 
     def _hypothesis(self, text: Text) -> dict:
-        scores = torch.from_numpy(text.scores)
         return {
             "tokens": torch.from_numpy(text.tokens),
-            "score": self.normalized(scores),
+            "score": torch.tensor(self.normalized(text.scores)),
             "attention": None,
             "alignment": torch.empty(0),
-            "positional_scores": scores,
+            "positional_scores": torch.from_numpy(text.scores),
             "passes": torch.from_numpy(text.passes),
+            "path_score": text.path_score,
         }
 
-    def normalized(self, scores: Tensor) -> Tensor:
+    def normalized(self, scores: np.ndarray) -> float:
         """The score of a text from those of its tokens, eos included."""
         return scores.sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)

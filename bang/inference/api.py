@@ -47,12 +47,14 @@ class Hypothesis(NamedTuple):
         score: log-probability, normalised by length.
         positional_scores: log-probability of each token, and of the eos after them.
         passes: the decoder's pass that gave each token, and the eos after them, counted from 0.
+        path_score: of the path that a link chose (`search`), which positional_scores are a part of; None: none did.
     """
 
     tokens: list[int]
     score: float
     positional_scores: list[float]
     passes: list[int]
+    path_score: float | None = None
 
 
 class Engine(Protocol):
@@ -96,7 +98,7 @@ class Generation:
     Attributes:
         text: for people to read.
         pieces: the word pieces it was made of, repeats and all.
-        score, piece_scores, passes: as in `Hypothesis`; those of the end of the text come last.
+        score, piece_scores, passes, path_score: as in `Hypothesis`; those of the end of the text come last.
         truncated: whether the source was cut to what the model takes.
         error: why there is no text, in one line; None: there is one.
     """
@@ -108,6 +110,7 @@ class Generation:
     passes: Sequence[int] = ()
     truncated: bool = False
     error: str | None = None
+    path_score: float | None = None
 
 
 class _Source(NamedTuple):
@@ -253,6 +256,8 @@ class Bang:
             raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
             self._check_link(options)
+        if options.rescore:
+            self._check_rescoring(options, bool(given.get("rescore")))
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
             raise UserError(
@@ -275,12 +280,30 @@ class Bang:
         if self.engine.link is None:
             raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
 
+    def _check_rescoring(self, options: Options, given: bool) -> None:
+        """Refuses a choice by AR where there is nothing to choose from, or no AR; `given`: it is no default of the model."""
+        mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
+        if "rescore" not in mode.options:
+            if given:
+                raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
+            return
+        if self.engine.link is None or options.link is False:
+            raise UserError(
+                f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
+            )
+        if "ar" not in self.engine.modes:
+            raise UserError(
+                f"{asked}: AR chooses the text, and this model has {', '.join(self.engine.modes)} alone; leave it out"
+            )
+
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
         mode, shares, warnings = modes.find(options.mode), self.engine.shares, []
         if shares and mode.training not in shares:
             trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
             warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+        if options.rescore and "rescore" in mode.options and shares and "ar" not in shares:
+            warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
         blocks = warning_of_blocks(self.engine.blocks, mode, options)
         for warning in [*warnings, *filter(None, [blocks])]:
             if warning not in self._warned:
@@ -349,7 +372,7 @@ class Bang:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
         scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
-        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated)
+        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated, path_score=hypothesis.path_score)
 
 
 def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -16,13 +16,14 @@ from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
+from ..decoding.rescore import best_for_ar
 from ..decoding.search import Slots
 from ..errors import UserError
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import check_vocabulary, read_pieces
 from ..text.files import StrPath
-from ..trained_modes import Blocks
+from ..trained_modes import Blocks, slots_ahead
 from . import cpu
 from .api import Hypothesis
 from .onnx_beam import search
@@ -104,16 +105,19 @@ class OnnxEngine:
             found = search(session, beam, least, limit, specials, options.len_penalty, options.no_repeat_ngram_size)
             return [_hypothesis(best.tokens, best.scores, range(len(best.tokens)), best.score) for best in found]
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
-        linked = None
+        linked, rescore = None, options.rescore if "rescore" in mode.options else 0
         if self.link is not None and options.link is not False and mode.may_link(options):
-            linked = Linked(self.link, session.source, chooser)
-        decoding = loop.Decoding(
-            session, strategy, least, limit, specials[0], specials[2], no_repeat_ngram=blocking, linked=linked
-        )
-        return [
-            _hypothesis(text.tokens, text.scores, text.passes, text.scores.sum() / len(text.scores) ** options.len_penalty)
-            for text in decoding.run()
-        ]
+            ahead = slots_ahead([self.blocks], 1 + strategy.drafts)
+            linked = Linked(self.link, session.source, chooser, max(rescore, 1), ahead)
+        pad, _, eos = specials
+        scorer = session.fork() if rescore else None
+        decoding = loop.Decoding(session, strategy, least, limit, pad, eos, no_repeat_ngram=blocking, linked=linked)
+
+        def score(of_tokens: np.ndarray) -> float:
+            return of_tokens.sum() / len(of_tokens) ** options.len_penalty
+
+        texts = decoding.run() if scorer is None else best_for_ar(scorer, decoding.candidates(), pad, eos, score)
+        return [_hypothesis(text.tokens, text.scores, text.passes, score(text.scores), text.path_score) for text in texts]
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `api.Engine`."""
@@ -122,9 +126,9 @@ class OnnxEngine:
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
 
 
-def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float) -> Hypothesis:
+def _hypothesis(tokens: np.ndarray, scores: np.ndarray, passes, score: float, path_score: float | None = None) -> Hypothesis:
     """Without the eos at the end, but with its score and pass."""
-    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)))
+    return Hypothesis(tokens[:-1].tolist(), float(score), scores.tolist(), list(map(int, passes)), path_score)
 
 
 def _device(name: str | None) -> tuple[str, int]:

@@ -23,6 +23,7 @@ from ..options import Options, check_number
 from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
+from ..trained_modes import slots_ahead
 from .api import Hypothesis
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
@@ -121,6 +122,8 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options):
     task.link = None if options.link is False else model.link
     generator = task.build_generator([network], generation)
     generator.statistics = None  # a command's report at its end
+    if mode.may_link(options):  # the network, built without its run, does not know its blocks
+        generator.ahead = slots_ahead([model.blocks], 1 + mode.strategy(options).drafts)
     return task, generator
 
 
@@ -130,7 +133,7 @@ def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
     passes = list(range(len(tokens))) if passes is None else passes.tolist()  # AR: one pass a token
     if tokens and tokens[-1] == eos:
         tokens = tokens[:-1]
-    return Hypothesis(tokens, float(found["score"]), scores, passes)
+    return Hypothesis(tokens, float(found["score"]), scores, passes, found.get("path_score"))
 
 
 def _device(name: str | None) -> torch.device:
