@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest, path_scores
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
@@ -202,6 +202,26 @@ def test_the_best_path_is_that_of_brute_force(task):
 @given(tasks(most=3), st.integers(2, 4))
 def test_the_best_paths_are_those_of_brute_force(task, count):
     check(task, count, 3 * count)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(tasks(), min_size=1, max_size=3))
+def test_the_score_of_a_whole_text_is_that_of_its_path(several):
+    for order in (2, 3):
+        rows = [Task(order, task.slots, task.source, [], 0, 99, 0.5, 1.5) for task in several]
+        found = [row.searched()[0][0] for row in rows]
+        ended = [(row, path) for row, path in zip(rows, found) if path[-1] == EOS and row.score(path) > REFUSED / 2]
+        if ended:
+            tokens = padded([path for _, path in ended])
+            own = [[row.slots[i][1] if token == EOS else row.slots[i][0][token] for i, token in enumerate(path)]
+                   for row, path in ended]  # fmt: skip
+            log_probs = np.zeros(tokens.shape)
+            log_probs[tokens != PAD] = np.concatenate(own)
+            length = np.array([len(path) for _, path in ended])
+            pairs = pairs_of([[*row.source, EOS] for row, _ in ended])
+            link = replace(rows[0].link, weights=WEIGHTS)
+            scores = path_scores(link, pairs, tokens, log_probs, length, Rules(length, length, PAD, EOS, UNK, 0.5, 1.5))
+            assert scores.tolist() == [row.score(path) for row, path in ended]
 
 
 @settings(deadline=None, max_examples=40)

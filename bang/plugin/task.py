@@ -215,10 +215,6 @@ class BangTranslationTask(BangTask, TranslationTask):
             )
         if self.cfg.link not in (NO_LINK, None) and "link" in mode.options and not mode.may_link(options):
             raise UserError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
-        if options.rescore and "rescore" in mode.options and self.link is None:
-            raise UserError(
-                f"--rescore {options.rescore}: the candidates are a link's paths; make one with bang link and give it with --link"
-            )
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
@@ -258,7 +254,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             of_blocks = warning_of_blocks(getattr(model, "trained_blocks", None), mode, options)
             if of_blocks:
                 logger.warning("%s", of_blocks)
-            if options.rescore and "rescore" in mode.options:
+            if options.rescore and "rescore" in mode.options and self.link is not None:
                 if "ar" not in runs:
                     raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
                 if trained and "ar" not in trained:
@@ -285,7 +281,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
             link=link,
-            rescore=options.rescore if "rescore" in mode.options else 0,
+            rescore=options.rescore if link is not None and "rescore" in mode.options else 0,
             ahead=slots_ahead([getattr(model, "trained_blocks", None) for model in models], 1 + mode.strategy(options).drafts),
         )
         # fairseq does not tell a generator that the run has ended
@@ -329,6 +325,8 @@ class BangTranslationTask(BangTask, TranslationTask):
             idle |= {"max_nar_length"}
         else:
             idle |= {*NO_EFFECT_IN_LOOP, *(() if mode.strategy(options).anchored else ("prefix_size",))}
+        if options.rescore and "rescore" not in idle and self.link is None:
+            logger.warning("--rescore has no effect without --link, whose paths are the candidates")
         for name in given:
             if name in idle:
                 logger.warning("--%s has no effect with --decoding %s", name.replace("_", "-"), mode.name)
