@@ -25,7 +25,7 @@ token backwards, the one with the candidate of better rank (order 3: before that
 token is higher); an ended path wins over an open one.
 
 Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept for each, T tokens of a path so far,
-P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
+P tokens of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
 import copy
@@ -159,9 +159,9 @@ class PathSearch:
         self._token = np.take_along_axis(text, length[:, None] - 1, axis=1)  # (B, K)
         self._score = np.zeros((rows, 1, 1))  # (B, K, W)
         self._ranks = np.zeros((rows, 1, 1, 0), dtype=np.int16)  # of the candidates chosen, (B, K, W, T)
-        inside = np.arange(1, text.shape[1]) < length[:, None]
-        written = np.where(inside, text[:, :-1] * link.size + text[:, 1:], -1)
-        self._pairs = written[:, None, None]  # of the whole text, (B, K, W, P)
+        column = np.arange(text.shape[1]) - text.shape[1] + length[:, None]
+        written = np.where(column < 0, -1, np.take_along_axis(text, np.maximum(column, 0), axis=1))
+        self._text = written[:, None, None]  # with the path, in columns that end in its last token, (B, K, W, P)
         self._bigram = np.full((rows, 1, 1), -1)  # index of the bigram that the path ends in, (B, K, W)
         if link.order == 3 and text.shape[1] > 1:
             before = np.take_along_axis(text, np.maximum(length - 2, 0)[:, None], axis=1)
@@ -260,28 +260,31 @@ class PathSearch:
         own = np.concatenate([own, end[..., None]], axis=2)[:, :, None]
 
         ratio, bigram = link.bigrams(before, after)
-        pair = before * link.size + after
-        in_source = self._source_pairs.have(pair)
+        in_source = self._source_pairs.have(before * link.size + after)
         score = own + weights.gain * in_source
         if link.order == 2:
             score += self._of_ratio(ratio)
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram, pair)
+        return _Transitions(score, ratio, bigram)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
-        score, ratio, bigram, pair = (x[:, slot, :before] for x in step)
+        score, ratio, bigram = (x[:, slot, :before] for x in step)
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
             token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
             longer = self._link.trigrams(self._bigram, token, ratio)
             total += self._of_ratio(longer)
         end, total = total[..., -1], total[..., :-1]
-        if self._pairs.shape[3]:
-            again = (self._pairs[..., None] == pair[:, :, None, None, :-1]).any(3)
-            total = total + _REFUSED * again
+        # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
+        *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
+        if len(column):
+            again = np.zeros(total.shape, dtype=bool)
+            followed = self._text[..., 1:][*path, column]
+            np.logical_or.at(again, tuple(path), followed[:, None] == slots.tokens[path[0], slot])
+            total += _REFUSED * again
 
         kept = self._kept + self._slots
         free = np.ones_like(self._open) if forced is None else forced[:, slot] < 0
@@ -290,7 +293,7 @@ class PathSearch:
             may_end |= forced[:, slot] == self._rules.eos
         total[free & (kept >= self._limit)] = _NONE
         self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
-        self._go_on(total, bigram, pair)
+        self._go_on(total, bigram, slots.tokens[:, slot])
         self._token = slots.tokens[:, slot]
         self._slots += 1
         self._open &= self._score.max((1, 2)) > self._ended_score[:, 0]
@@ -316,28 +319,28 @@ class PathSearch:
         self._ended_length = np.take_along_axis(length, order, 1)
         self._ended_ranks = ranks[self._rows[:, None], order]
 
-    def _go_on(self, total: np.ndarray, bigram: np.ndarray, pair: np.ndarray) -> None:
-        """Keeps the best paths into each candidate. `total`: score of each path with each candidate, (B, K, W, K)."""
+    def _go_on(self, total: np.ndarray, bigram: np.ndarray, token: np.ndarray) -> None:
+        """Keeps the best paths into each candidate, (B, K). `total`: score of each path with each, (B, K, W, K)."""
         rows, before, width, candidates = total.shape
         row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
         if self._link.order == 3 and width > self._count:  # of equal last two tokens
-            best = _highest(total, self._count, axis=2)
-            total = np.take_along_axis(total, best, axis=2)
+            best, total = _highest(total, self._count)
         flat = total.reshape(rows, -1, candidates)
-        chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
+        chosen, score = (x.transpose(0, 2, 1) for x in _highest(flat, self._width))  # (B, K, W)
         parent, path = np.divmod(chosen, total.shape[2])  # the candidate before, and which of its paths
         if total.shape[2] < width:
             path = best[row, parent, path, rank]
-        self._score = flat[row, chosen, rank]
+        self._score = score
         new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
         self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
-        self._pairs = np.concatenate([self._pairs[row, parent, path], pair[row, parent, rank][..., None]], axis=3)
+        new = np.broadcast_to(token[:, :, None], parent.shape)[..., None]
+        self._text = np.concatenate([self._text[row, parent, path], new], axis=3)
         if self._link.order == 3:
             self._bigram = bigram[row, parent, rank]
 
 
 _OF_ROWS = (
-    "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_pairs", "_bigram",
+    "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_text", "_bigram",
     "_ended_score", "_ended_ranks", "_ended_length",
 )  # fmt: skip
 """Arrays of a search whose first dimension is the row."""
@@ -350,13 +353,11 @@ class _Transitions(NamedTuple):
         score: but for what a path's past says.
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
-        pair: first token * V + second.
     """
 
     score: np.ndarray
     ratio: np.ndarray
     bigram: np.ndarray
-    pair: np.ndarray
 
 
 def best_paths(
@@ -457,12 +458,32 @@ def _ranked(slots: Slots, rules: Rules) -> Slots:
     return Slots(np.take_along_axis(tokens, order, 2), np.take_along_axis(log_probs, order, 2), slots.end)
 
 
-def _highest(x: np.ndarray, count: int, axis: int) -> np.ndarray:
-    """Indices of the highest along an axis, highest first, of equal ones the first."""
-    if count == 1:
-        return np.expand_dims(x.argmax(axis), axis)
-    order = np.argsort(-x, axis=axis, kind="stable")
-    return order.take(np.arange(min(count, x.shape[axis])), axis=axis)
+def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The highest along the last dimension but one, and their indices: highest first, of equal ones the first.
+
+    Args:
+        x: (..., n, C), overwritten.
+    Returns:
+        Indices and scores, (..., count or n, C); -inf: there are not so many.
+    """
+    count = min(count, x.shape[-2])
+    if count > _FEW:
+        index = np.argsort(-x, axis=-2, kind="stable")[..., :count, :]
+        return index, np.take_along_axis(x, index, -2)
+    flat = x.reshape(-1, *x.shape[-2:])
+    row, column = np.arange(len(flat))[:, None], np.arange(x.shape[-1])
+    index = np.empty((len(flat), count, x.shape[-1]), dtype=np.int64)
+    found = np.empty(index.shape)
+    for number in range(count):
+        best = flat.argmax(1)
+        index[:, number], found[:, number] = best, flat[row, best, column]
+        if number < count - 1:
+            flat[row, best, column] = _NONE
+    shape = *x.shape[:-2], count, x.shape[-1]
+    return index.reshape(shape), found.reshape(shape)
+
+
+_FEW = 4  # so often an arg-max is quicker than a sort
 
 
 def _wide(ranks: np.ndarray, width: int) -> np.ndarray:
