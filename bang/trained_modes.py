@@ -28,7 +28,7 @@ def best_trained(shares: Mapping[str, float] | None, names: Iterable[str]) -> st
     """Of the modes that a model can run the one with the largest share of the training, in a tie the first of the table.
 
     Args:
-        shares: {mode: share}; None or empty where nobody knows.
+        shares: {mode: share}; None or empty where unknown.
         names: of at least one mode; the first of them where no share is known.
     """
     names, known = list(names), rounded(shares or {})
@@ -114,7 +114,7 @@ def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> s
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 
     Args:
-        trained: what the checkpoint was trained with; None: nobody knows.
+        trained: what the checkpoint was trained with; None: unknown.
         mode, options: of decoding.
     Returns:
         One line; None where there is nothing to say.

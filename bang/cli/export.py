@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar="FILE",
-        help="the texts wanted for --check's, line by line: tells the ROUGE of the model and of the export",
+        help="references for --check's texts, line by line: prints the ROUGE of the model and of the export",
     )
 
 

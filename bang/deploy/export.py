@@ -49,7 +49,7 @@ def export(
         folder: to be made; must not exist, or be empty.
         precision: one of `PRECISIONS`; float16 is meant for GPUs.
         reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
-            saturate; None: as this CPU needs, and 7 bits where nobody knows.
+            saturate; None: as this CPU needs, and 7 bits where that is unknown.
         progress: is called with the name of each step as it begins.
 
     Raises:

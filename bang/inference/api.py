@@ -62,8 +62,8 @@ class Engine(Protocol):
 
     Attributes:
         modes: names of the modes that it can run.
-        shares: how much of the training each mode had, {mode: share}; None where nobody knows.
-        blocks: those of the training; None where nobody knows.
+        shares: how much of the training each mode had, {mode: share}; None where unknown.
+        blocks: those of the training; None where unknown.
         max_source_positions: longest source that it takes, eos included.
         link: chooses the texts of NAR and semi-NAR; None: there is none.
     """

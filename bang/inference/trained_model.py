@@ -62,12 +62,12 @@ class TrainedModel:
 
     @property
     def shares(self) -> dict[str, float]:
-        """How much of the training each mode had; empty where nobody knows."""
+        """How much of the training each mode had; empty where unknown."""
         return trained_modes(self._run)
 
     @property
     def blocks(self) -> Blocks | None:
-        """The blocks that it was trained with; None where nobody knows."""
+        """The blocks that it was trained with; None where unknown."""
         return trained_blocks(self._run)
 
     @property

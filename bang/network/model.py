@@ -89,7 +89,7 @@ class BangModel(FairseqEncoderDecoderModel):
         return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """fairseq's trainer tells the update number; the criterion draws the update's mode by it."""
+        """fairseq's trainer sets the update number; the criterion draws the update's mode from it."""
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
 

@@ -43,7 +43,7 @@ class BertDictionary(Dictionary):
         super().__init__(bos="[CLS]", pad="[PAD]", eos="[SEP]", unk="[UNK]", add_special_symbols=False)
         self.nspecial = 0  # how many first symbols fairseq takes for its own and does not save
         self.encoded = Encoded()
-        # fairseq-preprocess tells a dictionary nothing of its end; its workers have copies that say nothing
+        # fairseq-preprocess has no hook for its end; copies in its workers do not report
         weakref.finalize(self, self.encoded.report)
 
     def mask(self) -> int:

@@ -11,7 +11,7 @@ from ..text.vocabulary import fingerprint, read_vocabulary
 from .gpus import gpu_devices
 from .steps import Command, Plan, Step
 from .tasks import (
-    Options,
+    TaskOptions,
     add_binarization,
     add_results,
     add_tokenization,
@@ -30,7 +30,7 @@ def distillation_plan(
     data: StrPath,
     teacher: StrPath,
     out: StrPath,
-    options: Options,
+    options: TaskOptions,
     shards: int,
     at_once: int | None = None,
     keep_references: bool = False,
@@ -113,7 +113,7 @@ def distillation_plan(
     return plan
 
 
-def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path, options: Options) -> dict[str, Path]:
+def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path, options: TaskOptions) -> dict[str, Path]:
     """Adds the step that puts further sources behind those of the train part, and empty lines behind its targets.
 
     Args:

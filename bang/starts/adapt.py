@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 REMEDY = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
 SIDES = ("encoder", "decoder")
 UNSHAPED = ("encoder_attention_heads", "decoder_attention_heads", "activation_fn")
-"""Options that no weight's shape tells: wrong ones compute something else without a word."""
+"""Options that no weight's shape shows: with a wrong value the model silently computes something else."""
 
 
 def weights_for(
@@ -124,7 +124,7 @@ def _check_sizes(start: Start, cfg) -> None:
     untold = [name for name in UNSHAPED if name not in start.sizes]
     if untold:
         logger.warning(
-            "%s %s: weights alone do not tell %s; taken as %s%s", OPTION, start.path,
+            "%s %s: weights alone do not say %s; taken as %s%s", OPTION, start.path,
             ", ".join(f"--{name.replace('_', '-')}" for name in untold), ", ".join(str(getattr(cfg, name)) for name in untold),
             "" if start.family == "bang" else "; its config.json beside it settles them",
         )  # fmt: skip
@@ -156,8 +156,8 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
     """The rows of the start's tables that a smaller vocabulary takes; nothing where the vocabularies are one.
 
     Raises:
-        ValueError: the dictionary has a piece that the start lacks, or numbers pieces otherwise where the start
-            does not tell its own.
+        ValueError: the dictionary has a piece that the start lacks; or the sizes differ and the start
+            does not come with its vocabulary.
     """
     chosen = {}
     for side in SIDES:

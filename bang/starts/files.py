@@ -28,7 +28,7 @@ class Start(NamedTuple):
     path: str
     family: str  # bang (and ProphetNet's fairseq files, which have the same names), bert, prophetnet
     weights: dict[str, Tensor]
-    sizes: dict[str, Any]  # by the option that has to agree, as far as the files tell: {"encoder_embed_dim": 384, …}
+    sizes: dict[str, Any]  # by the option that has to agree, as far as the files say: {"encoder_embed_dim": 384, …}
     layers: dict[str, int]  # how many there are to choose from: {"encoder": 6, "decoder": 6}
     pieces: list[str] | None  # the vocabulary, where the files have it
     fingerprint: str | None = None  # of the dictionaries that a checkpoint of ours was trained with
@@ -146,7 +146,7 @@ def _layers(weights: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
-    """The widths that shapes tell."""
+    """The widths, from the shapes of the weights."""
     sizes = {}
     for side in ("encoder", "decoder"):
         for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
