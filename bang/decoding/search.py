@@ -104,7 +104,8 @@ class SourcePairs:
         self._row = np.arange(len(source))  # tells a row's pairs from others'
         first, second = source[:, :-1].astype(np.int64), source[:, 1:]
         key = self._of_row(first * size + second)
-        self._keys = Keys(np.sort(key[~np.isin(first, passed_over) & ~np.isin(second, passed_over)]))
+        pad, eos = passed_over
+        self._keys = Keys(np.sort(key[(first != pad) & (first != eos) & (second != pad) & (second != eos)]))
 
     def have(self, pair: np.ndarray) -> np.ndarray:
         """Which pairs, first token * V + second, (B, ...), the row's source has."""
@@ -300,9 +301,9 @@ class PathSearch:
 
     def _of_ratio(self, ratio: np.ndarray) -> np.ndarray:
         """What ratios in `UNIT`s, (..., K + 1), add to scores."""
-        share = np.full(ratio.shape[-1], self._weights.weight / UNIT)
-        share[-1] *= self._weights.end
-        return share * ratio
+        found = ratio * (self._weights.weight / UNIT)
+        found[..., -1] *= self._weights.end
+        return found
 
     def _end(self, score: np.ndarray) -> None:
         """Takes the ends of paths, (B, K, W), where they are among the best."""
