@@ -3,7 +3,6 @@
 fairseq's task, `Bang.generate`, the engines and the command line all take them from here.
 """
 
-import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -23,7 +22,7 @@ def check_number(name: str, value: Any, least: float = 0, most: float = _MOST, w
     Raises:
         ValueError: in one line.
     """
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         limits = f"{least} or more" if most == _MOST else f"from {least} to {most}"
         raise UserError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")

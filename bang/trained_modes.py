@@ -110,6 +110,23 @@ def slots_ahead(trained: Iterable[Blocks | None], block: int) -> int:
     return min(max(reach - block, 0), AHEAD)
 
 
+def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode: Mode, options: Options) -> list[str]:
+    """What to warn of before decoding: a checkpoint that was not trained for the mode, or for such blocks.
+
+    Args:
+        shares: as of `trained_modes`. blocks: as of `trained_blocks`.
+        mode, options: of decoding.
+    """
+    warnings = []
+    if shares and mode.training not in shares:
+        trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+    if options.rescore and "rescore" in mode.options and shares and "ar" not in shares:
+        warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
+    of_blocks = warning_of_blocks(blocks, mode, options)
+    return warnings + ([of_blocks] if of_blocks else [])
+
+
 def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> str | None:
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 

@@ -3,23 +3,32 @@
     bang pack checkpoints/checkpoint_best.pt model
     bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
     bang pack run/checkpoint_last.pt model --average-with start.pt   # the mean with what the run started from
+    bang pack --format hf model for-transformers      # a folder for Hugging Face's transformers; the same without --format: back
 
 The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
 (config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
+A folder for transformers holds the same as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it, after `import bang.hf`.
 """
 
 import argparse
+import os
 
 from ..errors import UserError
 from ..inference.load import import_heavy
+from ..safety.folder import is_for_transformers
 from ._options import add_dtype_argument, add_generation_arguments, add_link_argument, generation_options
 
 HELP = "a checkpoint to a folder that holds all that generation needs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train; with --last, the folder of a run")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="of fairseq-train, or a folder of bang pack; with --last, the folder of a run"
+    )
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
+    parser.add_argument(
+        "--format", choices=("bang", "hf"), default="bang", help="of the folder: ours, or Hugging Face's (default: %(default)s)"
+    )
     parser.add_argument("--last", type=int, metavar="N", help="average the last N checkpoints of the run")
     parser.add_argument(
         "--average-with",
@@ -41,12 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     pack = import_heavy("bang.deploy.pack")
-    if args.last is None:
-        paths = [args.checkpoint]
+    write_folder = import_heavy("bang.hf.folder").write_folder if args.format == "hf" else pack.write_folder
+    if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
+        paths, model = [args.checkpoint], _read_folder(args)
     else:
-        if args.last < 1:
-            raise UserError(f"--last {args.last}: give 1 or more")
-        paths = pack.last_checkpoints(args.checkpoint, args.last)
-    paths = [*args.average_with, *paths]  # what is no weight is of the last
-    model = pack.read_average(paths, args.vocab, args.link)
-    pack.write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+        paths = [args.checkpoint]
+        if args.last is not None:
+            if args.last < 1:
+                raise UserError(f"--last {args.last}: give 1 or more")
+            paths = pack.last_checkpoints(args.checkpoint, args.last)
+        paths = [*args.average_with, *paths]  # what is no weight is of the last
+        model = pack.read_average(paths, args.vocab, args.link)
+    write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+
+
+def _read_folder(args: argparse.Namespace):
+    """The model of a folder, ours or Hugging Face's."""
+    if args.vocab is not None:
+        raise UserError(f"{args.checkpoint}: brings its own vocabulary; give no other")
+    if is_for_transformers(args.checkpoint):
+        return import_heavy("bang.hf.folder").read_folder(args.checkpoint, args.link)
+    return import_heavy("bang.inference.trained_model").read_folder(args.checkpoint, args.link)

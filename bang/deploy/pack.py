@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from ..decoding.link import LINK_FILE, NO_LINK
 from ..errors import UserError
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
+from ..network.model import BangModel
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
 from ..safety import checkpoints
@@ -103,12 +104,7 @@ def write_folder(
     Raises:
         ValueError: the folder holds something, a size is not that of the weights, or a default is none.
     """
-    model = replace(model, generation={**model.generation, **(generation or {})})
-    Options(**model.generation)  # refuses what is none
-    network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
-    mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
-    if mode not in network.decodes:
-        raise UserError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
+    model, network, mode = with_defaults(model, generation)
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]
@@ -132,7 +128,22 @@ def write_folder(
             model.link.save(new / LINK_FILE)
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(model, Path(folder).name, dtype, source, mode), encoding="utf-8")
+        (new / CARD).write_text(card(model, Path(folder).name, dtype, source, _usage(Path(folder).name, mode)), encoding="utf-8")
+
+
+def with_defaults(model: TrainedModel, generation: Mapping[str, Any] | None) -> tuple[TrainedModel, BangModel, str]:
+    """A model with further defaults of generation, its network and its default mode.
+
+    Raises:
+        ValueError: a size is not that of the weights, or a default is none.
+    """
+    model = replace(model, generation={**model.generation, **(generation or {})})
+    Options(**model.generation)  # refuses what is none
+    network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
+    mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
+    if mode not in network.decodes:
+        raise UserError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
+    return model, network, mode
 
 
 def _shared(sizes: Mapping[str, Any]) -> list[str]:
@@ -167,7 +178,26 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
         torch.save(state, file)
 
 
-def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
+def _usage(name: str, mode: str) -> str:
+    return f"""```python
+from bang import Bang
+
+model = Bang.load("{name}")
+model.generate(["some text"], mode="{mode}")
+```
+
+`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
+take it too."""
+
+
+def card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], usage: str) -> str:
+    """The card of a folder, a page of Markdown.
+
+    Args:
+        name: of the folder. dtype: of its weights.
+        source: the checkpoints that it was made from.
+        usage: how to load it.
+    """
     sizes, shares = model.sizes, model.shares
     widths = " + ".join(
         map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]]))
@@ -198,13 +228,5 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 | link | {"none" if model.link is None else f"order {model.link.order}, the default of NAR and semi-NAR"} |
 | made from | {origin} |
 
-```python
-from bang import Bang
-
-model = Bang.load("{name}")
-model.generate(["some text"], mode="{mode}")
-```
-
-`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
-take it too. What it was trained on, and what it is good for, is for its maker to write here.
+{usage} What it was trained on, and what it is good for, is for its maker to write here.
 """

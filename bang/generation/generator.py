@@ -76,12 +76,18 @@ class LoopGenerator:
         return Bounds(np.minimum(self.min_len, limit), limit, key)
 
     @torch.no_grad()
-    def generate(self, models, sample: dict, prefix_tokens: Tensor | None = None, **unused) -> list[list[dict]]:
-        """One hypothesis for each sentence of the batch, as fairseq's generators return them."""
+    def generate(
+        self, models, sample: dict, prefix_tokens: Tensor | None = None, encoded: list[dict] | None = None, **unused
+    ) -> list[list[dict]]:
+        """One hypothesis for each sentence of the batch, as fairseq's generators return them.
+
+        Args:
+            encoded: of the sources, as `session.encode` gives it; None: encode them.
+        """
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
         least, limit, key = self.bounds(sample)
-        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key))
+        session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
         linked, scorer, pad, eos = None, session.fork() if self.rescore else None, self.chooser.pad, self.chooser.eos
         if self.link is not None:

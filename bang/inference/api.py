@@ -22,7 +22,7 @@ from ..options import DESCRIBED, Options, check_number
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.wordpieces import WordPieces
-from ..trained_modes import Blocks, best_trained, warning_of_blocks
+from ..trained_modes import Blocks, best_trained, warnings_of
 from .load import load_model
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
 _OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead")
 """What `Bang.generate` takes beside `Options`."""
+
+
+class TextTooLong(UserError):
+    """A text has more word pieces than the model takes."""
 
 
 class Hypothesis(NamedTuple):
@@ -298,14 +302,7 @@ class Bang:
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
-        mode, shares, warnings = modes.find(options.mode), self.engine.shares, []
-        if shares and mode.training not in shares:
-            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
-        if options.rescore and "rescore" in mode.options and shares and "ar" not in shares:
-            warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
-        blocks = warning_of_blocks(self.engine.blocks, mode, options)
-        for warning in [*warnings, *filter(None, [blocks])]:
+        for warning in warnings_of(self.engine.shares, self.engine.blocks, modes.find(options.mode), options):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("%s", warning)
@@ -358,11 +355,12 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
+        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
+        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
         if len(pieces) > limit and not truncate:
-            raise UserError(
-                f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
+            raise TextTooLong(
+                f"text {number} has over {limit} word pieces, the model's limit: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]

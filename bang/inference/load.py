@@ -15,7 +15,7 @@ from ..safety.folder import EXPORT, MODEL, VOCABULARY, read_config
 from ..text.files import StrPath
 
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
-_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export"}
+_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export", "transformers": "hf"}
 """Extras of pyproject.toml that bring packages which bang itself does not."""
 
 
