@@ -96,7 +96,7 @@ class LoopGenerator:
         if scorer is None:
             texts = decoding.run()
         else:
-            texts = best_for_ar(scorer, decoding.candidates(), pad, eos, self.normalized)
+            texts = best_for_ar(scorer, decoding.candidates(), pad, eos, lambda scores: self.normalized(scores).item())
         if self.statistics is not None:
             self.statistics.add(texts)
         return [[self._hypothesis(text)] for text in texts]
@@ -104,7 +104,7 @@ class LoopGenerator:
     def _hypothesis(self, text: Text) -> dict:
         return {
             "tokens": torch.from_numpy(text.tokens),
-            "score": torch.tensor(self.normalized(text.scores)),
+            "score": self.normalized(text.scores),
             "attention": None,
             "alignment": torch.empty(0),
             "positional_scores": torch.from_numpy(text.scores),
@@ -112,6 +112,6 @@ class LoopGenerator:
             "path_score": text.path_score,
         }
 
-    def normalized(self, scores: np.ndarray) -> float:
+    def normalized(self, scores: np.ndarray) -> Tensor:
         """The score of a text from those of its tokens, eos included."""
-        return scores.sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)
+        return torch.from_numpy(scores).sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)
