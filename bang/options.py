@@ -13,6 +13,9 @@ from .visibility import BLOCK_SIZE
 SOURCE_GAIN = 4.0
 """Log-probability that a draft gains where it follows in the source: a factor of 55."""
 
+CASES = ("lower", "source")
+"""How texts are written: as the model's vocabulary has them, or with the capitals of their sources."""
+
 _MOST = 10**9  # more than any length or count, and what integers of every library hold
 
 
@@ -78,6 +81,16 @@ class Options:
         },
     )
 
+    case: str | None = field(
+        default=None,
+        metadata={
+            "choices": CASES,
+            "help": "capitals in texts of a vocabulary that has none: source gives each word the form that it has in the source, "
+            "else the training targets' by the model's table (casing.tsv), lower leaves them out (default: source if the model "
+            "has a table)",
+        },
+    )
+
     def __post_init__(self) -> None:
         for option in fields(self):
             if option.type in (int, float):
@@ -87,6 +100,8 @@ class Options:
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
         if self.rescore == 1:
             raise UserError("rescore=1: there is a choice from 2 candidates on (0: none)")
+        if self.case not in (None, *CASES):
+            raise UserError(f"case={self.case!r}: give {' or '.join(CASES)}")
         if not isinstance(self.mode, str):
             raise UserError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:

@@ -41,7 +41,7 @@ def test_plan(data, tmp_path, monkeypatch):
     plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8)  # 48 pairs are three batches
     assert [step.name for step in plan.steps] == [
         "tokenize", "binarize", "teacher-0", "teacher-1", "teacher-2", "merge", "binarize-distilled", "fine-tune", "curves",
-        "link", "generate-nar", "generate-nar-link", "evaluate",
+        "casing", "link", "generate-nar", "generate-nar-link", "evaluate",
     ]  # fmt: skip
     shard = words(plan, "teacher-1")
     assert (after(shard, "--num-shards"), after(shard, "--shard-id"), after(shard, "--beam")) == ("3", "1", "2")

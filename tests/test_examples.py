@@ -55,7 +55,7 @@ def test_they_are_short_and_each_answers_a_question():
 def test_first_text(example):
     written = dict(line.split(maxsplit=1) for line in example("first_text").out.splitlines())
     assert list(written) == list(MODES)
-    assert written["ar"] == "perl module for reading and writing fits images"
+    assert written["ar"] == "Perl module for reading and writing FITS images"
     assert len(set(written.values())) > 2  # modes differ
 
 

@@ -48,7 +48,7 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     linked = {"nar": ["nar"], "all": ["semi-nar", "nar"]}.get(mode, [])
     plan = task_plan(data, tmp_path / "out", TaskOptions(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
     assert [step.name for step in plan.steps] == [
-        "tokenize", "binarize", "fine-tune", "curves", *(["link"] if "nar" in decodings.split() else []),
+        "tokenize", "binarize", "fine-tune", "curves", "casing", *(["link"] if "nar" in decodings.split() else []),
         *(f"generate-{decoding}" for decoding in decodings.split()), *(f"generate-{decoding}-link" for decoding in linked),
         "evaluate",
     ]  # fmt: skip

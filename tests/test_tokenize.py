@@ -15,7 +15,7 @@ import pytest
 
 from bang.__main__ import main
 from bang.text import tokenize, wordpieces
-from bang.text.vocabulary import VOCAB, read_vocabulary
+from bang.text.vocabulary import VOCAB, Normalization, read_vocabulary
 from bang.text.wordpieces import WordPieces, load_word_pieces
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,10 +260,11 @@ def test_a_smaller_vocabulary_spells_what_it_lacks(tmp_path):
             main(["vocabulary", str(small), str(text), *arguments])
 
 
-def test_long_words_are_split_in_parts_that_change_nothing(monkeypatch):
+@pytest.mark.parametrize("ideographs_are_words", [True, False])
+def test_long_words_are_split_in_parts_that_change_nothing(ideographs_are_words, monkeypatch):
     """Whatever stands between blanks, and wherever it is cut."""
-    split = WordPieces(list(read_vocabulary(VOCAB)))
-    cuts = wordpieces._cuts()
+    split = WordPieces(list(read_vocabulary(VOCAB)), Normalization(tokenize_chinese_chars=ideographs_are_words))
+    cuts = wordpieces._cuts(ideographs_are_words)
     ideographs = range(0x4E00, 0xA000)
     for character in filter(cuts.match, map(chr, [*range(0x4E00), *ideographs[::100], *range(0xA000, 1 << 16)])):
         for before, behind in (("a", "b"), ("ば", "\u0301é"), ("[", "X_SEP]")):

@@ -19,10 +19,12 @@ from ..inference.trained_model import DECODER_TABLE, DTYPES, ENCODER_TABLE, Trai
 from ..plugin.dictionary import BertDictionary
 from ..safety import checkpoints
 from ..safety.folder import CARD, WEIGHTS
+from ..text.casing import CASING_FILE, find_casing
 from ..text.files import StrPath, new_folder
+from ..text.vocabulary import read_normalization
 from .configuration import BangConfig
 from .modeling import BangForConditionalGeneration
-from .tokenizer import build_tokenizer, read_pieces
+from .tokenizer import TOKENIZER, build_tokenizer, read_pieces
 
 _OF_TRAINING = ("architecture", "criterion", "updates", "languages")
 
@@ -57,7 +59,11 @@ def write_folder(
         network = to_transformers(model).to(DTYPES[dtype])
         with _without_progress_bar():
             network.save_pretrained(new)
-        build_tokenizer(model.dictionary.symbols, model.sizes["max_source_positions"]).save_pretrained(new)
+        build_tokenizer(
+            model.dictionary.symbols, model.sizes["max_source_positions"], model.dictionary.normalization
+        ).save_pretrained(new)
+        if model.casing is not None:
+            model.casing.save(new / CASING_FILE)
         usage = _usage(Path(folder).name, mode)
         (new / CARD).write_text(_HEAD + card(model, Path(folder).name, dtype, source, usage), encoding="utf-8")
         for path in new.iterdir():
@@ -76,11 +82,11 @@ def _without_progress_bar() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
+def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | None = None) -> TrainedModel:
     """Reads a folder for `transformers`: one of `write_folder`, or what `save_pretrained` made of a model and a tokenizer.
 
     Args:
-        link: see `find_link`.
+        link, casing: see `find_link` and `find_casing`.
 
     Raises:
         FileNotFoundError, ValueError: it is not whole; one line.
@@ -93,10 +99,16 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
     checkpoints.check_fits(weights, BangForConditionalGeneration(config).state_dict(), str(folder))
     dictionary = BertDictionary.load(io.StringIO("".join(f"{piece} 1\n" for piece in pieces)))
+    dictionary.normalization = read_normalization(Path(folder, TOKENIZER))
     return TrainedModel(
-        sizes=config.sizes, weights=weights, dictionary=dictionary, generation=config.generation_defaults,
-        link=find_link(folder, pieces, link), **{name: getattr(config, name) for name in _OF_TRAINING},
-    )  # fmt: skip
+        sizes=config.sizes,
+        weights=weights,
+        dictionary=dictionary,
+        generation=config.generation_defaults,
+        link=find_link(folder, pieces, link),
+        casing=find_casing(folder, casing),
+        **{name: getattr(config, name) for name in _OF_TRAINING},
+    )
 
 
 def _read_weights(folder: StrPath) -> dict[str, Tensor]:

@@ -8,13 +8,15 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import UserError
 from ..text.files import StrPath
-from ..text.vocabulary import PASSAGE_SEPARATOR
+from ..text.vocabulary import PASSAGE_SEPARATOR, UNCASED, Normalization
 from ..text.wordpieces import make_tokenizer
 
 TOKENIZER = "tokenizer.json"
 
 
-def build_tokenizer(pieces: Sequence[str], max_source_positions: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    pieces: Sequence[str], max_source_positions: int, normalization: Normalization = UNCASED
+) -> PreTrainedTokenizerFast:
     """Makes the tokenizer of a vocabulary.
 
     It ends a text with `[SEP]` and puts no `[CLS]` in front, as BANG's sources and targets are. (`BertTokenizer` adds both, and
@@ -23,8 +25,9 @@ def build_tokenizer(pieces: Sequence[str], max_source_positions: int) -> PreTrai
     Args:
         pieces: in the order of their ids.
         max_source_positions: what `truncation=True` cuts to.
+        normalization: of texts; it is saved in tokenizer_config.json.
     """
-    tokenizer = make_tokenizer(pieces)
+    tokenizer = make_tokenizer(pieces, normalization)
     between = PASSAGE_SEPARATOR if PASSAGE_SEPARATOR in pieces else "[SEP]"
     specials = [(piece, pieces.index(piece)) for piece in dict.fromkeys((between, "[SEP]"))]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -35,6 +38,7 @@ def build_tokenizer(pieces: Sequence[str], max_source_positions: int) -> PreTrai
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **{f"{role}_token": piece for role, piece in roles.items()},
         model_max_length=max_source_positions, model_input_names=["input_ids", "attention_mask"], padding_side="right",
+        **vars(normalization),
     )  # fmt: skip
 
 

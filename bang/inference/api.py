@@ -19,8 +19,10 @@ from ..decoding.link import NO_LINK, Link
 from ..decoding.search import Slots
 from ..errors import UserError
 from ..options import DESCRIBED, Options, check_number
+from ..text.casing import NO_CASING, Casing
 from ..text.cleanup import to_text
 from ..text.files import StrPath
+from ..text.vocabulary import UNCASED, Normalization
 from ..text.wordpieces import WordPieces
 from ..trained_modes import Blocks, best_trained, warnings_of
 from .load import load_model
@@ -134,14 +136,24 @@ class Bang:
         engine: runs the network.
         pieces: the vocabulary, in the order of its ids.
         defaults: options where the caller gives none.
+        normalization: of text for the vocabulary.
+        casing: gives texts capitals; None: there is no table.
     """
 
-    def __init__(self, engine: Engine, pieces: Sequence[str], defaults: Options | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        pieces: Sequence[str],
+        defaults: Options | None = None,
+        normalization: Normalization = UNCASED,
+        casing: Casing | None = None,
+    ):
         self.engine = engine
         self.pieces = list(pieces)
         self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
-        self._word_pieces = WordPieces(self.pieces)
+        self.normalization, self.casing = normalization, casing
+        self._word_pieces = WordPieces(self.pieces, normalization)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
 
@@ -157,6 +169,7 @@ class Bang:
         *,
         vocab: StrPath | None = None,
         link: StrPath | None = None,
+        casing: StrPath | None = None,
         device: str | None = None,
         dtype: str = "float32",
         threads: int | None = None,
@@ -169,6 +182,7 @@ class Bang:
                 Folders bring their own.
             link: a file of `bang link`, by which NAR and semi-NAR choose their texts; "none": none.
                 Default: link.bin in the folder, or beside the checkpoint, if it is there.
+            casing: a file of `bang casing`, by which texts get capitals; "none": none. Default: casing.tsv as link.bin.
             device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one, of an export the CPU.
             dtype: "float32", "bfloat16" or "float16".
             threads: CPU threads of an operation; default: the library's choice.
@@ -176,15 +190,17 @@ class Bang:
         Raises:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
-        engine, pieces, defaults = load_model(model, vocab=vocab, link=link, device=device, dtype=dtype, threads=threads)
-        defaults = {name: value for name, value in defaults.items() if name in DESCRIBED}
+        found = load_model(model, vocab=vocab, link=link, casing=casing, device=device, dtype=dtype, threads=threads)
+        engine = found.engine
+        defaults = {name: value for name, value in found.generation.items() if name in DESCRIBED}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
             have = ", ".join(engine.modes)
             raise UserError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
-        loaded = cls(engine, pieces, options)
+        loaded = cls(engine, found.pieces, options, found.normalization, found.casing)
         paths = dict(model=os.path.abspath(model), vocab=vocab and os.path.abspath(vocab))
-        paths["link"] = link if link in (None, NO_LINK) else os.path.abspath(link)
+        for name, file in (("link", link), ("casing", casing)):
+            paths[name] = file if file in (None, NO_LINK, NO_CASING) else os.path.abspath(file)
         loaded._loaded_by = dict(**paths, device=device, dtype=dtype, threads=threads)
         return loaded
 
@@ -262,6 +278,8 @@ class Bang:
             self._check_link(options)
         if options.rescore:
             self._check_rescoring(options, bool(given.get("rescore")))
+        if options.case == "source" and not self.normalization.do_lower_case:
+            raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
             raise UserError(
@@ -330,11 +348,18 @@ class Bang:
 
     def _window(self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
+        casing = self._restores_case(options)
         for batch in batches([len(source.ids) for source in sources], batch_tokens):
             hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
-                found[index] = self._generation(hypothesis, sources[index], drop_repeats)
+                found[index] = self._generation(hypothesis, sources[index], drop_repeats, casing)
         return found
+
+    def _restores_case(self, options: Options) -> Casing | None:
+        """What gives the texts capitals; None: they stay as the vocabulary has them."""
+        if not self.normalization.do_lower_case or options.case == "lower":
+            return None
+        return self.casing if options.case is None else self.casing or Casing()
 
     def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
         for number, text in enumerate(texts, start=1):
@@ -366,9 +391,13 @@ class Bang:
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
         return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
 
-    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool) -> Generation:
+    def _generation(
+        self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None = None
+    ) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
+        if casing is not None:
+            text = casing.restore(text, source.text)
         scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
         return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated, path_score=hypothesis.path_score)
 

@@ -191,7 +191,8 @@ class BangTask(FairseqTask):
             )
 
     def _fingerprint(self) -> str:
-        return fingerprint(self.source_dictionary.symbols, self.target_dictionary.symbols)
+        source, target = self.source_dictionary, self.target_dictionary
+        return fingerprint(source.symbols, target.symbols, source.normalization)
 
     def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
         """Sentences over a limit are an error, not a silent loss, unless --skip-invalid-size-inputs-valid-test is given.

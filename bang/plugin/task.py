@@ -162,7 +162,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         """As fairseq's; --bpe bang splits into the pieces that the source dictionary has."""
         bpe = super().build_bpe(args)
         if isinstance(bpe, raw_text.BangBpe) and not bpe.has_own_vocabulary:
-            bpe.use(self.source_dictionary.symbols)
+            bpe.use(self.source_dictionary.symbols, self.source_dictionary.normalization)
         return bpe
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..text.files import StrPath, read_lines
-from ..text.vocabulary import fingerprint, read_vocabulary
+from ..text.vocabulary import fingerprint, read_normalization, read_vocabulary
 from .gpus import gpu_devices
 from .steps import Command, Plan, Step
 from .tasks import (
@@ -164,7 +164,9 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
         )
     saved = (state.get("task_state") or {}).get("dictionaries")
     beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
-    if (saved is not None and saved != fingerprint(pieces, pieces)) or any(theirs != pieces for theirs in beside):
+    if (saved is not None and saved != fingerprint(pieces, pieces, read_normalization(vocab))) or any(
+        theirs != pieces for theirs in beside
+    ):
         raise UserError(
             f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with"
         )

@@ -10,9 +10,10 @@ from pathlib import Path
 from .. import modes
 from ..decoding.link import LINK_FILE
 from ..errors import UserError
+from ..text.casing import CASING_FILE
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
-from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary, vocabulary_files
 from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
@@ -138,7 +139,7 @@ def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: 
     words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
     tokenized = {name: folder / path.name for name, path in pairs.items()}
     command = Command([*words, *raw], neutral=["--workers", options.workers])
-    plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
+    plan.add(Step("tokenize", [command], [*raw, *vocabulary_files(options.vocab)], list(tokenized.values())))
     return tokenized
 
 
@@ -147,7 +148,7 @@ def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: 
     words = binarize_words({split: tokenized[f"{split}.src"].with_suffix("") for split in SPLITS}, folder, options.vocab)
     log = folder.with_name(f"{folder.name}.log")
     command = Command(words, neutral=["--workers", options.workers], stdout=log, environment=quiet())
-    plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
+    plan.add(Step(name, [command], [*tokenized.values(), *vocabulary_files(options.vocab)], [folder]))
     return folder
 
 
@@ -195,6 +196,8 @@ def add_results(
 ) -> None:
     """Adds generation by each of the mode's decodings, with a link too where one may serve, and the evaluation of them all."""
     preset, reference, texts = PRESETS[options.preset], pairs["test.tgt"], []
+    if read_normalization(options.vocab).do_lower_case:
+        add_casing(plan, pairs, checkpoint)
     clean = ["python", "-m", "bang", "clean-up", *([] if preset.as_words else ["--detokenize"])]
     runs: list[tuple[str, Path | None]] = [(decoding, None) for decoding in EVALUATED_IN[options.mode]]
     linked = _linked(options)
@@ -248,6 +251,13 @@ def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Task
     said = link.with_suffix(".txt")  # the weights that were chosen
     plan.add(Step("link", [Command(words, stdout=said, environment=quiet())], [*inputs, checkpoint], [link, said]))
     return link
+
+
+def add_casing(plan: Plan, pairs: dict[str, Path], checkpoint: Path) -> None:
+    """Adds the step that makes the table by which `bang generate` writes capitals, beside the checkpoint."""
+    table, targets = checkpoint.with_name(CASING_FILE), pairs["train.tgt"]
+    words = ["python", "-m", "bang", "casing", targets, "--out", table]
+    plan.add(Step("casing", [Command(words)], [targets], [table]))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: TaskOptions) -> list:
