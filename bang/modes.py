@@ -159,7 +159,7 @@ _ENTRIES = (
         sees="all tokens before its block, and the slots of its block up to its own",
         layout=lambda length, options, start: visibility.semi_autoregressive(length, options.block_size, start),
         strategy=_semi_autoregressive,
-        options=("block_size", "commit_threshold", "draft_from_source", "eos_penalty", "rescore", "link"),
+        options=("block_size", "commit_threshold", "draft_from_source", "eos_penalty", "link"),
         share="semi_nar_ratio",
         block_option="block_size",
     ),

@@ -84,6 +84,11 @@ class Options:
     )
     temperature: float = _option(1.0, "divides the logits before a draw: below 1 for surer texts", least=0.01)
     seed: int = _option(1, "of the draws: another one gives other texts")
+    rescore: int = _option(
+        0,
+        "NAR by a link gives so many best paths of its slots, and the model's AR scores them in one more pass and picks the "
+        "best (0: the best path is the text)",
+    )
     link: bool | None = field(
         default=None,
         metadata={
@@ -115,6 +120,8 @@ class Options:
                 raise UserError(f"{name}={value}: what is drawn has it; give sampling=True (--sampling), or leave it out")
         if not (self.link is None or isinstance(self.link, bool)):
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
+        if self.rescore == 1:
+            raise UserError("rescore=1: there is a choice from 2 candidates on (0: none)")
         if self.case not in (None, *CASES):
             raise UserError(f"case={self.case!r}: give {' or '.join(CASES)}")
         if not isinstance(self.mode, str):
@@ -150,6 +157,7 @@ class OptionValues(TypedDict, total=False):
     sampling_topp: float
     temperature: float
     seed: int
+    rescore: int
     link: bool | None
     case: str | None
 

@@ -96,6 +96,20 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
+AHEAD = 2
+"""Slots behind a block that a path is searched through: with them a block ends in a token that the text can go on from."""
+
+
+def slots_ahead(trained: Iterable[Blocks | None], block: int) -> int:
+    """Slots behind blocks of so many that a link may look at: up to `AHEAD`, as far as blocks of the training reached.
+
+    Args:
+        trained: of each model; None: nobody knows.
+    """
+    reach = min(blocks.longest if blocks is not None else 0 for blocks in trained)
+    return min(max(reach - block, 0), AHEAD)
+
+
 def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode: Mode, options: Options) -> list[str]:
     """What to warn of before decoding: a checkpoint that was not trained for the mode, or for such blocks.
 
@@ -107,6 +121,8 @@ def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode:
     if shares and mode.training not in shares:
         trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+    if options.rescore and "rescore" in mode.options and shares and "ar" not in shares:
+        warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
     of_blocks = warning_of_blocks(blocks, mode, options)
     return warnings + ([of_blocks] if of_blocks else [])
 

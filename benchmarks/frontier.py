@@ -5,7 +5,8 @@
     python benchmarks/frontier.py CHECKPOINT examples/debian --systems "AR greedy" speculative
 
 DATA holds raw texts, test.src and test.tgt. AR by beam search and greedily, speculative decoding (greedy AR's words), the
-dial (blocks kept as far as the model is sure of them), semi-NAR and NAR write texts of the same sentences through `Bang`.
+dial (blocks kept as far as the model is sure of them), semi-NAR and NAR, these two also with the model's link if it has
+one, write texts of the same sentences through `Bang`.
 ROUGE-L is told against milliseconds a sentence at batch 1 and against sentences a second at the best batch. In every round
 all systems take turns, so that other work on the machine meets all alike; times are medians of the rounds. Writes
 frontier.json, a table (frontier.md) and two pictures (frontier.png of times, frontier-passes.png) into --out.
@@ -29,7 +30,6 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from report import cpu_name, versions  # noqa: E402
 
-from bang.decoding.link import NO_LINK  # noqa: E402
 from bang.errors import UserError, exit_on_mistakes  # noqa: E402
 from bang.inference.api import Bang, Generation  # noqa: E402
 from bang.safety.folder import EXPORT, MODEL, read_config  # noqa: E402
@@ -40,7 +40,8 @@ DRAFTS = (1, 2, 3, 4, 5, 6)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 BLOCKS = (2, 3, 4, 5, 6, 7, 8)
 GREEDY, DIAL = "AR greedy", "dial"
-FAMILIES = ("AR beam", GREEDY, "speculative", DIAL, "semi-NAR", "NAR")
+LINKED = ("semi-NAR + link", "NAR + link")
+FAMILIES = ("AR beam", GREEDY, "speculative", DIAL, "semi-NAR", "NAR", *LINKED)
 
 
 class System(NamedTuple):
@@ -66,9 +67,22 @@ def systems(dial_block: int) -> list[System]:
         System(GREEDY, "", dict(mode="semi-nar", block_size=1, drop_repeats=False)),
         *(System("speculative", f"K={k}", dict(mode="speculative", draft_length=k)) for k in DRAFTS),
         *(System(DIAL, f"τ={t:g}", dict(mode="semi-nar", block_size=dial_block, commit_threshold=t)) for t in THRESHOLDS),
-        *(System("semi-NAR", f"K={k}", dict(mode="semi-nar", block_size=k)) for k in BLOCKS),
-        System("NAR", "", dict(mode="nar")),
+        *(System("semi-NAR", f"K={k}", dict(mode="semi-nar", block_size=k, link=False)) for k in BLOCKS),
+        System("NAR", "", dict(mode="nar", link=False)),
+        *(System(LINKED[0], f"K={k}", dict(mode="semi-nar", block_size=k)) for k in BLOCKS),
+        System(LINKED[1], "", dict(mode="nar")),
+        System(LINKED[1], "rescore 4", dict(mode="nar", rescore=4)),
     ]
+
+
+def chosen_systems(bang: Bang, args: argparse.Namespace) -> list[System]:
+    """Those of the families that are asked for and that the model can run."""
+    found = [one for one in systems(args.dial_block) if one.family in args.systems and one.options["mode"] in bang.modes]
+    return [one for one in found if one.family not in LINKED or bang.engine.link is not None and _can_choose(bang, one)]
+
+
+def _can_choose(bang: Bang, system: System) -> bool:
+    return not system.options.get("rescore") or "ar" in bang.modes
 
 
 def measure(bang: Bang, chosen: list[System], sources: list[str], references: list[str], args: argparse.Namespace) -> list[dict]:
@@ -102,7 +116,7 @@ def measure(bang: Bang, chosen: list[System], sources: list[str], references: li
             "milliseconds": 1000 * statistics.median(alone[system.name]),
             "milliseconds_of_rounds": [1000 * seconds for seconds in alone[system.name]],
             **_best(together[system.name]),
-            **_passes(written[system.name]),
+            **_passes(written[system.name], more=int("rescore" in system.options)),
         }
         for system in chosen
     ]  # fmt: skip
@@ -115,9 +129,13 @@ def _best(seconds: dict[int, list[float]]) -> dict:
             "sentences_per_second_of_rounds": [1 / one for one in seconds[best]]}  # fmt: skip
 
 
-def _passes(written: list[Generation]) -> dict:
-    """Passes and tokens, ends counted, of a sentence; a beam's passes are those of its best hypothesis."""
-    passes = statistics.mean(len(set(generation.passes)) for generation in written)
+def _passes(written: list[Generation], more: int = 0) -> dict:
+    """Passes and tokens, ends counted, of a sentence; a beam's passes are those of its best hypothesis.
+
+    Args:
+        more: passes that gave no token: that of AR which chooses among candidates.
+    """
+    passes = statistics.mean(len(set(generation.passes)) + more for generation in written)
     tokens = statistics.mean(len(generation.passes) for generation in written)
     return {"passes": passes, "tokens": tokens, "tokens_a_pass": tokens / passes}
 
@@ -190,7 +208,7 @@ def draw(report: dict, path: Path, panels: dict[str, str]) -> None:
     figure, drawn = pyplot.subplots(
         1, len(panels), figsize=(7 * len(panels), 6.5), sharey=True, squeeze=False, layout="constrained"
     )
-    marks = dict(zip(FAMILIES, "*DosP^"))
+    marks = dict(zip(FAMILIES, "*DosP^Xv"))
     for axes, (key, label) in zip(drawn[0], panels.items()):
         for family in FAMILIES:
             rows = [row for row in report["rows"] if row["family"] == family]
@@ -251,9 +269,9 @@ def load(model: str, vocab: str | None, engine: str, threads: int, folder: str) 
         from bang.deploy.export import export
         from bang.inference.trained_model import read_model
 
-        export(read_model(model, vocab, NO_LINK), folder, engine.removeprefix("onnx-"))
+        export(read_model(model, vocab), folder, engine.removeprefix("onnx-"))
         model, vocab = folder, None
-    return Bang.load(model, vocab=vocab, link=NO_LINK, device=None if engine == "torch" else "cpu", threads=threads)
+    return Bang.load(model, vocab=vocab, device=None if engine == "torch" else "cpu", threads=threads)
 
 
 def parts(data: Path, count: int | None) -> Iterator[list[str]]:
@@ -308,8 +326,7 @@ def main() -> None:
         sources, references = parts(args.data, args.sentences)
         with tempfile.TemporaryDirectory() as scratch:
             bang = load(args.model, args.vocab, args.engine, args.threads, str(Path(scratch, "exported")))
-            chosen = [one for one in systems(args.dial_block) if one.family in args.systems and one.options["mode"] in bang.modes]
-            rows = measure(bang, chosen, sources, references, args)
+            rows = measure(bang, chosen_systems(bang, args), sources, references, args)
     settings = {
         **{name: value for name, value in vars(args).items() if name not in ("out", "data", "vocab")},
         "sentences": len(sources),

@@ -9,9 +9,11 @@ from typing import NamedTuple
 from bang.text.files import replacing
 
 PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
-         for precision in ("int8", "float32") for mode in ("nar", "ar greedy", "speculative 4")]  # fmt: skip
+         for precision in ("int8", "float32") for mode in ("nar", "nar link", "ar greedy", "speculative 4")]  # fmt: skip
 PAIRS += [("torch-float32", "nar", "plain", "nar"), ("torch-float32", "nar", "ctranslate2-float32", "ar greedy"),
           ("torch-float32", "ar greedy", "fairseq", "ar greedy")]  # fmt: skip
+PAIRS += [(system, f"{mode} link", system, mode) for system in ("onnx-int8", "onnx-float32", "torch-float32")
+          for mode in ("nar", "semi-nar 4")]  # fmt: skip
 """Our system and mode, and those that they are to be compared with."""
 
 
@@ -41,6 +43,12 @@ TARGETS = (
     Target("onnx-int8 nar", _INT8, "best", 32, None, 3),
     Target("onnx-float32 nar", _FLOAT32, 1, 12, None, 6),
     Target("onnx-float32 nar", _FLOAT32, "best", 12, None, 1.4),
+    Target("onnx-int8 nar link", _INT8, 1, 12, None, 6),
+    *(
+        Target(f"{system} nar link", f"{system} nar", batch, 12, None, 1 / (1 + share))  # what a link may add to NAR's time
+        for system in ("onnx-int8", "onnx-float32")
+        for batch, share in ((1, 0.1), (36, 0.15))
+    ),
     Target("onnx-int8 ar greedy", _INT8, 1, None, None, 0.8),  # 1.25 times its time
     Target("onnx-float32 ar greedy", _FLOAT32, 1, None, None, 0.8),
     Target("torch-float32 nar", "plain nar", 36, 12, None, 2.2),

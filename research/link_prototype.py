@@ -17,7 +17,7 @@ import torch
 from bang import Bang
 from bang.decoding.link import Link, Weights, make_link
 from bang.decoding.passes import Pass
-from bang.decoding.search import PathSearch, Rules, Slots, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest
 from bang.decoding.tune import tune
 from bang.generation.session import TorchSession
 from bang.text.cleanup import to_text
@@ -86,7 +86,8 @@ def nar(link: Link, weights: Weights, sources: list[list[int]], slots: Slots, ro
             slots.tokens[batch, :, : weights.candidates], slots.log_probs[batch, :, : weights.candidates], slots.end[batch]
         )
         ones, start = np.ones(len(batch), dtype=np.int64), np.full((len(batch), 1), EOS)
-        source, rules = padded([sources[row] for row in batch]), Rules(ones, ones * (SLOTS - 1), PAD, EOS, UNK)
+        source = SourcePairs(padded([sources[row] for row in batch]), link.size, (PAD, EOS))
+        rules = Rules(ones, ones * (SLOTS - 1), PAD, EOS, UNK)
         began = time.thread_time()
         paths = best_paths(link, source, start, ones, rules, part, weights=weights)
         spent += time.thread_time() - began
@@ -107,7 +108,8 @@ def semi_nar(
     found, passes = [[]] * len(sources), 0
     for batch in batches(sources):
         session, row = session_of(network, [sources[row] for row in batch]), np.arange(len(batch))
-        source, text = padded([sources[row] for row in batch]), np.full((len(batch), 1), EOS)
+        source = SourcePairs(padded([sources[row] for row in batch]), link.size, (PAD, EOS))
+        text = np.full((len(batch), 1), EOS)
         while len(row):
             passes += len(row)
             kept = text.shape[1]  # in all open rows
@@ -115,7 +117,7 @@ def semi_nar(
             same = np.full(len(row), kept)
             step = Pass(text[:, -new:], same - new, same[:, None] - 1, (block + ahead,), block + ahead - 1)
             rules = Rules(same * 0 + 1, same * 0 + MOST, PAD, EOS, UNK)
-            search = PathSearch(link, source[row], text, same, rules, weights=weights)
+            search = PathSearch(link, source.of(row), text, same, rules, weights=weights)
             search.extend(slots_of(session, step, weights.candidates))
             paths = search.best()
             tokens = paths.tokens[:, 0, :block]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores of a model in each mode on a test part, from raw text to raw text.
+# Scores of a model in each mode on a test part, from raw text to raw text; with its link too, where it has one.
 # usage: research/score_model.sh MODEL DATA OUT     (MODEL: checkpoint or folder; DATA: folder with test.src and test.tgt)
 # OUT gets the texts of each mode; the table goes to stdout.
 set -euo pipefail
@@ -21,6 +21,7 @@ folder=$model
 if [[ -e $folder/link.bin ]]; then
     write semi-nar-4-link --mode semi-nar --block-size 4
     write nar-link --mode nar
-    systems+=("$out"/{semi-nar-4-link,nar-link}.txt)
+    write nar-link-rescore-4 --mode nar --rescore 4
+    systems+=("$out"/{semi-nar-4-link,nar-link,nar-link-rescore-4}.txt)
 fi
 python -m bang evaluate "${systems[@]}" --reference "$data/test.tgt" --metrics rouge bleu faults --bootstrap 1000

@@ -9,7 +9,6 @@ import logging
 import sys
 import time
 
-from bang.decoding.link import NO_LINK
 from bang.errors import exit_on_mistakes
 from bang.inference.api import Bang
 from bang.text.cleanup import clean_up
@@ -19,8 +18,10 @@ WAYS = {  # name in the table: arguments of Bang.generate
     "AR, beam 4": {"mode": "ar", "beam": 4, "len_penalty": 1.2},
     "AR greedy": {"mode": "ar", "beam": 1},
     "AR greedy, drafted": {"mode": "speculative", "draft_length": 4},
-    "semi-NAR, blocks of 4": {"mode": "semi-nar", "block_size": 4},
-    "NAR, one pass": {"mode": "nar"},
+    "semi-NAR, blocks of 4": {"mode": "semi-nar", "block_size": 4, "link": False},
+    "NAR, one pass": {"mode": "nar", "link": False},
+    "semi-NAR with a link": {"mode": "semi-nar", "block_size": 4, "link": True},
+    "NAR with a link": {"mode": "nar", "link": True},
 }
 LIMIT = {"max_len": 40}  # word pieces
 WARM_UP = 3  # sentences before the clock runs
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--ask", action="store_true", help="then generate for each line of standard input")
     args = parser.parse_args()
     with exit_on_mistakes(parser.prog):
-        model = Bang.load(args.model, link=NO_LINK)
+        model = Bang.load(args.model)
         sources, references = read_texts(args.source), read_texts(args.reference)
         trained = model.engine.shares or dict.fromkeys(model.modes)
         drafts = {"ar", "semi-nar"} <= trained.keys()
@@ -46,6 +47,8 @@ def main() -> None:
             for name, way in WAYS.items()
             if way["mode"] in trained or (way["mode"] == "speculative" and drafts and "speculative" in model.modes)
         ]
+        if model.engine.link is None:
+            ways = [name for name in ways if not WAYS[name].get("link")]
         logging.getLogger("bang").setLevel(logging.ERROR)  # of a cut source each call would tell again
         texts = report(model, ways, sources, references, args.timed)
         for name, lines in texts.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bang.decoding.link import LINK_FILE
 from bang.errors import UserError, user_error_message
 from bang.recipes.binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from bang.recipes.default_start import NEW, SMALL, minilm
@@ -89,7 +90,7 @@ def training(run: Path, start: str, updates: int, minutes: str) -> list:
 
 
 def plan(run: Path, data: Path, start: str, words: list) -> Plan:
-    """All steps: the vocabulary, word pieces, fairseq's data, and the training."""
+    """All steps: the vocabulary, word pieces, fairseq's data, the training, and the link of its NAR."""
     found, bang = Plan(run), ["python", "-m", "bang"]
     raw = [data / f"{split}.{side}" for split in SPLITS for side in SIDES]
     vocab, tokenized, checkpoints = run / "vocab.txt", run / "tokenized", run / "checkpoints"
@@ -106,6 +107,12 @@ def plan(run: Path, data: Path, start: str, words: list) -> Plan:
     last, inputs = checkpoints / "checkpoint_last.pt", data_files(run / "data", "train", "valid")
     outputs = [last, checkpoints / "checkpoint_best.pt"]
     found.add(Step("train", [command], inputs, outputs, resumes=last, settings=f"the start {start or NEW}"))
+    best, link = outputs[1], checkpoints / LINK_FILE  # beside the checkpoint it is NAR's default
+    pairs = [data / name for name in ("train.tgt", "valid.src", "valid.tgt")]
+    make = [*bang, "link", pairs[0], "--out", link, "--tune", *pairs[1:], "--model", best]
+    found.add(
+        Step("link", [Command(make, log=run / "link.log", shown=lambda line: None, environment=quiet())], [*pairs, best], [link])
+    )
     return found
 
 

@@ -1,6 +1,7 @@
 """What the tests share: the golden files, models built from them, and the real command lines."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -29,7 +30,7 @@ from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
-from bang.decoding.link import Weights, make_link
+from bang.decoding.link import Link, Weights, make_link
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -301,6 +302,26 @@ def link_file(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("link") / "link.bin"
     make_link(texts, pieces, trained.dictionary.eos(), weights=weights).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def link(link_file):
+    return Link.load(link_file)
+
+
+@pytest.fixture(scope="session")
+def linked(trained, link):
+    """The golden checkpoint with the link, and as if it had been trained with blocks of 5."""
+    criterion = {**trained.criterion, "semi_nar_ratio": 0.1, "block_size": 5}
+    return TorchEngine(dataclasses.replace(trained, link=link, criterion=criterion), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def linked_runtime(exported, link_file, linked):
+    """Its export."""
+    model = Bang.load(exported, link=link_file, threads=1)
+    model.engine.blocks = linked.blocks
+    return model
 
 
 @pytest.fixture(scope="session")

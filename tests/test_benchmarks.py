@@ -86,14 +86,16 @@ def test_a_gpu_has_targets_of_its_own():
 def test_speed_from_start_to_end(tmp_path, monkeypatch, capsys):
     others = [("ctranslate2-int8", "ar greedy", 3)] if find_spec("ctranslate2") else []
     arguments = ["--arch", "bang_ar_nar_mixed", "--systems", "torch-float32", "plain", "fairseq", *(name for name, *_ in others),
-                 "--modes", "nar", "ar greedy", "speculative 4", "--batches", "1", "2", "--length", "3", "--source-length", "20",
-                 "--sentences", "3", "--rounds", "2", "--threads", "1", "--cache", tmp_path / "cache", "--out", tmp_path / "out",
-                 "--name", "small"]  # fmt: skip
+                 "--modes", "nar", "nar link", "nar link rescore 4", "ar greedy", "speculative 4", "--batches", "1", "2",
+                 "--length", "3", "--source-length", "20", "--sentences", "3", "--rounds", "2", "--threads", "1",
+                 "--cache", tmp_path / "cache", "--out", tmp_path / "out", "--name", "small"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, arguments)])
     speed.main()
     found = json.loads((tmp_path / "out" / "small.json").read_text())
     passes = [
         ("torch-float32", "nar", 1),
+        ("torch-float32", "nar link", 1),
+        ("torch-float32", "nar link rescore 4", 1),  # that which chooses gives no token
         ("torch-float32", "ar greedy", 4),
         ("plain", "nar", 1),
         ("fairseq", "ar greedy", 4),

@@ -1,6 +1,8 @@
 """The frontier: every way of decoding of one checkpoint, against time; and the script that proves exactness."""
 
+import argparse
 import json
+import shutil
 import sys
 
 import pytest
@@ -33,14 +35,16 @@ def test_verdicts():
     assert frontier.verdicts(rows[1:]) == {}
 
 
-def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_frontier_of_a_golden_checkpoint(tmp_path, link_file, monkeypatch, capsys):
     data = tmp_path / "data"
     data.mkdir()
     pieces = [piece for piece in read_vocabulary(VOCAB_SMALL) if piece.isalpha()]
     for side, start in (("src", 0), ("tgt", 3)):
         (data / f"test.{side}").write_text("".join(" ".join(pieces[start + i : start + i + 5]) + "\n" for i in range(9)))
     out = tmp_path / "out"
-    arguments = [GOLDEN / "mixed" / "checkpoint.pt", data, "--vocab", VOCAB_SMALL, "--out", out, "--sentences", 6, "--timed", 2,
+    for name, path in (("checkpoint.pt", GOLDEN / "mixed" / "checkpoint.pt"), ("link.bin", link_file)):
+        shutil.copy(path, tmp_path / name)
+    arguments = [tmp_path / "checkpoint.pt", data, "--vocab", VOCAB_SMALL, "--out", out, "--sentences", 6, "--timed", 2,
                  "--rounds", 1, "--threads", 1, "--max-len", 6, "--batch-tokens", 96]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["frontier.py", *map(str, arguments)])
     frontier.main()
@@ -48,6 +52,8 @@ def test_a_frontier_of_a_golden_checkpoint(tmp_path, monkeypatch, capsys):
     rows = {one["name"]: one for one in report["rows"]}
     assert list(rows) == [system.name for system in frontier.systems(6)]
     assert rows["AR greedy"]["tokens_a_pass"] == 1
+    assert rows["NAR"]["passes"] == rows["NAR + link"]["passes"] == 1 and rows["NAR + link rescore 4"]["passes"] == 2
+    assert rows["NAR"]["ROUGE-1"] != rows["NAR + link"]["ROUGE-1"]
     for name, one in rows.items():
         assert one["milliseconds"] > 0 and one["sentences_per_second"] > 0
         if name.startswith("speculative"):
@@ -71,6 +77,9 @@ def test_what_is_measured_is_what_was_asked_for(tmp_path):
     export(model, tmp_path / "export")
     with pytest.raises(ValueError, match="an export in float32; give --engine onnx-float32"):
         frontier.load(str(tmp_path / "export"), None, "torch", 1, str(tmp_path / "made"))
+    args = argparse.Namespace(dial_block=5, systems=frontier.FAMILIES)
+    without = frontier.chosen_systems(frontier.load(str(tmp_path / "packed"), None, "torch", 1, ""), args)
+    assert without and not {one.family for one in without} & set(frontier.LINKED)
     packed = frontier.load(str(tmp_path / "packed"), None, "onnx-float32", 1, str(tmp_path / "made"))
     assert type(packed.engine).__name__ == "OnnxEngine"
     with pytest.raises(ValueError, match="packed: brings its own vocabulary; give no other"):

@@ -150,6 +150,7 @@ def test_the_tokenizer_gives_the_ids_that_the_weights_have(tokenizer, pieces):
         (dict(min_length=10, no_repeat_ngram_size=2), dict(mode="ar", min_len=9, no_repeat_ngram_size=2)),
         (dict(mode="nar"), dict(mode="nar")),
         (dict(mode="nar", link=False, eos_penalty=2.0), dict(mode="nar", link=False, eos_penalty=2.0)),
+        (dict(mode="nar", rescore=3), dict(mode="nar", rescore=3)),
         (dict(mode="semi-nar", block_size=3), dict(mode="semi-nar", block_size=3)),
         (dict(mode="speculative", draft_length=2, max_new_tokens=9), dict(mode="speculative", draft_length=2, max_len=8)),
     ],

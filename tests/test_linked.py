@@ -12,8 +12,7 @@ from conftest import GOLDEN, ROOT, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
-from bang.decoding.link import Link
-from bang.decoding.search import Rules, Slots, best_paths, likeliest
+from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
 from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
@@ -26,25 +25,12 @@ OPTIONS = {
     "nar, several pieces": dict(mode="nar", max_len=70, min_len=40),
     "nar, longer": dict(mode="nar", eos_penalty=3.0, max_len=24),
     "nar, limits": dict(mode="nar", max_len=1, max_len_a=0.3),
-    "semi-nar": dict(mode="semi-nar", block_size=3),
+    "nar, candidates": dict(mode="nar", rescore=4, len_penalty=0.8),
+    "nar, candidates in several pieces": dict(mode="nar", rescore=3, max_len=60, min_len=20, eos_penalty=1.0),
+    "semi-nar, two slots ahead": dict(mode="semi-nar", block_size=3),
     "semi-nar, longer": dict(mode="semi-nar", block_size=4, eos_penalty=3.0, min_len=9),
     "semi-nar, limits": dict(mode="semi-nar", max_len=1, max_len_a=0.3),
 }
-
-
-@pytest.fixture(scope="module")
-def link(link_file):
-    return Link.load(link_file)
-
-
-@pytest.fixture(scope="module")
-def linked(trained, link):
-    return TorchEngine(dataclasses.replace(trained, link=link), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def linked_runtime(exported, link_file):
-    return Bang.load(exported, link=link_file, threads=1)
 
 
 def slots_of(model, source, main, layout, link):
@@ -58,8 +44,8 @@ def slots_of(model, source, main, layout, link):
     return Slots(*likeliest(scores, link.weights.candidates), end)
 
 
-def naive(model, source, link, options):
-    """The best path's tokens, from whole passes."""
+def naive(model, source, link, options, ahead=0):
+    """The best path's tokens, from whole passes; and in NAR its score."""
     dictionary, longest = model.decoder.dictionary, options.max_len
     pad, unk, eos = dictionary.pad(), dictionary.unk(), dictionary.eos()
     rules = Rules(np.array([max(options.min_len, 1)]), np.array([longest]), pad, eos, unk, options.eos_penalty)
@@ -69,14 +55,13 @@ def naive(model, source, link, options):
         if options.mode == "nar":
             main, layout = torch.full((1, block), pad), visibility.non_autoregressive(block)
         else:
-            main, layout = torch.tensor([text]), visibility.Layout(1, block, len(text) - 1, 0, len(text))
+            main, layout = torch.tensor([text]), visibility.Layout(1, block + ahead, len(text) - 1, 0, len(text))
         slots = slots_of(model, source, main, layout, link)
         slots = Slots(*(x[:, : longest + 2 - len(text)] for x in slots))
-        paths = best_paths(link, source[None], kept, np.array([len(text)]), rules, slots)
-        tokens = paths.tokens[0, 0, : paths.length[0, 0]].tolist()
-        text += tokens
-        if paths.ended[0, 0]:
-            return text[1:-1]
+        paths = best_paths(link, SourcePairs(source[None], link.size, (pad, eos)), kept, np.array([len(text)]), rules, slots)
+        text += paths.tokens[0, 0, : paths.length[0, 0]].tolist()[:block]
+        if text[-1] == eos:
+            return text[1:-1], paths.score[0, 0]
 
 
 @pytest.mark.parametrize(
@@ -87,16 +72,20 @@ def naive(model, source, link, options):
         dict(mode="nar", max_len=24, eos_penalty=2.0),
         dict(mode="semi-nar", max_len=30, block_size=3),
         dict(mode="semi-nar", max_len=20, block_size=5, min_len=8),
+        dict(mode="semi-nar", max_len=9, block_size=4, min_len=8),
     ],
     ids=str,
 )
 def test_texts_are_the_best_paths(options, golden_model, linked, link, sources):
     model, options = golden_model("mixed"), Options(**options)
-    expected = [naive(model, source, link, options) for source in sources[:12]]
+    ahead = {3: 2, 4: 1, 5: 0}[options.block_size]  # the engine's blocks were of 5
+    expected = [naive(model, source, link, options, ahead) for source in sources[:12]]
     found = linked.generate(sources[:12], options)
-    assert [text.tokens for text in found] == expected
+    assert [text.tokens for text in found] == [tokens for tokens, _ in expected]
+    if options.mode == "nar":
+        assert [text.path_score for text in found] == pytest.approx([score for _, score in expected], abs=1e-3)
     without = linked.generate(sources[:12], dataclasses.replace(options, link=False))
-    assert sum(a.tokens != b.tokens for a, b in zip(found, without)) > 6
+    assert sum(a.tokens != b.tokens for a, b in zip(found, without)) > 6 and {text.path_score for text in without} == {None}
     for text in found:
         assert len(text.positional_scores) == len(text.passes) == len(text.tokens) + 1
         assert all(score <= 0 for score in text.positional_scores)
@@ -127,6 +116,7 @@ def test_the_runtime_writes_the_plugins_texts(options, linked, linked_runtime, s
         assert b.tokens == a.tokens and b.passes == a.passes
         assert b.score == pytest.approx(a.score, abs=2e-5)
         assert b.positional_scores == pytest.approx(a.positional_scores, abs=1e-4)
+        assert b.path_score == pytest.approx(a.path_score, abs=1e-3)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -145,6 +135,7 @@ def test_a_text_does_not_depend_on_its_batch(options, linked, linked_runtime, so
 def test_candidates_of_the_graph_serve_too(mode, exported, link_file, linked_runtime, sources):
     """As on a GPU, where the whole log-probabilities would have to be copied."""
     engine = Bang.load(exported, link=link_file, threads=1).engine
+    engine.blocks = linked_runtime.engine.blocks
     engine._graphs = engine._graphs._replace(whole=False)
     options = Options(mode=mode, max_len=20)
     for a, b in zip(linked_runtime.engine.generate(sources, options), engine.generate(sources, options), strict=True):
@@ -254,8 +245,6 @@ def test_refusals_of_the_task(make_task, golden_model, link_file, caplog):
     model = golden_model("mixed")
     with pytest.raises(ValueError, match="^--link with --decoding semi-nar: it chooses whole blocks; leave out"):
         make_task(decoding="semi-nar", commit_threshold=0.5, link=str(link_file)).build_generator([model], GenerationConfig())
-    with pytest.raises(ValueError, match="^--link with --rescore: "):
-        make_task(decoding="nar", rescore=3, link=str(link_file)).build_generator([model], GenerationConfig())
     with caplog.at_level(logging.WARNING):
         make_task(decoding="ar", link=str(link_file)).build_generator([model], GenerationConfig())
     assert "--link has no effect with --decoding ar" in [record.getMessage() for record in caplog.records]

@@ -40,6 +40,11 @@ def quickstart(tmp_path_factory):
     return call
 
 
+def words_of(plan, name):
+    (step,) = (step for step in plan.steps if step.name == name)
+    return list(map(str, step.commands[0].words))
+
+
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """The options that the training gets, of a machine where MiniLM is in /minilm and 2,000 updates are planned."""
@@ -51,7 +56,7 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart_train, "start_options", lambda start: ["--encoder-layers", "6", "--start", start])
     monkeypatch.setattr(quickstart_train, "training_option", lambda words: "--bf16")
     monkeypatch.setattr(quickstart_train.files, "read", lambda path, mmap: {"extra_state": {"previous_training_time": 1800.0}})
-    monkeypatch.setattr(Plan, "run", lambda plan: found.append(list(map(str, plan.steps[-1].commands[0].words))))
+    monkeypatch.setattr(Plan, "run", lambda plan: found.append(words_of(plan, "train")))
 
     def call(**environment):
         for name, value in environment.items():
@@ -115,7 +120,7 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
     vocabulary = read_vocabulary(tmp_path / "run/checkpoints/dict.src.txt")
     assert 2000 < len(vocabulary) < 4000 and vocabulary.keys() < read_vocabulary(VOCAB).keys()
     table = rows(output)
-    assert list(table) == ["AR, beam 4", "AR greedy", "NAR, one pass"] and all(
+    assert list(table) == ["AR, beam 4", "AR greedy", "NAR, one pass", "NAR with a link"] and all(
         row[3] > 0 and row[4] > 0 for row in table.values()
     )
     assert output.count("reference ") == 6
@@ -125,13 +130,15 @@ def test_training_from_a_start_and_the_demo_of_what_it_made(quickstart, bert, tm
     )
     assert {name: row[:3] for name, row in rows(output).items()} == {name: row[:3] for name, row in table.items()}
     typed = output.split("reference ")[-1]
-    assert len(re.findall(r"^(AR, beam 4|AR greedy|NAR, one pass) .* \(\d+ ms\)$", typed, flags=re.M)) == 3  # the empty line ends
+    assert (
+        len(re.findall(r"^(AR, beam 4|AR greedy|NAR, one pass|NAR with a link) .* \(\d+ ms\)$", typed, flags=re.M)) == 4
+    )  # the empty line ends
 
 
 @pytest.mark.slow
 def test_training_from_noise(quickstart, tmp_path):
     output = quickstart("none", tmp_path / "run")
-    assert "training AR and NAR at once, from noise" in output and len(rows(output)) == 3
+    assert "training AR and NAR at once, from noise" in output and len(rows(output)) == 4
 
     last = tmp_path / "run/checkpoints/checkpoint_last.pt"
     state = torch.load(last)

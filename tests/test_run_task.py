@@ -139,7 +139,7 @@ def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     assert "--fp16" not in words(plan, "generate-nar") and (step.commands[0].neutral == ["--fp16"]) == bool(gpus)
 
 
-@pytest.mark.parametrize("given", [["--rescore", "4"], ["--commit-threshold=0.5"], ["--link", "my.bin"]])
+@pytest.mark.parametrize("given", [["--commit-threshold=0.5"], ["--link", "my.bin"]])
 def test_no_link_where_it_would_be_refused(given, data, tmp_path):
     steps = [step.name for step in task_plan(data, tmp_path / "out", TaskOptions(mode="all", generate=given)).steps]
     assert "generate-nar" in steps and not any("link" in name for name in steps)

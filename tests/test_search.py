@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.search import PathSearch, Rules, Slots, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest, path_scores
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]
@@ -92,7 +92,7 @@ class Task:
             alive = self._scored(map(list, itertools.product(*self.ranked[:slots])), history)
             alive = sorted(alive, key=self._key)[:count]
             repeats |= any(self._repeats(path) for path, _ in ended + alive)
-            if not alive or len(ended) == count and alive[0][1] <= ended[-1][1]:
+            if not alive or ended and alive[0][1] <= ended[0][1]:
                 return ended, repeats
         return sorted(ended + alive, key=self._key)[:count], repeats
 
@@ -132,6 +132,10 @@ def padded(rows, value=PAD):
     return np.array([[*row, *[value] * (width - len(row))] for row in rows], dtype=np.int64)
 
 
+def pairs_of(sources, size=SIZE):
+    return SourcePairs(padded(sources), size, (PAD, EOS))
+
+
 def batch(tasks, count=1, width=None):
     first = tasks[0]
     rules = Rules(
@@ -140,7 +144,7 @@ def batch(tasks, count=1, width=None):
     )  # fmt: skip
     length = np.array([len(task.text) for task in tasks])
     weights = replace(WEIGHTS, width=width or WEIGHTS.width)
-    source = padded([[*task.source, EOS] for task in tasks])
+    source = pairs_of([[*task.source, EOS] for task in tasks])
     return PathSearch(first.link, source, padded([task.text for task in tasks]), length, rules, count, weights)
 
 
@@ -198,6 +202,26 @@ def test_the_best_path_is_that_of_brute_force(task):
 @given(tasks(most=3), st.integers(2, 4))
 def test_the_best_paths_are_those_of_brute_force(task, count):
     check(task, count, 3 * count)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(tasks(), min_size=1, max_size=3))
+def test_the_score_of_a_whole_text_is_that_of_its_path(several):
+    for order in (2, 3):
+        rows = [Task(order, task.slots, task.source, [], 0, 99, 0.5, 1.5) for task in several]
+        found = [row.searched()[0][0] for row in rows]
+        ended = [(row, path) for row, path in zip(rows, found) if path[-1] == EOS and row.score(path) > REFUSED / 2]
+        if ended:
+            tokens = padded([path for _, path in ended])
+            own = [[row.slots[i][1] if token == EOS else row.slots[i][0][token] for i, token in enumerate(path)]
+                   for row, path in ended]  # fmt: skip
+            log_probs = np.zeros(tokens.shape)
+            log_probs[tokens != PAD] = np.concatenate(own)
+            length = np.array([len(path) for _, path in ended])
+            pairs = pairs_of([[*row.source, EOS] for row, _ in ended])
+            link = replace(rows[0].link, weights=WEIGHTS)
+            scores = path_scores(link, pairs, tokens, log_probs, length, Rules(length, length, PAD, EOS, UNK, 0.5, 1.5))
+            assert scores.tolist() == [row.score(path) for row, path in ended]
 
 
 @settings(deadline=None, max_examples=40)
@@ -274,7 +298,7 @@ def test_positional_scores_are_the_networks():
         own = [task.slots[slot][1] if token == EOS else task.slots[slot][0][token] for slot, token in enumerate(tokens[:length])]
         assert log_probs[:length].tolist() == own
         assert (tokens[length:] == PAD).all() and (log_probs[length:] == 0).all()
-    assert paths.log_probs.dtype == np.float32 and search.finished.tolist() == [bool(paths.ended[0].all())]
+    assert paths.log_probs.dtype == np.float32 and search.finished.tolist() == [bool(paths.ended[0, 0])]
 
 
 def real_batch(rows=36, slots=10, candidates=6, size=200, seed=0):
@@ -306,7 +330,7 @@ def test_a_text_depends_on_its_row_alone(order):
 
     def search(rows, extra=0, reverse=False):
         """Of these rows: with columns of pads added, candidates in another order."""
-        source = padded([[*sources[row], *[PAD] * extra] for row in rows])
+        source = pairs_of([[*sources[row], *[PAD] * extra] for row in rows], links[0].size)
         text = padded([[*written[row]] for row in rows])
         text = np.pad(text, [(0, 0), (0, extra)])
         length = np.array([len(written[row]) for row in rows])
@@ -333,7 +357,7 @@ def test_rows_that_go_on_alone(order):
     def search(rows):
         rules = Rules(least[rows], limit[rows], PAD, EOS, UNK)
         length = np.array([len(written[row]) for row in rows])
-        source, text = (padded([texts[row] for row in rows]) for texts in (sources, written))
+        source, text = pairs_of([sources[row] for row in rows], links[0].size), padded([written[row] for row in rows])
         return PathSearch(links[order - 2], source, text, length, rules, 2, Weights(0.5, 2.0, 0.3, width=2))
 
     rows, kept = np.arange(36), np.array([30, 2, 17, 5, 35])

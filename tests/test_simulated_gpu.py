@@ -19,6 +19,7 @@ from bang.inference.api import Bang
 from bang.network import attention
 from bang.plugin import loss
 from bang.plugin.criterion import MixedLossConfig, NgramLanguageLossNarMixed
+from bang.trained_modes import Blocks
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the tests marked gpu run on the real one")
 
@@ -70,13 +71,12 @@ def test_beam_search_gives_the_cpus_texts(search, dtype, golden_model, make_task
 LOOPS = {
     "nar": (dict(decoding="nar"), {}),
     "nar, long": (dict(decoding="nar"), dict(min_len=20, max_len_a=3)),
-    "nar, rescore": (dict(decoding="nar", rescore=4), {}),
+    "nar, link and rescore": (dict(decoding="nar", rescore=4), {}),
     "nar, link": (dict(decoding="nar"), dict(min_len=9, max_len_a=3)),
     "semi-nar, link": (dict(decoding="semi-nar", block_size=3, eos_penalty=0.5), {}),
     "semi-nar, link and prefix": (dict(decoding="semi-nar"), dict(prefix=2, unkpen=0.5)),
     "semi-nar": (dict(decoding="semi-nar", block_size=3, eos_penalty=0.5), {}),
     "semi-nar, prefix": (dict(decoding="semi-nar"), dict(prefix=2)),
-    "semi-nar, rescore": (dict(decoding="semi-nar", rescore=3), {}),
     "semi-nar, threshold": (dict(decoding="semi-nar", commit_threshold=0.3), {}),
     "semi-nar, threshold 1": (dict(decoding="semi-nar", commit_threshold=1.0, draft_from_source=0.0), dict(prefix=2)),
     "speculative": (dict(decoding="speculative"), {}),
@@ -107,6 +107,7 @@ def test_the_loop_gives_the_cpus_texts_and_the_host_waits_once_a_pass(
         return count
 
     batch, model = pairs("test", 8)[0], golden_model("mixed").to(DTYPES[dtype])
+    model.trained_blocks = Blocks(5, 5)  # so that a link looks ahead
     expected = decode(make_task(**mode), model, batch, **generation)
     for name in ("run", "likeliest"):
         monkeypatch.setattr(TorchSession, name, counted(getattr(TorchSession, name)))

@@ -30,8 +30,8 @@ are kept at once. NAR has one block too, anchored at nothing; its slots' own key
 values are cached, slot i at column i, and M = 0.
 
 Where tokens are kept unverified a *link* may choose them: the session answers with the likeliest tokens of each slot,
-and what is kept is the best path through them (`path`). In semi-NAR a path begins behind the last kept token. In NAR
-one path runs through all pieces of the canvas, and is settled where it ends.
+and what is kept is the best path through them (`search`). In semi-NAR a path begins behind the last kept token, and may
+look at slots behind its block. In NAR one path runs through all pieces of the canvas, and is settled where it ends.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ import numpy as np
 from ..modes import NAR_FIRST_PIECE, Strategy
 from .linked import Linked
 from .ngrams import completing_tokens
-from .passes import Pass, Session, count_accepted_drafts
-from .search import PathSearch, Slots
+from .passes import Pass, count_accepted_drafts
+from .search import Paths, PathSearch, Slots
 
 
 class Text(NamedTuple):
@@ -53,11 +53,13 @@ class Text(NamedTuple):
         tokens: ids, the last one eos, int64.
         scores: log-probabilities, float32.
         passes: number of the pass that gave each token, from 1, int64.
+        path_score: of the text as a path (`search`); None: no link chose it.
     """
 
     tokens: np.ndarray
     scores: np.ndarray
     passes: np.ndarray
+    path_score: float | None = None
 
 
 class Decoding:
@@ -75,7 +77,7 @@ class Decoding:
 
     def __init__(
         self,
-        session: Session,
+        session: BaseSession,
         strategy: Strategy,
         least: np.ndarray,
         limit: np.ndarray,
@@ -88,9 +90,11 @@ class Decoding:
         assert strategy.anchored or prefix is None, "NAR has no main stream for a prefix"
         assert strategy.sure is None or not strategy.drafts or not no_repeat_ngram, "tokens kept unverified may repeat n-grams"
         assert linked is None or not strategy.verify, "a path's tokens are kept as they are"
+        assert linked is None or linked.count == 1 or not strategy.anchored, "of several paths one canvas is asked"
         rows = len(limit)
         self.linked = linked
         self.search: PathSearch | None = None
+        self.paths: Paths | None = None  # of the last pass
         self.start = np.ones(rows, dtype=np.int64)  # the column of the search's first slot
         self.session, self.strategy = session, strategy
         self.pad, self.eos, self.no_repeat_ngram = pad, eos, no_repeat_ngram
@@ -111,20 +115,25 @@ class Decoding:
 
     def run(self) -> list[Text]:
         """The texts, in the order of the batch."""
-        texts: dict[int, Text] = {}
+        return [best for best, *_ in self.candidates()]
+
+    def candidates(self) -> list[list[Text]]:
+        """The best texts of each row, best first: as many as the link is asked for, or fewer; without one, one."""
+        texts: dict[int, list[Text]] = {}
         while len(self.row):
             texts.update(self.advance())
-        return [texts[row] for row in sorted(texts)]
+        found = [texts[row] for row in sorted(texts)]
+        return found if self.linked is None else self._with_path_scores(found, self.linked)
 
-    def advance(self) -> dict[int, Text]:
-        """Runs one pass. Returns the texts that it ended, by row of the batch."""
+    def advance(self) -> dict[int, list[Text]]:
+        """Runs one pass. Returns the texts that it ended, best first, by row of the batch."""
         step = self._next_pass()
         self.passes += 1
         if self.linked is not None and step.blocks == 1:
             ended = self._commit_paths(self.session.likeliest(step, self.linked.candidates), self.linked)
         else:
             ended = self._commit(step, *self.session.run(step))
-        texts = {int(self.row[row]): self.kept(int(row)) for row in ended.nonzero()[0]}
+        texts = {int(self.row[row]): [self.kept(int(row)), *self._others(int(row))] for row in ended.nonzero()[0]}
         if texts:
             self._keep((~ended).nonzero()[0])
         return texts
@@ -132,14 +141,32 @@ class Decoding:
     def kept(self, row: int) -> Text:
         """What is kept so far of a row that is still decoded. Where a link chooses, a later pass of NAR may change it."""
         kept = slice(1, self.length[row])
-        return Text(*(x[row, kept].copy() for x in (self.text, self.score, self.when)))
+        return Text(self.text[row, kept].copy(), self.score[row, kept].copy(), self.when[row, kept].copy())
 
     def stream(self) -> Iterator[Text]:
         """The text of a batch of one row after each pass; the last one is whole."""
         assert len(self.row) == 1
         while len(self.row):
-            ended = self.advance()
-            yield ended[0] if ended else self.kept(0)
+            ended = list(self.advance().values())
+            if ended and self.linked is not None:
+                ended = self._with_path_scores(ended, self.linked)
+            yield ended[0][0] if ended else self.kept(0)
+
+    def _others(self, row: int) -> Iterator[Text]:
+        """The paths of an ended row behind its best one."""
+        paths = self.paths
+        if paths is None:
+            return
+        for number in range(1, paths.ended.shape[1]):
+            if paths.ended[row, number]:
+                kept = slice(paths.length[row, number])
+                yield Text(paths.tokens[row, number, kept], paths.log_probs[row, number, kept], self.when[row, 1:][kept])
+
+    def _with_path_scores(self, texts: list[list[Text]], linked: Linked) -> list[list[Text]]:
+        flat = [(row, text) for row, of_row in enumerate(texts) for text in of_row]
+        rows, all_texts = [row for row, _ in flat], [text for _, text in flat]
+        scores = iter(linked.scores([text.tokens for text in all_texts], [text.scores for text in all_texts], rows).tolist())
+        return [[text._replace(path_score=next(scores)) for text in of_row] for of_row in texts]
 
     def _draft_prefix(self) -> None:
         """A prefix is drafted and its tokens forced, so that they are scored."""
@@ -163,8 +190,8 @@ class Decoding:
         tokens = np.take_along_axis(self.text, self.fed[:, None] + np.arange(main), axis=1)
         anchor = last[:, None] + np.arange(blocks)
         forced, sizes = None, None
-        if self.linked is not None and blocks > 1:
-            drafts = 0  # a prefix is scored; paths begin behind it
+        if self.linked is not None:  # a prefix is scored; paths begin behind it
+            drafts = 0 if blocks > 1 else min(drafts + self.linked.ahead, int((self.limit - last).max()))
         if not self.passes and blocks > 1:  # each row drafts behind what it is given, whatever the others are given
             sizes = tuple(1 + drafts * int(block in self.drafted) for block in range(blocks))
             forced = np.full((len(last), blocks), -1)
@@ -227,8 +254,13 @@ class Decoding:
             least = self.least if self.strategy.anchored else np.maximum(self.least, 1)
             self.search = linked.search(self.text, self.length, least, self.limit)
         self.search.extend(slots)
-        paths, new = self.search.best(), slots.end.shape[1]
-        tokens, scores, ended = paths.tokens[:, 0, :-1], paths.log_probs[:, 0, :-1], paths.ended[:, 0]
+        self.paths = paths = self.search.best()
+        new = slots.end.shape[1]
+        if self.strategy.anchored:  # what a path has behind its block is chosen anew, by slots that see the block
+            new = min(new, 1 + self.strategy.drafts)
+        width = new + int(self.length[0] - self.start[0])
+        tokens, scores = paths.tokens[:, 0, :width], paths.log_probs[:, 0, :width]
+        ended = paths.ended[:, 0] & (paths.length[:, 0] <= width)
         columns = self.start[:, None] + np.arange(tokens.shape[1])
         np.put_along_axis(self.text, columns, tokens, axis=1)
         np.put_along_axis(self.score, columns, scores, axis=1)

@@ -11,7 +11,8 @@ text. No banned token. A path breaks these only where it has no other way on, an
 ends before its least length, each does at its limit, and a forced token is taken: these hold always.
 
 A text ends at the first slot behind which no open path scores higher than its best ended one. So a text does not
-depend on how many slots a pass had, nor on how a canvas was cut into pieces.
+depend on how many slots a pass had, nor on how a canvas was cut into pieces. Where several paths are asked for, they are
+the best of those that have ended by then, so one pass gives them all.
 
 States. Kept are, for each candidate of the last slot, the `width` best paths that end in it. Paths of equal last
 order - 1 tokens have the same future, so the best of them is enough (the `count` best, where so many paths are asked
@@ -24,9 +25,10 @@ token backwards, the one with the candidate of better rank (order 3: before that
 token is higher); an ended path wins over an open one.
 
 Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept for each, T tokens of a path so far,
-P pairs of the whole text so far, N paths asked for, S source length, V vocabulary.
+P tokens of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -88,12 +90,43 @@ class Paths(NamedTuple):
     score: np.ndarray
 
 
+class SourcePairs:
+    """The pairs of tokens that stand side by side in the sources of a batch: made once, however many searches ask.
+
+    Args:
+        source: ids, (B, S).
+        size: V.
+        passed_over: ids of which no pair is made: pad and eos.
+    """
+
+    def __init__(self, source: np.ndarray, size: int, passed_over: tuple[int, int]):
+        self._size = size
+        self._row = np.arange(len(source))  # tells a row's pairs from others'
+        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
+        key = self._of_row(first * size + second)
+        pad, eos = passed_over
+        self._keys = Keys(np.sort(key[(first != pad) & (first != eos) & (second != pad) & (second != eos)]))
+
+    def have(self, pair: np.ndarray) -> np.ndarray:
+        """Which pairs, first token * V + second, (B, ...), the row's source has."""
+        return self._keys.find(self._of_row(pair)) >= 0
+
+    def of(self, rows: np.ndarray) -> "SourcePairs":
+        """Those of these rows, (B'), in this order."""
+        found = copy.copy(self)
+        found._row = self._row[rows]
+        return found
+
+    def _of_row(self, pair: np.ndarray) -> np.ndarray:
+        return pair + self._row.reshape(-1, *[1] * (pair.ndim - 1)) * self._size**2
+
+
 class PathSearch:
     """Finds the best paths of a batch, slots by slots: `extend` as often as there are slots, then `best`.
 
     Args:
         link: n-grams.
-        source: ids, pads on the right, (B, S).
+        pairs: of the sources.
         text: what is kept of each text so far, padded on the right, (B, any); in front stands eos, the start.
         length: tokens of each, the start included, at least 1, (B).
         rules: lengths and penalties; least and limit count the whole text, without start and end.
@@ -104,7 +137,7 @@ class PathSearch:
     def __init__(
         self,
         link: Link,
-        source: np.ndarray,
+        pairs: SourcePairs,
         text: np.ndarray,
         length: np.ndarray,
         rules: Rules,
@@ -115,12 +148,11 @@ class PathSearch:
         self._weights = weights or link.weights
         self._width = count if link.order == 2 else max(self._weights.width, count)
         self._rows = np.arange(len(length))
-        self._key = self._rows  # what tells a row's pairs of the source from others'
         self._kept = length - 1  # tokens of the text before the first slot
         self._limit = rules.limit
         self._least = np.minimum(rules.least, rules.limit)
         self._slots = 0
-        self._source_pairs = self._pairs_of(source)
+        self._source_pairs = pairs
         self._open = np.ones(len(length), dtype=bool)
 
         # the state: one candidate, the last token of the text, and one path of it
@@ -128,9 +160,9 @@ class PathSearch:
         self._token = np.take_along_axis(text, length[:, None] - 1, axis=1)  # (B, K)
         self._score = np.zeros((rows, 1, 1))  # (B, K, W)
         self._ranks = np.zeros((rows, 1, 1, 0), dtype=np.int16)  # of the candidates chosen, (B, K, W, T)
-        inside = np.arange(1, text.shape[1]) < length[:, None]
-        pairs = np.where(inside, text[:, :-1] * link.size + text[:, 1:], -1)
-        self._pairs = pairs[:, None, None]  # of the whole text, (B, K, W, P)
+        column = np.arange(text.shape[1]) - text.shape[1] + length[:, None]
+        written = np.where(column < 0, -1, np.take_along_axis(text, np.maximum(column, 0), axis=1))
+        self._text = written[:, None, None]  # with the path, in columns that end in its last token, (B, K, W, P)
         self._bigram = np.full((rows, 1, 1), -1)  # index of the bigram that the path ends in, (B, K, W)
         if link.order == 3 and text.shape[1] > 1:
             before = np.take_along_axis(text, np.maximum(length - 2, 0)[:, None], axis=1)
@@ -170,7 +202,7 @@ class PathSearch:
         """Goes on with these rows alone, (B'), in this order."""
         for name in _OF_ROWS:
             setattr(self, name, getattr(self, name)[rows])
-        self._rows = np.arange(len(rows))
+        self._rows, self._source_pairs = np.arange(len(rows)), self._source_pairs.of(rows)
         self._seen = [Slots(*(x[rows] for x in slots)) for slots in self._seen]
 
     def best(self) -> Paths:
@@ -229,28 +261,31 @@ class PathSearch:
         own = np.concatenate([own, end[..., None]], axis=2)[:, :, None]
 
         ratio, bigram = link.bigrams(before, after)
-        pair = before * link.size + after
-        in_source = self._in_source(pair)
+        in_source = self._source_pairs.have(before * link.size + after)
         score = own + weights.gain * in_source
         if link.order == 2:
             score += self._of_ratio(ratio)
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram, pair)
+        return _Transitions(score, ratio, bigram)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
-        score, ratio, bigram, pair = (x[:, slot, :before] for x in step)
+        score, ratio, bigram = (x[:, slot, :before] for x in step)
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
             token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
             longer = self._link.trigrams(self._bigram, token, ratio)
             total += self._of_ratio(longer)
         end, total = total[..., -1], total[..., :-1]
-        if self._pairs.shape[3]:
-            again = (self._pairs[..., None] == pair[:, :, None, None, :-1]).any(3)
-            total = total + _REFUSED * again
+        # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
+        *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
+        if len(column):
+            again = np.zeros(total.shape, dtype=bool)
+            followed = self._text[..., 1:][*path, column]
+            np.logical_or.at(again, tuple(path), followed[:, None] == slots.tokens[path[0], slot])
+            total += _REFUSED * again
 
         kept = self._kept + self._slots
         free = np.ones_like(self._open) if forced is None else forced[:, slot] < 0
@@ -259,16 +294,16 @@ class PathSearch:
             may_end |= forced[:, slot] == self._rules.eos
         total[free & (kept >= self._limit)] = _NONE
         self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
-        self._go_on(total, bigram, pair)
+        self._go_on(total, bigram, slots.tokens[:, slot])
         self._token = slots.tokens[:, slot]
         self._slots += 1
-        self._open &= self._score.max((1, 2)) > self._ended_score[:, -1]
+        self._open &= self._score.max((1, 2)) > self._ended_score[:, 0]
 
     def _of_ratio(self, ratio: np.ndarray) -> np.ndarray:
         """What ratios in `UNIT`s, (..., K + 1), add to scores."""
-        share = np.full(ratio.shape[-1], self._weights.weight / UNIT)
-        share[-1] *= self._weights.end
-        return share * ratio
+        found = ratio * (self._weights.weight / UNIT)
+        found[..., -1] *= self._weights.end
+        return found
 
     def _end(self, score: np.ndarray) -> None:
         """Takes the ends of paths, (B, K, W), where they are among the best."""
@@ -285,42 +320,28 @@ class PathSearch:
         self._ended_length = np.take_along_axis(length, order, 1)
         self._ended_ranks = ranks[self._rows[:, None], order]
 
-    def _go_on(self, total: np.ndarray, bigram: np.ndarray, pair: np.ndarray) -> None:
-        """Keeps the best paths into each candidate. `total`: score of each path with each candidate, (B, K, W, K)."""
+    def _go_on(self, total: np.ndarray, bigram: np.ndarray, token: np.ndarray) -> None:
+        """Keeps the best paths into each candidate, (B, K). `total`: score of each path with each, (B, K, W, K)."""
         rows, before, width, candidates = total.shape
         row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
         if self._link.order == 3 and width > self._count:  # of equal last two tokens
-            best = _highest(total, self._count, axis=2)
-            total = np.take_along_axis(total, best, axis=2)
+            best, total = _highest(total, self._count)
         flat = total.reshape(rows, -1, candidates)
-        chosen = _highest(flat, self._width, axis=1).transpose(0, 2, 1)  # (B, K, W)
+        chosen, score = (x.transpose(0, 2, 1) for x in _highest(flat, self._width))  # (B, K, W)
         parent, path = np.divmod(chosen, total.shape[2])  # the candidate before, and which of its paths
         if total.shape[2] < width:
             path = best[row, parent, path, rank]
-        self._score = flat[row, chosen, rank]
+        self._score = score
         new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
         self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
-        self._pairs = np.concatenate([self._pairs[row, parent, path], pair[row, parent, rank][..., None]], axis=3)
+        new = np.broadcast_to(token[:, :, None], parent.shape)[..., None]
+        self._text = np.concatenate([self._text[row, parent, path], new], axis=3)
         if self._link.order == 3:
             self._bigram = bigram[row, parent, rank]
 
-    def _pairs_of(self, source: np.ndarray) -> Keys:
-        """Pairs of tokens side by side in the sources, of all rows."""
-        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
-        key = self._of_row(first * self._link.size + second)
-        special = self._rules.pad, self._rules.eos
-        return Keys(np.sort(key[~np.isin(first, special) & ~np.isin(second, special)]))
-
-    def _in_source(self, pair: np.ndarray) -> np.ndarray:
-        """Which pairs, (B, ...), the row's source has."""
-        return self._source_pairs.find(self._of_row(pair)) >= 0
-
-    def _of_row(self, pair: np.ndarray) -> np.ndarray:
-        return pair + self._key.reshape(-1, *[1] * (pair.ndim - 1)) * self._link.size**2
-
 
 _OF_ROWS = (
-    "_key", "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_pairs", "_bigram",
+    "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_text", "_bigram",
     "_ended_score", "_ended_ranks", "_ended_length",
 )  # fmt: skip
 """Arrays of a search whose first dimension is the row."""
@@ -333,18 +354,16 @@ class _Transitions(NamedTuple):
         score: but for what a path's past says.
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
-        pair: first token * V + second.
     """
 
     score: np.ndarray
     ratio: np.ndarray
     bigram: np.ndarray
-    pair: np.ndarray
 
 
 def best_paths(
     link: Link,
-    source: np.ndarray,
+    pairs: SourcePairs,
     text: np.ndarray,
     length: np.ndarray,
     rules: Rules,
@@ -355,9 +374,36 @@ def best_paths(
     banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
-    search = PathSearch(link, source, text, length, rules, count, weights)
+    search = PathSearch(link, pairs, text, length, rules, count, weights)
     search.extend(slots, forced, banned)
     return search.best()
+
+
+def path_scores(
+    link: Link, pairs: SourcePairs, text: np.ndarray, log_probs: np.ndarray, length: np.ndarray, rules: Rules
+) -> np.ndarray:
+    """The scores of whole texts, as a search gives them, but for what broken rules cost.
+
+    Args:
+        text: ids, eos last, then pads, (B, T).
+        log_probs: the network's, of these, (B, T).
+        length: tokens of each, eos included, (B).
+        rules: penalties; lengths play no part.
+    Returns:
+        float64, (B).
+    """
+    weights, rows = link.weights, len(text)
+    before = np.concatenate([np.full((rows, 1), rules.eos), text[:, :-1]], axis=1)
+    ratio, bigram = link.bigrams(before, text)
+    if link.order == 3 and text.shape[1] > 1:
+        shorter, context = ratio[:, 1:].reshape(-1, 1, 1), bigram[:, :-1].reshape(-1, 1, 1)
+        longer = link.trigrams(context, text[:, 1:].reshape(-1, 1), shorter).reshape(rows, -1)
+        ratio = np.concatenate([ratio[:, :1], longer], axis=1)
+    ends = text == rules.eos
+    score = log_probs + np.where(ends, weights.end, 1.0) * weights.weight / UNIT * ratio
+    score += np.where(ends, -rules.eos_penalty, weights.bonus - rules.unk_penalty * (text == rules.unk))
+    score += weights.gain * pairs.have(before * link.size + text)
+    return np.where(np.arange(text.shape[1]) < length[:, None], score, 0.0).sum(1)
 
 
 def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -413,12 +459,32 @@ def _ranked(slots: Slots, rules: Rules) -> Slots:
     return Slots(np.take_along_axis(tokens, order, 2), np.take_along_axis(log_probs, order, 2), slots.end)
 
 
-def _highest(x: np.ndarray, count: int, axis: int) -> np.ndarray:
-    """Indices of the highest along an axis, highest first, of equal ones the first."""
-    if count == 1:
-        return np.expand_dims(x.argmax(axis), axis)
-    order = np.argsort(-x, axis=axis, kind="stable")
-    return order.take(np.arange(min(count, x.shape[axis])), axis=axis)
+def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The highest along the last dimension but one, and their indices: highest first, of equal ones the first.
+
+    Args:
+        x: (..., n, C), overwritten.
+    Returns:
+        Indices and scores, (..., count or n, C); -inf: there are not so many.
+    """
+    count = min(count, x.shape[-2])
+    if count > _FEW:
+        index = np.argsort(-x, axis=-2, kind="stable")[..., :count, :]
+        return index, np.take_along_axis(x, index, -2)
+    flat = x.reshape(-1, *x.shape[-2:])
+    row, column = np.arange(len(flat))[:, None], np.arange(x.shape[-1])
+    index = np.empty((len(flat), count, x.shape[-1]), dtype=np.int64)
+    found = np.empty(index.shape)
+    for number in range(count):
+        best = flat.argmax(1)
+        index[:, number], found[:, number] = best, flat[row, best, column]
+        if number < count - 1:
+            flat[row, best, column] = _NONE
+    shape = *x.shape[:-2], count, x.shape[-1]
+    return index.reshape(shape), found.reshape(shape)
+
+
+_FEW = 4  # so often an arg-max is quicker than a sort
 
 
 def _wide(ranks: np.ndarray, width: int) -> np.ndarray:

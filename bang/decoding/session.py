@@ -3,8 +3,10 @@
 Shapes: B rows, N slots of a pass, G blocks, n slots that are read.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,6 +42,22 @@ class BaseSession(ABC):
     def logits(self, slots: list) -> list:
         """Logits or log-probabilities of the whole vocabulary, of each model (B, n, V)."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Drops the keys and values of what has been decoded, as those of this object alone."""
+
+    @abstractmethod
+    def keep(self, rows: np.ndarray) -> None:
+        """As `passes.Session.keep`; must leave the arrays as they are, which a `fork` may have."""
+
+    def fork(self, rows: np.ndarray | None = None) -> Self:
+        """Another session over the sources of these rows, (B'), which may repeat (None: of all), with nothing decoded."""
+        found = copy.copy(self)
+        found.forget()
+        if rows is not None:
+            found.keep(rows)
+        return found
+
     def send(self, x: np.ndarray) -> Any:
         """An array of the loop's, where the tokens are chosen."""
         return x
@@ -71,6 +89,13 @@ class BaseSession(ABC):
     def likeliest(self, step: Pass, count: int) -> Slots:
         """As `passes.Session.likeliest`."""
         return self.read_slots(*self.chooser.likeliest(self.xp, self.logits(self.forward(step)), count))
+
+    def scores(self, step: Pass) -> np.ndarray:
+        """The network's log-probabilities of the tokens that a pass forces, float32, (B, G): no rule or penalty is applied."""
+        plain = replace(self.chooser, unk_penalty=0.0, eos_penalty=0.0, temperature=1.0, sampling=False)
+        assert step.forced is not None and not step.drafts
+        logits = self.logits(self.forward(step))
+        return self.read(*plain(self.xp, logits, self.send(step.anchor), None, self.send(step.forced)))[1]
 
     def _verify_and_draft(self, step: Pass, slots: list, first_target: Any) -> tuple[Any, Any]:
         """Reads the first slot of each block, then the drafts of the block behind the last accepted token."""

@@ -9,6 +9,7 @@ from ..decoding.limits import check_lengths, least_length, length_limits
 from ..decoding.link import Link
 from ..decoding.linked import Linked
 from ..decoding.loop import Decoding, Text
+from ..decoding.rescore import best_for_ar
 from ..modes import Strategy
 from .session import TorchSession
 from .statistics import Statistics
@@ -32,6 +33,8 @@ class LoopGenerator:
             length ** len_penalty.
         statistics: counts the passes.
         link: chooses the tokens of strategies that keep them unverified; None: each slot gives its own.
+        rescore: how many of its best paths AR chooses from; 0: the best one is the text.
+        ahead: slots behind a block that it looks at.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class LoopGenerator:
         len_penalty: float = 1.0,
         statistics: Statistics | None = None,
         link: Link | None = None,
+        rescore: int = 0,
+        ahead: int = 0,
     ):
         check_lengths(max_len_a, max_len_b, min_len, max_len)
         self.models, self.strategy, self.chooser = models, strategy, chooser
@@ -58,7 +63,7 @@ class LoopGenerator:
         self.max_len = min([model.max_decoder_positions() - 1 for model in models] + ([max_len] if max_len else []))
         self.no_repeat_ngram = no_repeat_ngram
         self.normalize_scores, self.len_penalty = normalize_scores, len_penalty
-        self.statistics, self.link = statistics, link
+        self.statistics, self.link, self.rescore, self.ahead = statistics, link, rescore, ahead
         for model in models:
             model.eval()
 
@@ -72,60 +77,50 @@ class LoopGenerator:
 
     @torch.no_grad()
     def generate(
-        self,
-        models,
-        sample: dict,
-        prefix_tokens: Tensor | None = None,
-        length: np.ndarray | None = None,
-        encoded: list[dict] | None = None,
-        bounds: Bounds | None = None,
-        **unused,
+        self, models, sample: dict, prefix_tokens: Tensor | None = None, encoded: list[dict] | None = None, **unused
     ) -> list[list[dict]]:
         """One hypothesis for each sentence of the batch, as fairseq's generators return them; arguments as `decoding`'s."""
-        texts = self.decoding(sample, prefix_tokens, length, encoded, bounds).run()
-        if self.statistics is not None and length is None:  # a sentence counts once
+        decoding = self.decoding(sample, prefix_tokens, encoded)
+        if self.rescore:
+            scorer = decoding.session.fork()  # before anything is decoded
+            candidates, pad, eos = decoding.candidates(), self.chooser.pad, self.chooser.eos
+            texts = best_for_ar(scorer, candidates, pad, eos, lambda scores: self.normalized(scores).item())
+        else:
+            texts = decoding.run()
+        if self.statistics is not None:
             self.statistics.add(texts)
         return [[self.hypothesis(text)] for text in texts]
 
-    def decoding(
-        self,
-        sample: dict,
-        prefix_tokens: Tensor | None = None,
-        length: np.ndarray | None = None,
-        encoded: list[dict] | None = None,
-        bounds: Bounds | None = None,
-    ) -> Decoding:
+    def decoding(self, sample: dict, prefix_tokens: Tensor | None = None, encoded: list[dict] | None = None) -> Decoding:
         """The decoding of a batch, whose encoder has run.
 
         Args:
-            length: tokens, eos not counted, that each text is to have, (B), as far as the limits let it; None: free.
             encoded: of the sources, as `session.encode` gives it; None: encode them.
-            bounds: as `bounds` gives them; None: ask the device.
         """
         net_input = sample["net_input"]
         src_tokens, src_lengths = net_input["src_tokens"], net_input["src_lengths"]
-        least, limit, key = bounds or self.bounds(sample)
-        if length is not None:
-            least = limit = np.minimum(np.maximum(length, np.maximum(least, 1)), limit)
+        least, limit, key = self.bounds(sample)
         session = TorchSession(self.models, src_tokens, src_lengths, self.chooser, Bounds(least, limit, key), encoded)
         prefix = prefix_tokens.cpu().numpy() if prefix_tokens is not None and self.strategy.anchored else None
-        linked = None if self.link is None else Linked(self.link, src_tokens.cpu().numpy(), self.chooser)
+        linked = None
+        if self.link is not None:
+            linked = Linked(self.link, src_tokens.cpu().numpy(), self.chooser, max(self.rescore, 1), self.ahead)
         return Decoding(
             session, self.strategy, least, limit, self.chooser.pad, self.chooser.eos, prefix, self.no_repeat_ngram, linked
         )
 
     def hypothesis(self, text: Text) -> dict:
         """A text as fairseq's generators return it."""
-        scores = torch.from_numpy(text.scores)
         return {
             "tokens": torch.from_numpy(text.tokens),
-            "score": self.normalized(scores),
+            "score": self.normalized(text.scores),
             "attention": None,
             "alignment": torch.empty(0),
-            "positional_scores": scores,
+            "positional_scores": torch.from_numpy(text.scores),
             "passes": torch.from_numpy(text.passes),
+            "path_score": text.path_score,
         }
 
-    def normalized(self, scores: Tensor) -> Tensor:
+    def normalized(self, scores: np.ndarray) -> Tensor:
         """The score of a text from those of its tokens, eos included."""
-        return scores.sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)
+        return torch.from_numpy(scores).sum() / (len(scores) ** self.len_penalty if self.normalize_scores else 1)

@@ -109,6 +109,10 @@ class TorchSession(BaseSession):
         blocks = step.block_sizes if step.main else ()
         return make_pass_masks(position, last, first, step.cached, blocks, key_position, buckets, self.device)
 
+    def forget(self) -> None:
+        """As `BaseSession.forget`."""
+        self.caches = [cache.forked() for cache in self.caches]
+
     def keep(self, rows: np.ndarray) -> None:
         """As `passes.Session.keep`."""
         rows = self.send(rows)

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..generation.generator import LoopGenerator
 from ..modes import Mode
 from ..options import Options
-from ..trained_modes import trained_blocks, trained_modes, warnings_of
+from ..trained_modes import slots_ahead, trained_blocks, trained_modes, warnings_of
 from .configuration import OF_MODES
 
 logger = logging.getLogger(__name__)
@@ -115,10 +115,14 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
     link = model.link if options.link is not False and mode.may_link(options) else None
     if options.link and link is None:
         raise UserError(f"link=True: this model has none, or mode {mode.name} has no use for one; leave it out")
+    rescore = options.rescore if "rescore" in mode.options else 0
+    if rescore and link is None:
+        raise UserError(f"rescore={rescore}: the candidates are a link's paths, and there is none; leave it out")
     _warn_untrained(model, mode, options)
+    strategy = mode.strategy(options)
     generator = LoopGenerator(
         [model],
-        mode.strategy(options),
+        strategy,
         Chooser(
             config.pad_token_id, config.unk_token_id, config.eos_token_id,
             eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
@@ -128,6 +132,8 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
         no_repeat_ngram=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
         len_penalty=options.len_penalty,
         link=link,
+        rescore=rescore,
+        ahead=slots_ahead([trained_blocks(config.run)], 1 + strategy.drafts),
     )  # fmt: skip
     encoded = {"encoder_out": [encoder_outputs[0].transpose(0, 1)], "encoder_padding_mask": [source.eq(config.pad_token_id)]}
     sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(config.pad_token_id).sum(1)}}

@@ -57,6 +57,7 @@ class Hypothesis(NamedTuple):
         positional_scores: log-probability of each token, and of the eos after them.
         passes: the decoder's pass that gave each token, and the eos after them, counted from 1.
         others: the next best hypotheses, best first.
+        path_score: of the path that a link chose (`search`), which positional_scores are a part of; None: none did.
     """
 
     tokens: list[int]
@@ -64,6 +65,7 @@ class Hypothesis(NamedTuple):
     positional_scores: list[float]
     passes: list[int]
     others: Sequence["Hypothesis"] = ()
+    path_score: float | None = None
 
 
 class Engine(Protocol):
@@ -113,7 +115,7 @@ class Generation:
     Attributes:
         text: for people to read.
         pieces: the word pieces it was made of, repeats and all.
-        score, piece_scores, passes: as in `Hypothesis`; those of the end of the text come last.
+        score, piece_scores, passes, path_score: as in `Hypothesis`; those of the end of the text come last.
         truncated: whether the source was cut to what the model takes.
         error: why there is no text, in one line; None: there is one.
         others: with `nbest` the other texts, best first.
@@ -127,6 +129,7 @@ class Generation:
     truncated: bool = False
     error: str | None = None
     others: Sequence["Generation"] = ()
+    path_score: float | None = None
 
 
 class CallOptions(OptionValues, total=False):
@@ -378,6 +381,9 @@ class Bang:
             chosen = replace(chosen, beam=1)
         if chosen.nbest > 1:
             raise UserError(f"nbest={chosen.nbest}: one text is streamed; leave it out")
+        if options.get("rescore"):
+            raise UserError(f"rescore={chosen.rescore}: AR chooses once all passes are done; leave it out")
+        chosen = replace(chosen, rescore=0)
         if not isinstance(text, str):
             raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
         if drop_repeats is None:
@@ -405,6 +411,8 @@ class Bang:
             raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
             self._check_link(options)
+        if options.rescore:
+            self._check_rescoring(options, bool(given.get("rescore")))
         if options.case == "source" and not self.normalization.do_lower_case:
             raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
         self._check_several(options, given)
@@ -454,6 +462,22 @@ class Bang:
             raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
         if self.engine.link is None:
             raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
+
+    def _check_rescoring(self, options: Options, given: bool) -> None:
+        """Refuses a choice by AR where there is nothing to choose from, or no AR; `given`: it is no default of the model."""
+        mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
+        if "rescore" not in mode.options:
+            if given:
+                raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
+            return
+        if self.engine.link is None or options.link is False:
+            raise UserError(
+                f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
+            )
+        if "ar" not in self.engine.modes:
+            raise UserError(
+                f"{asked}: AR chooses the text, and this model has {', '.join(self.engine.modes)} alone; leave it out"
+            )
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
@@ -587,12 +611,17 @@ class Bang:
             text = casing.restore(text, source.text)
         scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
         others = [self._generation(other, source, drop_repeats, casing) for other in hypothesis.others]
-        return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated, others=others)
+        return Generation(
+            text, pieces, hypothesis.score, scores, passes, source.truncated, others=others, path_score=hypothesis.path_score
+        )
 
 
-def hypothesis(tokens: list[int], score: float, scores: np.ndarray, passes: np.ndarray, eos: int) -> Hypothesis:
+def hypothesis(
+    tokens: list[int], score: float, scores: np.ndarray, passes: np.ndarray, eos: int, path_score: float | None = None
+) -> Hypothesis:
     """Of a text's tokens, with or without the eos at their end."""
-    return Hypothesis(tokens[:-1] if tokens and tokens[-1] == eos else tokens, score, scores.tolist(), passes.tolist())
+    kept = tokens[:-1] if tokens and tokens[-1] == eos else tokens
+    return Hypothesis(kept, score, scores.tolist(), passes.tolist(), path_score=path_score)
 
 
 def ranked(found: Sequence[Hypothesis]) -> Hypothesis:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..decoding.link import Link, Weights
-from ..decoding.search import Rules, Slots, best_paths
+from ..decoding.search import Rules, Slots, SourcePairs, best_paths
 from ..decoding.tune import tune
 from ..errors import UserError
 from ..text.cleanup import to_text
@@ -46,12 +46,12 @@ def tuned(
     count = min(link.weights.candidates, link.size)
     canvases = [model.engine.canvas([ids[index] for index in part], slots, count) for part in parts]
     specials = [model.pieces.index(piece) for piece in _SPECIALS]
-    found = [(part, [ids[index] for index in part], canvas) for part, canvas in zip(parts, canvases)]
+    found = [(part, _pairs(link, [ids[index] for index in part], specials), canvas) for part, canvas in zip(parts, canvases)]
 
     def score(weights: Weights) -> float:
         texts = [""] * len(sources)
-        for part, rows, canvas in found:
-            for index, tokens in zip(part, _texts(link, weights, rows, canvas, specials)):
+        for part, pairs, canvas in found:
+            for index, tokens in zip(part, _texts(link, weights, pairs, canvas, specials)):
                 texts[index] = to_text(" ".join(model.pieces[token] for token in tokens))
         rouge = evaluate({"texts": texts}, targets, ["rouge"])["systems"]["texts"]
         both = rouge["ROUGE-L"] + rouge["ROUGE-2"] / 2
@@ -62,13 +62,19 @@ def tuned(
     return replace(link, weights=best)
 
 
-def _texts(link: Link, weights: Weights, sources: list[np.ndarray], canvas: Slots, specials: Sequence[int]) -> list[list[int]]:
-    """The best path's tokens of each row; `specials` are the ids of pad, unk and eos."""
-    pad, unk, eos = specials
+def _pairs(link: Link, sources: list[np.ndarray], specials: Sequence[int]) -> SourcePairs:
+    """What all trials ask of the sources; `specials` are the ids of pad, unk and eos."""
+    pad, _, eos = specials
     padded = np.full((len(sources), max(map(len, sources))), pad)
     for row, source in enumerate(sources):
         padded[row, : len(source)] = source
-    ones = np.ones(len(sources), dtype=np.int64)
+    return SourcePairs(padded, link.size, (pad, eos))
+
+
+def _texts(link: Link, weights: Weights, pairs: SourcePairs, canvas: Slots, specials: Sequence[int]) -> list[list[int]]:
+    """The best path's tokens of each row."""
+    pad, unk, eos = specials
+    ones = np.ones(len(canvas.end), dtype=np.int64)
     rules = Rules(ones, ones * (canvas.end.shape[1] - 1), pad, eos, unk)
-    paths = best_paths(link, padded, np.full((len(sources), 1), eos), ones, rules, canvas, weights=weights)
+    paths = best_paths(link, pairs, ones[:, None] * eos, ones, rules, canvas, weights=weights)
     return [tokens[: length - 1].tolist() for tokens, length in zip(paths.tokens[:, 0], paths.length[:, 0])]

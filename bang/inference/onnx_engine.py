@@ -17,6 +17,7 @@ from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
+from ..decoding.rescore import best_for_ar
 from ..decoding.search import Slots
 from ..errors import UserError
 from ..modes import MODES
@@ -25,7 +26,7 @@ from ..safety.folder import VOCABULARY, check_vocabulary, read_pieces
 from ..text.casing import find_casing
 from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
-from ..trained_modes import Blocks
+from ..trained_modes import Blocks, slots_ahead
 from . import cpu
 from .api import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
@@ -115,7 +116,8 @@ class OnnxEngine:
             ]
         prefix = None if prefixes is None else padded_prefixes(prefixes, self._graphs.specials[0])
         if beam == 1:
-            return [self._of_text(text, options) for text in self._decoding(sources, options, prefix, keys).run()]
+            texts = self._texts(self._decoding(sources, options, prefix, keys), options)
+            return [self._of_text(text, options) for text in texts]
         least, limit = self._lengths(sources, options)
         session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), Bounds(least, limit, keys))
         blocking = options.no_repeat_ngram_size
@@ -129,8 +131,8 @@ class OnnxEngine:
             yield self._of_text(text, options)
 
     def _of_text(self, text: loop.Text, options: Options) -> Hypothesis:
-        score = text.scores.sum() / len(text.scores) ** options.len_penalty
-        return hypothesis(text.tokens.tolist(), float(score), text.scores, text.passes, self._graphs.specials[2])
+        score, eos = _score(text.scores, options), self._graphs.specials[2]
+        return hypothesis(text.tokens.tolist(), score, text.scores, text.passes, eos, text.path_score)
 
     def _lengths(self, sources: list[np.ndarray], options: Options) -> tuple[np.ndarray, np.ndarray]:
         """Tokens before which each text must not end, and after which it must."""
@@ -164,14 +166,31 @@ class OnnxEngine:
         blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
         linked = None
         if self.link is not None and options.link is not False and mode.may_link(options):
-            linked = Linked(self.link, session.source, chooser)
+            rescore, ahead = self._rescored(options), slots_ahead([self.blocks], 1 + strategy.drafts)
+            linked = Linked(self.link, session.source, chooser, max(rescore, 1), ahead)
         return loop.Decoding(session, strategy, least, limit, specials[0], specials[2], prefix, blocking, linked)
+
+    def _texts(self, decoding: loop.Decoding, options: Options) -> list[loop.Text]:
+        if not self._rescored(options):
+            return decoding.run()
+        pad, _, eos = self._graphs.specials
+        scorer = decoding.session.fork()  # before anything is decoded
+        return best_for_ar(scorer, decoding.candidates(), pad, eos, lambda scores: _score(scores, options))
+
+    def _rescored(self, options: Options) -> int:
+        """How many paths AR chooses from; 0: it does not."""
+        return options.rescore if "rescore" in MODES[options.mode].options else 0
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `api.Engine`."""
         bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
         session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), bounds)
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
+
+
+def _score(of_tokens: np.ndarray, options: Options) -> float:
+    """Of a text, from the log-probabilities of its tokens."""
+    return float(of_tokens.sum() / len(of_tokens) ** options.len_penalty)
 
 
 def _of_beam(found: Found) -> Hypothesis:

@@ -184,6 +184,10 @@ class OnnxSession(BaseSession):
             else:
                 buffer[rows, :, first[:, None] + np.arange(cached)] = x[:, :, :cached].transpose(0, 2, 1, 3)
 
+    def forget(self) -> None:
+        """As `BaseSession.forget`."""
+        self._cache, self._new = [buffer[:, :, :0] for buffer in self._cache], None
+
     def keep(self, rows: np.ndarray, sources: np.ndarray | None = None) -> None:
         """As `passes.Session.keep`.
 

@@ -24,6 +24,7 @@ from ..options import Options, check_number
 from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
+from ..trained_modes import slots_ahead
 from .api import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
@@ -173,6 +174,8 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options, 
     else:
         generator = task.build_generator([network], generation)
     generator.statistics = None  # a command's report at its end
+    if mode.may_link(options):  # the network, built without its run, does not know its blocks
+        generator.ahead = slots_ahead([model.blocks], 1 + mode.strategy(options).drafts)
     return task, generator
 
 
@@ -180,7 +183,7 @@ def _hypothesis(found: dict[str, Any], eos: int) -> Hypothesis:
     tokens = found["tokens"].tolist()
     passes = found.get("passes")
     passes = np.arange(1, 1 + len(tokens)) if passes is None else passes  # of a beam search: one pass a token
-    return hypothesis(tokens, float(found["score"]), found["positional_scores"], passes, eos)
+    return hypothesis(tokens, float(found["score"]), found["positional_scores"], passes, eos, found.get("path_score"))
 
 
 def _device(name: str | None) -> torch.device:

@@ -8,6 +8,7 @@ Inference alone: no dropout. The weights and the rule are those of `attention` a
 all queries and keys of a pass meet in one attention, which is quick for a few queries.
 """
 
+import copy
 import functools
 from typing import Any, NamedTuple
 
@@ -145,6 +146,12 @@ class Cache:
             self._keep_sources(rows.view(-1, beams)[:, 0] // beams)
         self.kept = self.kept.index_select(2, rows)
         self.rows = len(rows)
+
+    def forked(self) -> "Cache":
+        """Another cache of the same source, with nothing decoded."""
+        found = copy.copy(self)
+        found.kept, found.length = self.kept[:, :, :, :, :0], 0
+        return found
 
     def _keep_sources(self, sentences: Tensor) -> None:
         self.source = [tuple(x.index_select(0, sentences) for x in pair) for pair in self.source]

@@ -23,11 +23,10 @@ from ..decoding.link import NO_LINK, Link
 from ..errors import UserError
 from ..generation.beam_search import AlignedArGenerator, ArGenerator
 from ..generation.generator import LoopGenerator
-from ..generation.rescore import RescoringGenerator
 from ..generation.statistics import Statistics
 from ..modes import MODES, WITHOUT_THRESHOLD, Mode, options_without_effect
 from ..options import DESCRIBED, Options, describe
-from ..trained_modes import warning_of_blocks
+from ..trained_modes import slots_ahead, warning_of_blocks
 from . import raw_text, training_run
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset
@@ -43,7 +42,7 @@ NO_EFFECT_IN_LOOP = (
 ).split()
 """fairseq's generation options that need several hypotheses, or look into its beam search."""
 
-OF_MODES = ("block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty")
+OF_MODES = ("block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty", "rescore")
 """The task's options that `Options` describes."""
 UNKNOWN_SAMPLE = 1000  # first texts of a split, checked for raw text that was binarized
 
@@ -53,13 +52,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     decoding: str = field(default="ar", metadata={"help": DECODING_HELP})
     block_size: int = describe("block_size")
     commit_threshold: float = describe("commit_threshold")
-    rescore: int = field(
-        default=0,
-        metadata={
-            "help": "NAR and semi-NAR decode this many texts of neighbouring lengths, and the checkpoint's AR scores them in "
-            "one pass and picks the best (0: the one text)"
-        },
-    )
+    rescore: int = describe("rescore")
     link: Optional[str] = field(
         default=None,
         metadata={
@@ -220,11 +213,8 @@ class BangTranslationTask(BangTask, TranslationTask):
                 f"--beam {beam} with --decoding {mode.name}: it gives the words of --beam 1, and --decoding ar those of "
                 "a beam search"
             )
-        if self.cfg.link not in (NO_LINK, None) and "link" in mode.options:
-            if not mode.may_link(options):
-                raise UserError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
-            if self.cfg.rescore:
-                raise UserError("--link with --rescore: the link chooses the text, and so does AR; leave one of them out")
+        if self.cfg.link not in (NO_LINK, None) and "link" in mode.options and not mode.may_link(options):
+            raise UserError(f"--link with --decoding {mode.name}: it chooses whole blocks; {WITHOUT_THRESHOLD}")
         self._check_models(mode, options, models)
         self._warn_no_effect(mode, options, args)
         if getattr(args, "score_reference", False):
@@ -237,10 +227,7 @@ class BangTranslationTask(BangTask, TranslationTask):
                 if seq_gen_cls is AlignedArGenerator:
                     extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "print_alignment": args.print_alignment}
             return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn)
-        generator = self.loop_generator(models, mode, options, args)
-        if not self.cfg.rescore or "rescore" not in mode.options:
-            return generator
-        return RescoringGenerator(generator, self.cfg.rescore)
+        return self.loop_generator(models, mode, options, args)
 
     def _mode(self, args) -> tuple[Mode, Options]:
         """The mode of decoding and its options; those of `args` win over the task's."""
@@ -267,7 +254,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             of_blocks = warning_of_blocks(getattr(model, "trained_blocks", None), mode, options)
             if of_blocks:
                 logger.warning("%s", of_blocks)
-            if self.cfg.rescore and "rescore" in mode.options:
+            if options.rescore and "rescore" in mode.options and self.link is not None:
                 if "ar" not in runs:
                     raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
                 if trained and "ar" not in trained:
@@ -294,6 +281,8 @@ class BangTranslationTask(BangTask, TranslationTask):
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
             link=link,
+            rescore=options.rescore if link is not None and "rescore" in mode.options else 0,
+            ahead=slots_ahead([getattr(model, "trained_blocks", None) for model in models], 1 + mode.strategy(options).drafts),
         )
         # fairseq has no hook for the end of a run
         weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
@@ -324,7 +313,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         """Says which options have no effect in the mode."""
         defaults, ours = GenerationConfig(), BangTranslationConfig()
         given = [name for name in OF_MODES if getattr(options, name) != DESCRIBED[name].default]
-        given += [name for name in ("rescore", "max_nar_length") if getattr(self.cfg, name) != getattr(ours, name)]
+        given += ["max_nar_length"] if self.cfg.max_nar_length != ours.max_nar_length else []
         given += ["link"] if self.cfg.link not in (NO_LINK, None) else []
         given += [
             option.name
@@ -337,6 +326,8 @@ class BangTranslationTask(BangTask, TranslationTask):
             idle |= {"max_nar_length"}
         else:
             idle |= {*NO_EFFECT_IN_LOOP, *(() if mode.strategy(options).anchored else ("prefix_size",))}
+        if options.rescore and "rescore" not in idle and self.link is None:
+            logger.warning("--rescore has no effect without --link, whose paths are the candidates")
         for name in given:
             if name in idle:
                 logger.warning("--%s has no effect with --decoding %s", name.replace("_", "-"), mode.name)

@@ -35,7 +35,7 @@ DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio"
 """Options of `bang finetune` that say which modes a checkpoint is trained for; no run goes on with others."""
 
 
-NO_LINK_BESIDE = {"--link", "--rescore", "--commit-threshold"}
+NO_LINK_BESIDE = {"--link", "--commit-threshold"}
 """Options of fairseq-generate with which no link is tried: it is given, or does not go with them."""
 
 
