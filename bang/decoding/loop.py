@@ -44,6 +44,7 @@ from .linked import Linked
 from .ngrams import completing_tokens
 from .passes import Pass, count_accepted_drafts
 from .search import Paths, PathSearch, Slots
+from .session import BaseSession
 
 
 class Text(NamedTuple):
