@@ -121,12 +121,24 @@ class BangTask(FairseqTask):
         """As fairseq's; a sentence over --max-tokens is over a limit too, not a failed assertion.
 
         fairseq-generate gets its part of the batches by --num-shards and --shard-id, which fairseq 0.12 leaves unread.
+        A run that resumes has the batches of one that never stopped: fairseq keeps those that it made in epoch 1, but
+        resuming in a later epoch draws anew which of two equally long sentences comes first.
         """
         limits = utils.resolve_max_positions(max_positions, max_tokens)
         run = training_run.run_config(self.cfg)
         if run is not None and run.dataset.num_shards > 1 and dataset is self.datasets.get(run.dataset.gen_subset):
             kwargs.update(num_shards=run.dataset.num_shards, shard_id=run.dataset.shard_id)
+        anew = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+        begins = self.can_reuse_epoch_itr(dataset) and not anew and dataset not in self.dataset_to_epoch_iter
+        epoch = kwargs.get("epoch", 1)
+        if begins and epoch > 1:
+            kwargs["epoch"] = 1
+            if run is not None and run.dataset.update_ordered_indices_seed:  # --seed and the epoch
+                kwargs["seed"] -= epoch - 1
         iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
+        if begins and epoch > 1:
+            iterator.epoch = epoch
+            dataset.set_epoch(epoch)
         if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
             self._train_batches = len(iterator)  # it tells how long a run will be
         return iterator
