@@ -44,7 +44,7 @@ def test_every_epoch_can_be_gone_on_from(train_here):
 
 def test_a_run_that_resumes_in_a_later_epoch_equals_one_that_never_stopped(train_here, tmp_path):
     """Bit by bit: weights, and the optimizer's state. Many of these sentences are equally long."""
-    more = ["--batch-size", "8", "--dropout", "0.1", "--no-epoch-checkpoints"]  # 6 updates an epoch
+    more = ["--dropout", "0.1", "--no-epoch-checkpoints"]  # 3 updates an epoch
     train_here(*more, "--max-update", "9", "--save-dir", tmp_path / "whole")
     whole = torch.load(tmp_path / "whole" / "checkpoint_last.pt")
     for stop in ("7", "9"):
