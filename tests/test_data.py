@@ -215,4 +215,6 @@ def test_a_resumed_run_has_the_batches_of_one_that_never_stopped(varies, make_ta
     for made in (whole, resumed):
         assert made.next_epoch_idx == 3
     assert [list(batch) for batch in whole.frozen_batches] == [list(batch) for batch in resumed.frozen_batches]
-    assert [batch["id"].tolist() for batch in whole.next_epoch_itr()] == [batch["id"].tolist() for batch in resumed.next_epoch_itr()]
+    assert [batch["id"].tolist() for batch in whole.next_epoch_itr()] == [
+        batch["id"].tolist() for batch in resumed.next_epoch_itr()
+    ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
 from ..errors import user_error_message
+from . import workers
 
 
 def add_min_lr(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ def print_user_errors() -> None:
     show = sys.excepthook
 
     def tell(kind, error, traceback):
-        mistake = user_error_message(error)
+        mistake = user_error_message(error) or workers.describe_loss(error)
         if mistake is None:
             show(kind, error, traceback)
         else:
