@@ -78,22 +78,21 @@ def started(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
                 watcher.kill()
 
 
-def try_lock(file: int, of_process: bool = False) -> bool | None:
+def try_lock(file: int) -> bool | None:
     """Locks an open file, until it is closed or who holds it ends, however it ends.
 
     Args:
-        file: its descriptor.
-        of_process: forked workers do not share the lock; it is lost where this process closes the file anywhere.
+        file: its descriptor; forked workers have it too, until they close it.
 
     Returns:
-        Whether no other process has it; None where files cannot be locked.
+        Whether nobody else has it; None where files cannot be locked.
     """
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows
         return None
     try:
-        (fcntl.lockf if of_process else fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks
@@ -125,7 +124,7 @@ def hold_folder(folder: str | os.PathLike[str]) -> Callable[[], None]:
             file = open(path, "a+b")
         except OSError:  # what is written there will say why it cannot be
             return lambda: None
-        locked = try_lock(file.fileno(), of_process=True)
+        locked = try_lock(file.fileno())
         if locked and is_at(file.fileno(), path):
             break
         with file:
@@ -150,6 +149,18 @@ def _describe() -> str:
 
 
 def _release(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-    _held.pop(path).close()
+    file = _held.pop(path, None)
+    if file is not None:
+        with file, contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _let_go() -> None:
+    """In a forked worker: it holds nothing, and may outlive a process that is killed."""
+    for file in _held.values():
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

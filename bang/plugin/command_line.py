@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
 from ..errors import user_error_message
+from ..processes import end_with_parent
 from . import workers
 
 
@@ -43,6 +45,12 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"hydra\b")
     warnings.filterwarnings("ignore", message=r"\s*'config' is validated against ConfigStore schema")
     logging.getLogger("hydra").setLevel(logging.WARNING)
+
+
+def end_workers_of_preprocess() -> None:
+    """In fairseq-preprocess: its workers end when it is killed, where they would wait for ever."""
+    if program() == "fairseq-preprocess":
+        os.register_at_fork(after_in_child=partial(end_with_parent, os.getpid()))
 
 
 def set_log_level() -> None:

@@ -114,7 +114,7 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
         return
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist: make it first")
-    with _temporary(target, partial(Path.touch, exist_ok=False)) as temporary:
+    with unfinished(target, partial(Path.touch, exist_ok=False)) as temporary:
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, target)
@@ -136,7 +136,7 @@ def new_folder(path: StrPath) -> Iterator[Path]:
         raise UserError(f"{path}: is there already; choose another name, or remove it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder that it goes into does not exist: make it first")
-    with _temporary(target, Path.mkdir) as temporary:
+    with unfinished(target, Path.mkdir) as temporary:
         yield temporary
         os.rename(temporary, target)  # takes the place of an empty folder
 
@@ -148,7 +148,7 @@ def write_whole(path: StrPath, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+def unfinished(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     """A file or folder beside `target`, under a name of its own; what killed processes left there is removed.
 
     It is locked while this process lives. So a leftover is told from what another process is writing now, also where
@@ -160,15 +160,14 @@ def _temporary(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
                 _remove(stray)
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-        make(temporary)
-        with _locked(temporary) as locked:
-            if locked is False:  # another process took it for a leftover before it was locked
-                continue
-            try:
-                yield temporary
-            finally:
-                _remove(temporary)
-        return
+        try:
+            make(temporary)
+            with _locked(temporary) as locked:
+                if locked is not False:  # else another process took it for a leftover before it was locked
+                    yield temporary
+                    return
+        finally:
+            _remove(temporary)
 
 
 @contextlib.contextmanager
