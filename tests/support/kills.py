@@ -82,6 +82,16 @@ class Killed:
         self.said = log.read_text(errors="replace")
 
 
+def after(limit: float):
+    """For `Killed`: so many seconds after the start."""
+    return lambda seconds, _: seconds > limit
+
+
+def logged(text: str):
+    """For `Killed`: once the command has said `text`."""
+    return lambda _, log: text in log.read_text(errors="replace")
+
+
 def content(folder: Path, but: str = r"$^") -> dict[str, str]:
     """A digest of each file below a folder whose name does not match `but`."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
