@@ -107,6 +107,19 @@ def test_leftovers_of_killed_processes_go_and_what_is_being_written_stays(tmp_pa
     assert (tmp_path / "text").read_text() == "three" and (tmp_path / "model" / "config.json").read_text() == "whole"
 
 
+def test_a_full_disk_that_a_library_meets_is_told_in_one_line(tmp_path):
+    for said in (
+        "I/O error: No space left on device (os error 28)",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+    ):
+        with pytest.raises(OSError, match=f"^{tmp_path}/model: cannot be written, the disk may be full ") as error:
+            with new_folder(tmp_path / "model"):
+                raise RuntimeError(f"{said}\nmore")
+        assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="^shapes$"), new_folder(tmp_path / "model"):
+        raise RuntimeError("shapes")
+
+
 def test_on_a_full_disk_a_file_stays_as_it_was(tmp_path):
     """A limit on the size of files stands in for it."""
     write_whole(tmp_path / "text", "whole")

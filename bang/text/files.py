@@ -31,6 +31,8 @@ _COMPRESSED = {
     "zip": (rb"PK(\x03\x04|\x05\x06)", "unzip -p"),
 }
 """How compressed files begin, and what gives their text."""
+_NO_ROOM = re.compile(r"no space left|file too large|quota exceeded|unexpected pos|failed writing", flags=re.I)
+"""How libraries in Rust and C++ (safetensors, torch) tell what Python tells as an OSError."""
 _hinted: set[str] = set()  # names of what was said to look like JSON
 
 
@@ -166,6 +168,10 @@ def unfinished(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
                 if locked is not False:  # else another process took it for a leftover before it was locked
                     yield temporary
                     return
+        except Exception as error:
+            if not isinstance(error, (OSError, ValueError)) and _NO_ROOM.search(str(error)):
+                raise OSError(f"{target}: cannot be written, the disk may be full ({str(error).splitlines()[0]})") from None
+            raise
         finally:
             _remove(temporary)
 

@@ -48,7 +48,7 @@ def text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for side in ("src", "tgt"):
         (folder / f"raw.{side}").write_text((ROOT / "examples" / "debian" / f"train.{side}").read_text() * 40)
-        (folder / f"train.{side}").write_text((GOLDEN / "data" / f"tokenized_train.{side}").read_text() * 1500)
+        (folder / f"train.{side}").write_text((GOLDEN / "data" / f"tokenized_train.{side}").read_text() * 300)
     return folder
 
 
