@@ -16,7 +16,7 @@ if "fairseq" in sys.modules:
 
 
 def __getattr__(name: str):
-    if name == "Bang":  # the API's own imports wait until somebody asks for it
+    if name == "Bang":  # imported on first use: the API's imports are slow
         from .inference.api import Bang
 
         return Bang

@@ -1,4 +1,4 @@
-"""A user's mistake: an exception of its own, so that command lines can tell it in one line and show our bugs whole."""
+"""`UserError`: a mistake of the user. Command lines print it as one line; our own bugs keep their traceback."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 def user_error_message(error: BaseException) -> str | None:
-    """What to tell somebody whose mistake an error is; None for any other, whose traceback is worth having.
+    """The one line to print for a user's mistake; None for any other error, which needs its traceback.
 
     A mistake is a `UserError`, or an `OSError`: a file that is not there or may not be read. A DataLoader's worker and a
     spawned process hand their errors on as text, a traceback whose last line is the mistake.

@@ -3,7 +3,6 @@
 fairseq's task, `Bang.generate`, the engines and the command line all take them from here.
 """
 
-import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +13,9 @@ from .visibility import BLOCK_SIZE
 SOURCE_GAIN = 4.0
 """Log-probability that a draft gains where it follows in the source: a factor of 55."""
 
+CASES = ("lower", "source")
+"""How texts are written: as the model's vocabulary has them, or with the capitals of their sources."""
+
 _MOST = 10**9  # more than any length or count, and what integers of every library hold
 
 
@@ -23,7 +25,7 @@ def check_number(name: str, value: Any, least: float = 0, most: float = _MOST, w
     Raises:
         ValueError: in one line.
     """
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         limits = f"{least} or more" if most == _MOST else f"from {least} to {most}"
         raise UserError(f"{name}={value!r}: give a {'whole ' if whole else ''}number, {limits}")
@@ -74,6 +76,16 @@ class Options:
         },
     )
 
+    case: str | None = field(
+        default=None,
+        metadata={
+            "choices": CASES,
+            "help": "capitals in texts of a vocabulary that has none: source gives each word the form that it has in the source, "
+            "else the training targets' by the model's table (casing.tsv), lower leaves them out (default: source if the model "
+            "has a table)",
+        },
+    )
+
     def __post_init__(self) -> None:
         for option in fields(self):
             if option.type in (int, float):
@@ -81,6 +93,8 @@ class Options:
                 check_number(option.name, getattr(self, option.name), least, most, option.type is int)
         if not (self.link is None or isinstance(self.link, bool)):
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
+        if self.case not in (None, *CASES):
+            raise UserError(f"case={self.case!r}: give {' or '.join(CASES)}")
         if not isinstance(self.mode, str):
             raise UserError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:

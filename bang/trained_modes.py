@@ -28,7 +28,7 @@ def best_trained(shares: Mapping[str, float] | None, names: Iterable[str]) -> st
     """Of the modes that a model can run the one with the largest share of the training, in a tie the first of the table.
 
     Args:
-        shares: {mode: share}; None or empty where nobody knows.
+        shares: {mode: share}; None or empty where unknown.
         names: of at least one mode; the first of them where no share is known.
     """
     names, known = list(names), rounded(shares or {})
@@ -96,11 +96,26 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     return Blocks(max(ar, blocks), max(ar, blocks if options.get("random_block_offset") else 0))
 
 
+def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode: Mode, options: Options) -> list[str]:
+    """What to warn of before decoding: a checkpoint that was not trained for the mode, or for such blocks.
+
+    Args:
+        shares: as of `trained_modes`. blocks: as of `trained_blocks`.
+        mode, options: of decoding.
+    """
+    warnings = []
+    if shares and mode.training not in shares:
+        trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+    of_blocks = warning_of_blocks(blocks, mode, options)
+    return warnings + ([of_blocks] if of_blocks else [])
+
+
 def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> str | None:
     """Warns where blocks hang on tokens that those of the training did not hang on, or are longer.
 
     Args:
-        trained: what the checkpoint was trained with; None: nobody knows.
+        trained: what the checkpoint was trained with; None: unknown.
         mode, options: of decoding.
     Returns:
         One line; None where there is nothing to say.

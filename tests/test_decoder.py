@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bang import visibility
-from bang.network.attention import make_view
-from bang.network.stepping import Cache, plain_sight
+from bang.network.attention import make_layout_masks
+from bang.network.stepping import Cache, plain_pass_masks
 
 SPAN_POSITIONS = torch.tensor([[3, 4, 5, 40, 41, 42]])
 LENGTH = 6
@@ -110,8 +110,8 @@ def steps(decode, passes):
     with torch.no_grad():
         for first, fed, anchors, sizes in passes:
             cached = fed if anchors is not None else sizes[0]
-            sight = plain_sight(first, cached, anchors, sizes, decoder.buckets, decode.tokens.device)
-            features, _ = decoder.step(decode.tokens[:, first : first + fed], sight, cache)
+            masks = plain_pass_masks(first, cached, anchors, sizes, decoder.buckets, decode.tokens.device)
+            features, _ = decoder.step(decode.tokens[:, first : first + fed], masks, cache)
             yield decoder.output_layer(features)
 
 
@@ -153,13 +153,13 @@ def test_explicit_positions_are_the_reference(forward_arrays, golden_model):
         arrays, model = forward_arrays[name], golden_model(name)
         length = arrays["pretrain_positions"].size(1)
         layout = visibility.autoregressive(length)
-        view = make_view(layout, arrays["pretrain_positions"], torch.tensor(visibility.bucket_table()))
-        assert torch.equal(view.main_bucket.int(), arrays["pretrain_bucket_main"])
+        masks = make_layout_masks(layout, arrays["pretrain_positions"], torch.tensor(visibility.bucket_table()))
+        assert torch.equal(masks.main_bucket.int(), arrays["pretrain_bucket_main"])
         # the reference lists all main tokens, then all slots; a slot of ours sees its own slot alone
         predict = arrays["pretrain_bucket_predict"]
-        assert torch.equal(view.slot_main_bucket.int()[:, :, :length].tril(), predict[:, :, :length].tril())
+        assert torch.equal(masks.slot_main_bucket.int()[:, :, :length].tril(), predict[:, :, :length].tril())
         own = predict[:, :, length:].diagonal(dim1=1, dim2=2)
-        assert torch.equal(view.slot_bucket.int().flatten(), own.flatten())
+        assert torch.equal(masks.slot_bucket.int().flatten(), own.flatten())
         with torch.no_grad():
             logits, _ = model(
                 arrays["src_tokens"][:1], arrays["src_lengths"][:1], arrays["prev_output_tokens"][:1, :length],

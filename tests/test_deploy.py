@@ -258,12 +258,12 @@ def test_a_float32_export_that_writes_other_texts(options, fails, trained, expor
 
 def finetuning(mode):
     """The options of `bang finetune --mode` that say what is trained."""
-    return shlex.split(training.MODES[mode])
+    return shlex.split(training.TRAINING_OPTIONS[mode])
 
 
 MIXED_LOSS, PLAIN_LOSS = "ngram_language_loss_NAR_mixed", "label_smoothed_cross_entropy"
 TRAININGS = {
-    **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in training.MODES},
+    **{mode: ("bang_ar_nar_mixed", MIXED_LOSS, mode) for mode in training.TRAINING_OPTIONS},
     "bang_ar": ("bang_ar", "ngram_language_loss", "n-stream"),
     "bang_nar": ("bang_nar", PLAIN_LOSS, None),
     "pretraining": ("bang_ar_nar_mixed", "ngram_language_loss", "n-stream", "--task", "bang_pretraining"),

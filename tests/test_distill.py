@@ -14,7 +14,7 @@ from support.plans import LITTLE, after, words
 from bang.__main__ import main
 from bang.recipes.distill import check_teacher, distillation_plan
 from bang.recipes.steps import Plan
-from bang.recipes.tasks import Options
+from bang.recipes.tasks import TaskOptions
 from bang.safety.files import read
 from bang.text.vocabulary import VOCAB, fingerprint
 
@@ -37,11 +37,11 @@ def data(tmp_path):
 
 
 def test_plan(data, tmp_path, monkeypatch):
-    options = Options(mode="nar", vocab=VOCAB_SMALL, beam=2, start=str(TEACHER), batch_size=16)
+    options = TaskOptions(mode="nar", vocab=VOCAB_SMALL, beam=2, start=str(TEACHER), batch_size=16)
     plan = distillation_plan(data, TEACHER, tmp_path / "out", options, shards=8)  # 48 pairs are three batches
     assert [step.name for step in plan.steps] == [
         "tokenize", "binarize", "teacher-0", "teacher-1", "teacher-2", "merge", "binarize-distilled", "fine-tune", "curves",
-        "link", "generate-nar", "generate-nar-link", "evaluate",
+        "casing", "link", "generate-nar", "generate-nar-link", "evaluate",
     ]  # fmt: skip
     shard = words(plan, "teacher-1")
     assert (after(shard, "--num-shards"), after(shard, "--shard-id"), after(shard, "--beam")) == ("3", "1", "2")
@@ -65,7 +65,7 @@ def test_plan(data, tmp_path, monkeypatch):
 def test_merge_keeps_alignment_when_sentences_fail(keep_references, data, tmp_path):
     """Shards hold their sentences in any order; some of them failed, one wrote nothing."""
     out = tmp_path / "out"
-    plan = distillation_plan(data, TEACHER, out, Options(vocab=VOCAB_SMALL), shards=2, keep_references=keep_references)
+    plan = distillation_plan(data, TEACHER, out, TaskOptions(vocab=VOCAB_SMALL), shards=2, keep_references=keep_references)
     (out / "tokenized").mkdir(parents=True)
     references = [f"reference {number}" for number in range(6)]
     (out / "tokenized" / "train.src").write_text("".join(f"source {number}\n" for number in range(6)))
@@ -91,7 +91,7 @@ def test_more_sources(data, tmp_path):
     """The teacher decodes them behind the train part's own; one for which it writes nothing is no pair."""
     out, more = tmp_path / "out", tmp_path / "train.src"
     more.write_text("the first\nthe second\nthe third\n")
-    options = Options(vocab=VOCAB_SMALL, workers=1)
+    options = TaskOptions(vocab=VOCAB_SMALL, workers=1)
     plan = distillation_plan(data, TEACHER, out, options, shards=9, keep_references=True, closest=True, more_sources=more)
     steps = {step.name: step for step in plan.steps}
     assert {"teacher-0", "teacher-1"} < set(steps) and "teacher-2" not in steps  # 51 sources are two batches

@@ -27,10 +27,12 @@ PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("models/*/README.
 RUN_BY_TEST_README = {
     "README.md": ["Try it", "Use a model", "Ship a model"],
     "fairseq.md": None,
+    "huggingface.md": None,
     "pretraining.md": None,
     "starts.md": None,
+    "serving.md": None,  # by test_serving.py
 }
-"""Pages and their sections; Try it is the quick start."""
+"""Pages and their sections; Try it is the quick start. test_hf.py runs huggingface.md."""
 MEASUREMENTS = ("benchmarks.md", "results.md")
 """Pages whose commands take hours: they are parsed alone."""
 
@@ -221,7 +223,11 @@ def test_every_page_is_in_the_index():
 def test_readme_and_docs_are_short():
     pages = [README, *(page for page in DOCS.glob("*.md") if page.name != "gpu.md")]
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+<<<<<<< HEAD
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 12_000
+=======
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 16_000
+>>>>>>> house
 
 
 def test_the_table_of_modes_is_the_packages():

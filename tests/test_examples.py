@@ -1,6 +1,6 @@
 """The files of examples/ run as they stand, and what they print is right.
 
-test_runtime.py, which has an export, runs ship_without_torch.py.
+test_runtime.py, which has an export, runs ship_without_torch.py, test_hf.py hugging_face.py.
 """
 
 import io
@@ -45,7 +45,7 @@ def example(shipped, monkeypatch, capsys):
 
 
 def test_they_are_short_and_each_answers_a_question():
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 20, path.name
@@ -55,7 +55,7 @@ def test_they_are_short_and_each_answers_a_question():
 def test_first_text(example):
     written = dict(line.split(maxsplit=1) for line in example("first_text").out.splitlines())
     assert list(written) == list(MODES)
-    assert written["ar"] == "perl module for reading and writing fits images"
+    assert written["ar"] == "Perl module for reading and writing FITS images"
     assert len(set(written.values())) > 2  # modes differ
 
 
@@ -65,7 +65,7 @@ def test_many_lines(example, shipped, monkeypatch):
     printed = example("many_lines")
     expected = shipped.generate(DESCRIPTIONS[:4], mode="nar")
     assert printed.out.splitlines() == [*expected[:3], "", expected[3]] and all(expected)
-    assert printed.err.startswith("line 4: text 4 has 600 word pieces, over the model's limit")
+    assert printed.err.startswith("line 4: text 4 has over 511 word pieces, the model's limit")
 
 
 def test_speculative_decoding(example):

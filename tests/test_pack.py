@@ -115,7 +115,7 @@ def test_a_line_that_is_too_long(folder, generate, capfdbinary):
     with pytest.raises(SystemExit) as stop:
         generate(b"a text\n" + long + b"\n")
     assert stop.value.code == (
-        "bang generate: error: text 2 has 600 word pieces, over the model's limit of 511: shorten it, or have it cut "
+        "bang generate: error: text 2 has over 511 word pieces, the model's limit: shorten it, or have it cut "
         "(truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
     )
     capfdbinary.readouterr()

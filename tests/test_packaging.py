@@ -64,7 +64,7 @@ def test_what_is_imported_is_declared(site):
     extras = importlib.metadata.Distribution.at(next(site.glob("bang-*.dist-info"))).metadata.get_all("Provides-Extra")
     assert imported("bang") - requirements(site, *extras) == set()
     assert imported("scripts", "research", "benchmarks") - requirements(site, "recipes", "benchmarks", "browser") == set()
-    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser") == set()
+    assert imported("bang", "scripts", "research", "tests") - requirements(site, "test", "benchmarks", "browser", "hf") == set()
 
 
 def test_extras_are_those_of_this_checkout():

@@ -61,7 +61,7 @@ def stopped(train_here, monkeypatch, caplog):
     monkeypatch.setattr(base_task, "program", lambda: "fairseq-train")
 
     def call(after, *signals, options=()):
-        tell = Progress.tell
+        tell = Progress.log
 
         def told(self, done):
             if done == after:
@@ -69,12 +69,12 @@ def stopped(train_here, monkeypatch, caplog):
                     os.kill(os.getpid(), number)
             tell(self, done)
 
-        monkeypatch.setattr(Progress, "tell", told)
+        monkeypatch.setattr(Progress, "log", told)
         try:
             with pytest.raises(SystemExit) as stop:
                 train_here("--max-epoch", "9", *options, validate=True)
         finally:
-            monkeypatch.setattr(Progress, "tell", tell)
+            monkeypatch.setattr(Progress, "log", tell)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return stop.value.code

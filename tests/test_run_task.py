@@ -16,7 +16,7 @@ from support.plans import LITTLE, after, words
 from bang.__main__ import main
 from bang.recipes import gpus, tasks
 from bang.recipes.steps import fingerprint
-from bang.recipes.tasks import SPLITS, Options, data_files, find_pairs, start_options, task_plan
+from bang.recipes.tasks import SPLITS, TaskOptions, data_files, find_pairs, start_options, task_plan
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def test_packages_are_missed_before_a_recipe_begins(command, data, tmp_path, mon
 )
 def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     linked = {"nar": ["nar"], "all": ["semi-nar", "nar"]}.get(mode, [])
-    plan = task_plan(data, tmp_path / "out", Options(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
+    plan = task_plan(data, tmp_path / "out", TaskOptions(mode=mode, block_size=3, train=["--lr", "1"], generate=["--nbest", "1"]))
     assert [step.name for step in plan.steps] == [
-        "tokenize", "binarize", "fine-tune", "curves", *(["link"] if "nar" in decodings.split() else []),
+        "tokenize", "binarize", "fine-tune", "curves", "casing", *(["link"] if "nar" in decodings.split() else []),
         *(f"generate-{decoding}" for decoding in decodings.split()), *(f"generate-{decoding}-link" for decoding in linked),
         "evaluate",
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_steps_of_a_mode(mode, decodings, data, tmp_path):
     ],
 )
 def test_what_decides_the_modes_stays_for_a_whole_training(options, settings, data, tmp_path):
-    (training,) = (step for step in task_plan(data, tmp_path, Options(**options)).steps if step.name == "fine-tune")
+    (training,) = (step for step in task_plan(data, tmp_path, TaskOptions(**options)).steps if step.name == "fine-tune")
     assert training.resumes == tmp_path / "checkpoints" / "checkpoint_last.pt" and training.settings == settings
 
 
@@ -99,7 +99,7 @@ def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
     assert {path.name for path in binarized.iterdir()} - {path.name for path in data_files(binarized, *SPLITS)} == {
         "preprocess.log"
     }
-    (training,) = (step for step in task_plan(data, tmp_path / "out", Options()).steps if step.name == "fine-tune")
+    (training,) = (step for step in task_plan(data, tmp_path / "out", TaskOptions()).steps if step.name == "fine-tune")
     before = fingerprint(training.inputs)
     for path in binarized.iterdir():
         content = path.read_bytes()
@@ -110,7 +110,7 @@ def test_training_reads_no_test_part_and_no_log(data, data_bin, tmp_path):
 
 
 def test_the_number_of_processes_decides_nothing(data, tmp_path):
-    plans = [task_plan(data, tmp_path, Options(workers=workers)) for workers in (1, 2)]
+    plans = [task_plan(data, tmp_path, TaskOptions(workers=workers)) for workers in (1, 2)]
     for step, other in zip(*(plan.steps[:2] for plan in plans)):  # tokenize, binarize
         (command,), (another,) = step.commands, other.commands
         assert command.words == another.words and (command.neutral, another.neutral) == (["--workers", 1], ["--workers", 2])
@@ -124,26 +124,26 @@ def test_sizes_come_from_the_start(data, tmp_path):
                          "decoder-attention-heads": 4}.items():  # fmt: skip
         assert after(found, f"--{option}") == str(size)
     (data / "train.src").write_text("a [X_SEP] b\n" * 24)
-    training = words(task_plan(data, tmp_path, Options(start=str(checkpoint), train=["--encoder-layers", "1"])), "fine-tune")
+    training = words(task_plan(data, tmp_path, TaskOptions(start=str(checkpoint), train=["--encoder-layers", "1"])), "fine-tune")
     assert after(training, "--load-from-pretrained-model") == str(checkpoint) and "--load-sep" in training
     assert training[-2:] == ["--encoder-layers", "1"]  # what is asked for wins
-    assert "--load-sep" not in words(task_plan(data, tmp_path, Options()), "fine-tune")
+    assert "--load-sep" not in words(task_plan(data, tmp_path, TaskOptions()), "fine-tune")
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_generation_takes_fp16_on_a_gpu(gpus, data, tmp_path, monkeypatch):
     """And what was generated without one stays done."""
     monkeypatch.setattr(tasks, "gpu_count", lambda: gpus)
-    plan = task_plan(data, tmp_path, Options())
+    plan = task_plan(data, tmp_path, TaskOptions())
     (step,) = (step for step in plan.steps if step.name == "generate-nar")
     assert "--fp16" not in words(plan, "generate-nar") and (step.commands[0].neutral == ["--fp16"]) == bool(gpus)
 
 
 @pytest.mark.parametrize("given", [["--rescore", "4"], ["--commit-threshold=0.5"], ["--link", "my.bin"]])
 def test_no_link_where_it_would_be_refused(given, data, tmp_path):
-    steps = [step.name for step in task_plan(data, tmp_path / "out", Options(mode="all", generate=given)).steps]
+    steps = [step.name for step in task_plan(data, tmp_path / "out", TaskOptions(mode="all", generate=given)).steps]
     assert "generate-nar" in steps and not any("link" in name for name in steps)
-    steps = [step.name for step in task_plan(data, tmp_path / "out", Options(mode="all", block_size=1)).steps]
+    steps = [step.name for step in task_plan(data, tmp_path / "out", TaskOptions(mode="all", block_size=1)).steps]
     assert "generate-nar-link" in steps and "generate-semi-nar-link" not in steps
 
 
@@ -187,7 +187,7 @@ def test_presets_train_as_published(mode, more, preset, data, tmp_path):
     (tmp_path / "fairseq-train").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "fairseq-train").chmod(0o755)
     # what a run of so few pairs would shorten
-    plan = task_plan(data, tmp_path / "out", Options(mode=mode, preset=preset, train=["--warmup-updates", "1000"]))
+    plan = task_plan(data, tmp_path / "out", TaskOptions(mode=mode, preset=preset, train=["--warmup-updates", "1000"]))
     environment = {**os.environ, "GPUS": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(words(plan, "fine-tune"), env=environment, capture_output=True, text=True, check=True)
 
@@ -199,9 +199,9 @@ def test_presets_train_as_published(mode, more, preset, data, tmp_path):
 
 
 def test_presets(data, tmp_path):
-    evaluation = words(task_plan(data, tmp_path, Options(preset="squad")), "evaluate")
+    evaluation = words(task_plan(data, tmp_path, TaskOptions(preset="squad")), "evaluate")
     assert after(evaluation, "--tokenize") == "ptb" and "meteor" in evaluation and "questions" in evaluation
-    evaluation = words(task_plan(data, tmp_path, Options(preset="persona-chat")), "evaluate")
+    evaluation = words(task_plan(data, tmp_path, TaskOptions(preset="persona-chat")), "evaluate")
     assert after(evaluation, "--tokenize") == "none" and "dialogue" in evaluation
 
 
@@ -209,7 +209,7 @@ def test_whoever_writes_the_references_has_all_points(data, tmp_path):
     """PersonaChat's words have blanks around every mark, so the texts need them too; some data has `i'm`, some `i ' m`."""
     said = ["i am a cook .", "no , i don ' t !", "i'm fine , thanks .", "I'm a nurse (at night)."]
     (data / "test.tgt").write_text("".join(f"{line}\n" for line in said * 6))
-    plan = task_plan(data, tmp_path / "out", Options(preset="persona-chat", generate=["--link", "none"]))
+    plan = task_plan(data, tmp_path / "out", TaskOptions(preset="persona-chat", generate=["--link", "none"]))
     steps = {step.name: step for step in plan.steps}
     written = ["cp", tmp_path / "out" / "tokenized" / "test.tgt", tmp_path / "out" / "nar.hypo"]  # what the model says
     clean = tasks.Step("clean", [tasks.Command(written), steps["generate-nar"].commands[-1]])

@@ -223,7 +223,7 @@ def test_what_weights_alone_do_not_tell_is_said(bert_folder, make_gelu_model, tm
     starts.load_into(make_gelu_model(decoder_attention_heads=8, activation_fn="relu"), str(tmp_path / "alone.safetensors"))
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning == (
-        f"--load-from-pretrained-model {tmp_path / 'alone.safetensors'}: weights alone do not tell --encoder-attention-heads, "
+        f"--load-from-pretrained-model {tmp_path / 'alone.safetensors'}: weights alone do not say --encoder-attention-heads, "
         "--decoder-attention-heads, --activation-fn; taken as 4, 8, relu; its config.json beside it settles them"
     )
 

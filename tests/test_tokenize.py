@@ -1,5 +1,6 @@
 """Raw text to word pieces: equal to transformers' BertTokenizer, line for line, in bounded memory."""
 
+import itertools
 import os
 import random
 import signal
@@ -14,8 +15,8 @@ import pytest
 from support.kills import ended, of_session
 
 from bang.__main__ import main
-from bang.text import tokenize
-from bang.text.vocabulary import VOCAB, read_vocabulary
+from bang.text import tokenize, wordpieces
+from bang.text.vocabulary import VOCAB, Normalization, read_vocabulary
 from bang.text.wordpieces import WordPieces, load_word_pieces
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,3 +276,27 @@ def test_a_smaller_vocabulary_spells_what_it_lacks(tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             main(["vocabulary", str(small), str(text), *arguments])
+
+
+@pytest.mark.parametrize("ideographs_are_words", [True, False])
+def test_long_words_are_split_in_parts_that_change_nothing(ideographs_are_words, monkeypatch):
+    """Whatever stands between blanks, and wherever it is cut."""
+    split = WordPieces(list(read_vocabulary(VOCAB)), Normalization(tokenize_chinese_chars=ideographs_are_words))
+    cuts = wordpieces._cuts(ideographs_are_words)
+    ideographs = range(0x4E00, 0xA000)
+    for character in filter(cuts.match, map(chr, [*range(0x4E00), *ideographs[::100], *range(0xA000, 1 << 16)])):
+        for before, behind in (("a", "b"), ("ば", "\u0301é"), ("[", "X_SEP]")):
+            whole, parts = split(before + character + behind), map(split, (before, character + behind))
+            assert whole == " ".join(filter(None, parts)), hex(ord(character))
+    monkeypatch.setattr(wordpieces, "_PART", 3)
+    for line in [*NASTY, "[X_SEP]" * 5 + "__[MASK]]]_[_]" * 5 + "x\ty\u3000z" * 5]:
+        assert " ".join(split.pieces(line)) == split(line), repr(line)
+
+
+@pytest.mark.parametrize("unit", ["中", ",", "]", "a\t", "word ", "[PAD]"])
+def test_what_lies_behind_the_pieces_that_are_read_is_not_split(unit):
+    split = WordPieces(list(read_vocabulary(VOCAB)))
+    seen = []
+    split._split_known = split._split = lambda word: seen.append(len(word)) or " ".join(["x"] * len(word))
+    assert len(list(itertools.islice(split.pieces(unit * 500_000), 600))) == 600
+    assert sum(seen) < 6000

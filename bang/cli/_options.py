@@ -15,6 +15,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one, for an export cpu)")
     add_dtype_argument(parser, "precision to compute in")
     add_link_argument(parser)
+    add_casing_argument(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the library's choice)")
 
 
@@ -32,20 +33,32 @@ def add_link_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_casing_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--casing",
+        metavar="FILE",
+        help="what gives texts capitals, a table of bang casing, or none (default: casing.tsv in the model's folder, or beside "
+        "the checkpoint)",
+    )
+
+
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     for name, option in DESCRIBED.items():
         if name == "link":  # its file is the model's: `add_model_arguments`
             continue
         text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
-        metavar = "MODE" if option.type is str else "N"
-        parser.add_argument("--" + name.replace("_", "-"), type=option.type, metavar=metavar, help=text.replace("%", "%%"))
+        kind: dict[str, Any] = {"type": option.type, "metavar": "MODE" if option.type is str else "N"}
+        if "choices" in option.metadata:
+            kind = {"choices": option.metadata["choices"]}
+        parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
 
 
 def load(args: argparse.Namespace):
     """The model that the command line names."""
     from ..inference.api import Bang
 
-    return Bang.load(args.model, vocab=args.vocab, link=args.link, device=args.device, dtype=args.dtype, threads=args.threads)
+    options = ("vocab", "link", "casing", "device", "dtype", "threads")
+    return Bang.load(args.model, **{name: getattr(args, name) for name in options})
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -107,6 +107,6 @@ def table(report: dict) -> str:
 
 
 def _short(path: str, paths: dict) -> str:
-    """The file's name where it tells the systems apart, else the path."""
+    """The file's name where names are different for all systems, else the path."""
     name = Path(path).stem
     return name if sum(Path(other).stem == name for other in paths) == 1 else path

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..inference.load import import_heavy
 from ..packages import install_command
 from ..text.files import read_lines
-from ._options import add_link_argument
+from ._options import add_casing_argument, add_link_argument
 
 HELP = "a model to ONNX graphs that run without torch"
 
@@ -58,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocab", metavar="FILE", help="a checkpoint's vocabulary (default: dict.*.txt beside it, or the published vocab.txt)"
     )
     add_link_argument(parser)
+    add_casing_argument(parser)
     parser.add_argument("--check", metavar="FILE", help="raw text to check with, a text a line; its first 100 lines")
     parser.add_argument(
         "--reference",
         metavar="FILE",
-        help="the texts wanted for --check's, line by line: tells the ROUGE of the model and of the export",
+        help="references for --check's texts, line by line: prints the ROUGE of the model and of the export",
     )
 
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--reduce-range is about --int8")
     texts, references = _check_texts(args.check, args.reference)
     export, trained_model = import_heavy("bang.deploy.export"), import_heavy("bang.inference.trained_model")
-    model = trained_model.read_model(args.model, args.vocab, args.link)
+    model = trained_model.read_model(args.model, args.vocab, args.link, args.casing)
     export.export(model, args.folder, args.precision, args.reduce_range, _say)
     _say(f"check with {len(texts)} texts")
     agreeing = {}

@@ -37,7 +37,7 @@ environment (defaults)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = LAUNCH
-    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to train: {', '.join(training.MODES)}")
+    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to train: {', '.join(training.TRAINING_OPTIONS)}")
     add_launch_arguments(parser)
 
 

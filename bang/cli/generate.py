@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         options["link"] = True  # a file that is named is to be used
     batching = {"batch_tokens": args.batch_tokens} if args.batch_tokens is not None else {}
     if sys.stdin.isatty():
-        batching["read_ahead"] = 1  # somebody waits for the answer
+        batching["read_ahead"] = 1  # interactive: answer each line at once
     found = model.generate(
         lines(), details=True, truncate=args.truncate_source, drop_repeats=False if args.keep_repeats else None,
         on_error="raise" if is_to_stop else "blank", **options, **batching,

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from ..decoding.link import NO_LINK, Weights, make_link
 from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting
-from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary
 from ..text.wordpieces import WordPieces
 
 HELP = "target texts to the link by which NAR and semi-NAR choose their texts"
@@ -48,15 +48,17 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     refuse_overwriting(args.out, [*args.targets, *(args.tune or [])])
-    model, pieces = None, list(read_vocabulary(args.vocab or VOCAB)) if args.model is None else []
+    vocabulary = args.vocab or VOCAB
+    model, pieces = None, list(read_vocabulary(vocabulary)) if args.model is None else []
+    normalization = read_normalization(vocabulary)
     if args.model is not None:
         from ..inference.api import Bang
 
         model = Bang.load(args.model, vocab=args.vocab, link=NO_LINK)
-        pieces = model.pieces
+        pieces, normalization = model.pieces, model.normalization
     # width 2 of order 3 is as good as more, and order 2 is exact with 1
     start = Weights(0.5, 3.0, 0.6, candidates=24, width=args.order - 1)
-    texts = _ids(args.targets, pieces, args.tokenized)
+    texts = _ids(args.targets, WordPieces(pieces, normalization), pieces, args.tokenized)
     link = make_link(texts, pieces, pieces.index("[SEP]"), args.order, args.threshold, weights=start)
     if model is not None:
         from ..inference.link_tuning import tuned
@@ -82,10 +84,10 @@ def _say(weights: Weights, score: float) -> None:
     print(f"ROUGE-L + ROUGE-2 / 2 {score:.2f}: {_told(weights)}", file=sys.stderr, flush=True)
 
 
-def _ids(paths: Sequence[str], pieces: Sequence[str], is_tokenized: bool) -> Iterator[list[int]]:
+def _ids(paths: Sequence[str], split: WordPieces, pieces: Sequence[str], is_tokenized: bool) -> Iterator[list[int]]:
     """The texts as ids."""
     ids = {piece: index for index, piece in enumerate(pieces)}
-    split, unknown = WordPieces(pieces), ids["[UNK]"]
+    unknown = ids["[UNK]"]
     for path in paths:
         for line in read_lines(path):
             yield [ids.get(piece, unknown) for piece in (line if is_tokenized else split(line)).split()]

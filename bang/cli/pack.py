@@ -1,25 +1,44 @@
 """Turns a checkpoint of fairseq-train into a folder that holds all that generation needs.
 
     bang pack checkpoints/checkpoint_best.pt model
+    bang pack checkpoints/checkpoint_best.pt model --targets raw/train.tgt   # its texts get capitals
     bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
     bang pack run/checkpoint_last.pt model --average-with start.pt   # the mean with what the run started from
+    bang pack --format hf model for-transformers      # a folder for Hugging Face's transformers; the same without --format: back
 
 The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
 (config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
+A folder for transformers holds the same as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it, after `import bang.hf`.
 """
 
 import argparse
+import dataclasses
+import os
 
 from ..errors import UserError
 from ..inference.load import import_heavy
-from ._options import add_dtype_argument, add_generation_arguments, add_link_argument, generation_options
+from ..safety.folder import is_for_transformers
+from ..text.casing import Casing
+from ..text.files import read_lines
+from ._options import (
+    add_casing_argument,
+    add_dtype_argument,
+    add_generation_arguments,
+    add_link_argument,
+    generation_options,
+)
 
 HELP = "a checkpoint to a folder that holds all that generation needs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of fairseq-train; with --last, the folder of a run")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="of fairseq-train, or a folder of bang pack; with --last, the folder of a run"
+    )
     parser.add_argument("folder", metavar="FOLDER", help="the folder to make")
+    parser.add_argument(
+        "--format", choices=("bang", "hf"), default="bang", help="of the folder: ours, or Hugging Face's (default: %(default)s)"
+    )
     parser.add_argument("--last", type=int, metavar="N", help="average the last N checkpoints of the run")
     parser.add_argument(
         "--average-with",
@@ -36,17 +55,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dtype_argument(parser, "precision of the weights")
     add_link_argument(parser)
+    add_casing_argument(parser)
+    parser.add_argument(
+        "--targets", nargs="+", metavar="FILE", help="the training targets, raw: makes the table that gives texts capitals"
+    )
     add_generation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.targets and args.casing is not None:
+        raise UserError("--targets makes what --casing names: give one of them")
     pack = import_heavy("bang.deploy.pack")
-    if args.last is None:
-        paths = [args.checkpoint]
+    write_folder = import_heavy("bang.hf.folder").write_folder if args.format == "hf" else pack.write_folder
+    if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
+        paths, model = [args.checkpoint], _read_folder(args)
     else:
-        if args.last < 1:
-            raise UserError(f"--last {args.last}: give 1 or more")
-        paths = pack.last_checkpoints(args.checkpoint, args.last)
-    paths = [*args.average_with, *paths]  # what is no weight is of the last
-    model = pack.read_average(paths, args.vocab, args.link)
-    pack.write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+        paths = [args.checkpoint]
+        if args.last is not None:
+            if args.last < 1:
+                raise UserError(f"--last {args.last}: give 1 or more")
+            paths = pack.last_checkpoints(args.checkpoint, args.last)
+        paths = [*args.average_with, *paths]  # what is no weight is of the last
+        model = pack.read_average(paths, args.vocab, args.link, args.casing)
+    if args.targets:
+        model = dataclasses.replace(model, casing=Casing.count(line for path in args.targets for line in read_lines(path)))
+    write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+
+
+def _read_folder(args: argparse.Namespace):
+    """The model of a folder, ours or Hugging Face's."""
+    if args.vocab is not None:
+        raise UserError(f"{args.checkpoint}: brings its own vocabulary; give no other")
+    if is_for_transformers(args.checkpoint):
+        return import_heavy("bang.hf.folder").read_folder(args.checkpoint, args.link, args.casing)
+    return import_heavy("bang.inference.trained_model").read_folder(args.checkpoint, args.link, args.casing)

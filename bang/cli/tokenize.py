@@ -1,4 +1,4 @@
-"""Raw text to lower-cased BERT word pieces joined by blanks, one line out for each line in.
+"""Raw text to BERT word pieces joined by blanks, one line out for each line in; lower-cased unless the vocabulary says otherwise.
 
 bang tokenize --out-dir tokenized raw/train.src raw/train.tgt
 bang tokenize - < questions.txt > questions.tok

@@ -12,7 +12,7 @@ from collections import Counter
 
 from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting, replacing
-from ..text.vocabulary import VOCAB, read_vocabulary, smaller_vocabulary
+from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary, smaller_vocabulary, write_normalization
 from ..text.wordpieces import load_word_pieces
 
 HELP = "a smaller vocabulary, of the pieces that some texts use"
@@ -36,5 +36,6 @@ def run(args: argparse.Namespace) -> None:
     word_pieces = load_word_pieces(args.vocab)
     seen = Counter(piece for file in args.files for line in read_lines(file) for piece in word_pieces(line).split())
     chosen = smaller_vocabulary(read_vocabulary(args.vocab), seen, args.min_count)
+    write_normalization(read_normalization(args.vocab), args.output)
     with replacing(args.output) as file:
         file.writelines(f"{piece} {count}\n".encode() for piece, count in chosen.items())

@@ -80,12 +80,12 @@ class Chooser:
             bounds: of the rows; None: no slot is near one and nothing is drawn.
             forced: token that a slot must give, -1 where it is free, (B, n).
             banned: rows, slots and tokens that must not come together, three arrays of one length.
-            scored: False: nobody asks for log-probabilities, and zeros will do.
+            scored: False: log-probabilities are not needed, return zeros.
             favoured: rows, slots and tokens, and what is added to the log-probabilities of these,
                 four arrays that broadcast.
         Returns:
-            Tokens and their log-probabilities, (B, n): the model's own, noise left out and what was
-            forbidden not made up for, as in fairseq.
+            Tokens and their log-probabilities, (B, n): the model's own, without sampling noise, not
+            renormalized after masking, as in fairseq.
         """
         x, total = self._scores(xp, logits, scored or self.topp > 0)
         x[..., self.pad] = -float("inf")

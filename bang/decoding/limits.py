@@ -19,8 +19,8 @@ def length_limits(source_lengths: np.ndarray, max_len_a: float, max_len_b: int, 
 def least_length(min_len: int, anchored: bool, eos_penalty: float = 0.0) -> int:
     """Tokens before which no eos may be chosen.
 
-    The default of 1 asks nothing of NAR (not `anchored`): its canvas may begin with eos, which the cut passes over, so
-    that one token stands there anyway. An `eos_penalty` below 0 may fill the canvas with eos: then the first slot gives
+    NAR (not `anchored`) needs no masking for the default of 1: its canvas may begin with eos, and the cut skips
+    leading eos, so one token is there anyway. An `eos_penalty` below 0 may fill the canvas with eos: then the first slot gives
     another token.
     """
     return min_len if anchored or min_len != 1 or eos_penalty < 0 else 0

@@ -20,7 +20,7 @@ def sizes_of(start: Start) -> dict[str, Any]:
     """The model's options that the start settles: all of its layers, sharing as it shares.
 
     Raises:
-        ValueError: a bare file of weights without the `config.json` that tells its attention heads.
+        ValueError: a bare file of weights without the `config.json` that gives its attention heads.
     """
     if "encoder_attention_heads" not in start.sizes:
         raise UserError(f"{start.path}: weights alone do not tell the attention heads; put its config.json beside it")

@@ -19,16 +19,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
-from ..decoding.link import LINK_FILE
 from ..errors import UserError
 from ..inference import cpu
 from ..inference.api import Bang, Generation
 from ..inference.torch_engine import TorchEngine
 from ..inference.trained_model import DTYPES, TrainedModel
 from ..network.model import BangModel
-from ..safety.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
+from ..safety.folder import CONFIG, EXPORT, VERSIONS
 from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
+from .pack import save_beside
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OPSET = 21
@@ -49,7 +49,7 @@ def export(
         folder: to be made; must not exist, or be empty.
         precision: one of `PRECISIONS`; float16 is meant for GPUs.
         reduce_range: int8 weights of 7 bits, for CPUs without VNNI, where sums of 8-bit products
-            saturate; None: as this CPU needs, and 7 bits where nobody knows.
+            saturate; None: as this CPU needs, and 7 bits where that is unknown.
         progress: is called with the name of each step as it begins.
 
     Raises:
@@ -68,10 +68,7 @@ def export(
             for name in (ENCODER, DECODER):
                 quantize(new / name, reduced)
         files = sorted(path.name for path in new.iterdir())
-        model.dictionary.save(new / VOCABULARY)
-        if model.link is not None:
-            model.link.save(new / LINK_FILE)
-            files.append(LINK_FILE)
+        files += save_beside(model, new)
         config = {
             "format": EXPORT,
             "version": VERSIONS[EXPORT],
@@ -87,7 +84,7 @@ def export(
             "num_buckets": model.sizes["num_buckets"],
             "relative_max_distance": model.sizes["relative_max_distance"],
             "specials": _specials(network),
-            "files": [*files, VOCABULARY],
+            "files": files,
         }
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -302,7 +299,8 @@ def texts_of_both(
     pieces, sources cut.
     """
     exported = Bang.load(folder)
-    original = Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols, exported.defaults)
+    dictionary = model.dictionary
+    original = Bang(TorchEngine(model, device="cpu"), dictionary.symbols, exported.defaults, dictionary.normalization)
     exported._warned = original._warned  # one warning for both
     lengths = dict(max_len=_CHECKED, max_len_a=0, min_len=min(exported.defaults.min_len, _CHECKED))
     for mode in exported.modes:

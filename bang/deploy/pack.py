@@ -20,18 +20,23 @@ from safetensors.torch import save_file
 from ..decoding.link import LINK_FILE, NO_LINK
 from ..errors import UserError
 from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_checkpoint, size_options
+from ..network.model import BangModel
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
 from ..safety import checkpoints
 from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
 from ..safety.settings import FRESH
+from ..text.casing import CASING_FILE, NO_CASING
 from ..text.files import StrPath, new_folder, replacing
+from ..text.vocabulary import vocabulary_files
 from ..trained_modes import best_trained, update_shares
 
 logger = logging.getLogger(__name__)
 
 
-def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
+def read_average(
+    paths: Sequence[StrPath], vocab: StrPath | None = None, link: StrPath | None = None, casing: StrPath | None = None
+) -> TrainedModel:
     """Reads several checkpoints of one run, or of runs that go on from one another, into one model of the mean weights.
 
     What is no weight is the last one's.
@@ -39,10 +44,10 @@ def read_average(paths: Sequence[StrPath], vocab: StrPath | None = None, link: S
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`; also where they do not agree in sizes or vocabulary.
     """
-    last = read_checkpoint(paths[-1], vocab, link)
+    last = read_checkpoint(paths[-1], vocab, link, casing)
     sums = {name: value.double() for name, value in last.weights.items()}
     for path in paths[:-1]:
-        model = read_checkpoint(path, vocab, NO_LINK)
+        model = read_checkpoint(path, vocab, NO_LINK, NO_CASING)
         _check_mean(model, last, path, paths[-1])
         for name, value in model.weights.items():
             sums[name] += value.double()
@@ -103,12 +108,7 @@ def write_folder(
     Raises:
         ValueError: the folder holds something, a size is not that of the weights, or a default is none.
     """
-    model = replace(model, generation={**model.generation, **(generation or {})})
-    Options(**model.generation)  # refuses what is none
-    network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
-    mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
-    if mode not in network.decodes:
-        raise UserError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
+    model, network, mode = with_defaults(model, generation)
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]
@@ -123,16 +123,42 @@ def write_folder(
         "criterion": model.criterion,
         "updates": model.updates,
         "languages": model.languages,
-        "files": [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])],
     }
     with new_folder(folder) as new:
         save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-        model.dictionary.save(new / VOCABULARY)
-        if model.link is not None:
-            model.link.save(new / LINK_FILE)
+        config["files"] = [WEIGHTS, *save_beside(model, new)]
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(model, Path(folder).name, dtype, source, mode), encoding="utf-8")
+        (new / CARD).write_text(card(model, Path(folder).name, dtype, source, _usage(Path(folder).name, mode)), encoding="utf-8")
+
+
+def with_defaults(model: TrainedModel, generation: Mapping[str, Any] | None) -> tuple[TrainedModel, BangModel, str]:
+    """A model with further defaults of generation, its network and its default mode.
+
+    Raises:
+        ValueError: a size is not that of the weights, or a default is none.
+    """
+    model = replace(model, generation={**model.generation, **(generation or {})})
+    options = Options(**model.generation)  # refuses what is none
+    is_lower = model.dictionary.normalization.do_lower_case
+    if not is_lower and (options.case == "source" or model.casing is not None):
+        raise UserError("--targets, --casing, --case source: this model's vocabulary has capitals of its own; leave them out")
+    network = model.build()  # checks that the weights fit, names of older checkpoints turned into today's
+    mode = model.generation.get("mode") or best_trained(model.shares, network.decodes)
+    if mode not in network.decodes:
+        raise UserError(f"mode {mode!r}: this model has {', '.join(network.decodes)}")
+    return model, network, mode
+
+
+def save_beside(model: TrainedModel, folder: Path) -> list[str]:
+    """Writes what goes with the weights, in every kind of folder; returns the names of the files."""
+    model.dictionary.save(folder / VOCABULARY)
+    files = [Path(path).name for path in vocabulary_files(folder / VOCABULARY)]
+    for name, table in ((LINK_FILE, model.link), (CASING_FILE, model.casing)):
+        if table is not None:
+            table.save(folder / name)
+            files.append(name)
+    return files
 
 
 def _shared(sizes: Mapping[str, Any]) -> list[str]:
@@ -167,7 +193,26 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
         torch.save(state, file)
 
 
-def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], mode: str) -> str:
+def _usage(name: str, mode: str) -> str:
+    return f"""```python
+from bang import Bang
+
+model = Bang.load("{name}")
+model.generate(["some text"], mode="{mode}")
+```
+
+`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
+take it too."""
+
+
+def card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], usage: str) -> str:
+    """The card of a folder, a page of Markdown.
+
+    Args:
+        name: of the folder. dtype: of its weights.
+        source: the checkpoints that it was made from.
+        usage: how to load it.
+    """
     sizes, shares = model.sizes, model.shares
     widths = " + ".join(
         map(str, dict.fromkeys([sizes["encoder_embed_dim"], sizes["decoder_embed_dim"]]))
@@ -181,6 +226,8 @@ def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath],
     origin = ", ".join(Path(path).name for path in source) or "not recorded"
     if len(source) > 1:
         origin = f"the mean of {origin}"
+    lower = model.dictionary.normalization.do_lower_case
+    capitals = "the vocabulary's" if not lower else "none" if model.casing is None else "the source's and the training targets'"
     defaults = ", ".join(f"{key} {value}" for key, value in model.generation.items()) or "bang's own"
     return f"""# {name}
 
@@ -191,20 +238,13 @@ A BANG model: source text in, target text out; autoregressively, in blocks or in
 | architecture | `{model.architecture}`: {sizes["encoder_layers"]} + {sizes["decoder_layers"]} layers, width {widths} |
 | parameters | {parameters / 1e6:.1f} million, {dtype} |
 | longest source, target | {sizes["max_source_positions"]}, {sizes["max_target_positions"]} word pieces |
-| vocabulary | {len(model.dictionary):,} lower-cased word pieces |
+| vocabulary | {len(model.dictionary):,} {"lower-cased" if lower else "cased"} word pieces |
 | trained modes | {trained} |
 | updates | {model.updates:,} |
 | generation defaults | {defaults} |
 | link | {"none" if model.link is None else f"order {model.link.order}, the default of NAR and semi-NAR"} |
+| capitals | {capitals} |
 | made from | {origin} |
 
-```python
-from bang import Bang
-
-model = Bang.load("{name}")
-model.generate(["some text"], mode="{mode}")
-```
-
-`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
-take it too. What it was trained on, and what it is good for, is for its maker to write here.
+{usage} What it was trained on, and what it is good for, is for its maker to write here.
 """

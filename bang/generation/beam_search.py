@@ -1,4 +1,4 @@
-"""AR decoding: fairseq's beam search and sampling, with its defects mended."""
+"""AR decoding: fairseq's beam search and sampling, with its bugs fixed."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator, Sequenc
 from torch import Tensor, nn
 
 from ..decoding.limits import check_lengths, length_limits
+from ..decoding.ngrams import completing_tokens
 from ..errors import UserError
 from ..network.decoder import BangDecoder
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 class NgramBlocker(nn.Module):
     """Forbids the tokens that would repeat an n-gram of the hypothesis.
 
-    fairseq's own compares the end of the pre-allocated buffer, pads, and so never fires on the CPU.
+    fairseq's own looks at the end of the padded buffer, so it never blocks anything on a CPU.
     """
 
     def __init__(self, size: int):
@@ -34,15 +35,9 @@ class NgramBlocker(nn.Module):
         Returns:
             lprobs with -inf at the tokens that would repeat an n-gram.
         """
-        if step + 1 < self.size:
-            return lprobs
-        ngrams = tokens[:, : step + 1].unfold(1, self.size, 1)  # (rows, ngrams, n)
-        last = tokens[:, step + 2 - self.size : step + 1]  # what the next token would complete
-        repeats = (ngrams[:, :, :-1] == last[:, None]).all(dim=2)
-        if self.size == 1:
-            repeats[:, 0] = False  # the start symbol is eos, which must stay possible
-        rows, which = repeats.nonzero(as_tuple=True)
-        lprobs[rows, ngrams[rows, which, -1]] = -math.inf
+        texts = tokens[:, : step + 1].cpu().numpy()
+        for row, text in enumerate(texts):
+            lprobs[row, torch.from_numpy(completing_tokens(text, self.size)).to(lprobs.device)] = -math.inf
         return lprobs
 
 
@@ -163,7 +158,7 @@ class _Mended(SequenceGenerator):
             )
         self.search.bind(limit.clamp(max=self.min_len), limit, ids, given)
         lengths = self.min_len, self.max_len_a, self.max_len_b
-        # the search sees to the lengths of each sentence; fairseq knows the longest alone
+        # BoundedSearch applies each sentence's own lengths; fairseq gets the longest
         self.min_len, self.max_len_a, self.max_len_b = 0, 0, int(limits.max())
         try:
             return super().generate(

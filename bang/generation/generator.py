@@ -26,7 +26,7 @@ class LoopGenerator:
         chooser: which token a slot gives.
         max_len_a, max_len_b: limit on the tokens of a text, eos not counted.
         max_len: limit whatever the source, 0: the model's.
-        min_len: no eos before so many tokens; a limit wins. NAR's cut alone sees to the default of 1.
+        min_len: no eos before so many tokens; a limit wins. NAR's default of 1 needs no masking: its cut skips leading eos.
         no_repeat_ngram: no n-gram of so many tokens comes twice (0: it may).
         normalize_scores, len_penalty: score is the sum of log-probabilities, eos included, over
             length ** len_penalty.

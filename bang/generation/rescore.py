@@ -1,6 +1,6 @@
 """Texts of several lengths, of which the model's own AR stream picks one.
 
-Slots of one pass do not see each other's tokens, so what NAR and semi-NAR cannot tell is whether their tokens make a
+Slots of one pass do not see each other's tokens, so NAR and semi-NAR cannot judge whether their tokens make a
 sentence together. AR can, and needs one pass for it where all tokens are known.
 """
 

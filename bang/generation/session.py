@@ -12,7 +12,7 @@ from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
 from ..decoding.search import Slots
 from ..decoding.session import BaseSession
-from ..network.stepping import Cache, Sight, make_sight, plain_sight, send
+from ..network.stepping import Cache, PassMasks, make_pass_masks, plain_pass_masks, send
 
 AT_ONCE = 64
 """So few slots go through the output layer together: on a CPU reading its weights a second time costs more."""
@@ -58,7 +58,7 @@ class TorchSession(BaseSession):
         """Features of each model, (B, N, D)."""
         tokens = send(step.tokens, self.device)
         return [
-            decoder.step(tokens, self._sight(step, decoder.buckets), cache)[0]
+            decoder.step(tokens, self._masks(step, decoder.buckets), cache)[0]
             for decoder, cache in zip(self.decoders, self.caches)
         ]
 
@@ -99,15 +99,15 @@ class TorchSession(BaseSession):
         logits = [decoder.output_layer(x).float() for decoder, x in zip(self.decoders, slots)]
         return [x.numpy() for x in logits] if self.xp is np else logits
 
-    def _sight(self, step: Pass, buckets) -> Sight:
+    def _masks(self, step: Pass, buckets) -> PassMasks:
         first, anchor = step.first, step.anchor
         if len(first) == 1 or ((first == first[0]).all() and (anchor == anchor[0]).all()):
             anchors = tuple(anchor[0].tolist()) if step.main else None
-            return plain_sight(int(first[0]), step.cached, anchors, step.block_sizes, buckets, self.device)
+            return plain_pass_masks(int(first[0]), step.cached, anchors, step.block_sizes, buckets, self.device)
         _, position, last = step.queries()
         key_position = visibility.main_position if step.main else visibility.slot_position
         blocks = step.block_sizes if step.main else ()
-        return make_sight(position, last, first, step.cached, blocks, key_position, buckets, self.device)
+        return make_pass_masks(position, last, first, step.cached, blocks, key_position, buckets, self.device)
 
     def keep(self, rows: np.ndarray) -> None:
         """As `passes.Session.keep`."""

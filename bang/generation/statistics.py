@@ -1,4 +1,4 @@
-"""How many tokens a pass gave: counted over a run, told at its end."""
+"""Counts the tokens that each pass gives, and logs the mean at the end of a run."""
 
 import json
 import logging

@@ -19,10 +19,12 @@ from ..decoding.link import NO_LINK, Link
 from ..decoding.search import Slots
 from ..errors import UserError
 from ..options import DESCRIBED, Options, check_number
+from ..text.casing import NO_CASING, Casing
 from ..text.cleanup import to_text
 from ..text.files import StrPath
+from ..text.vocabulary import UNCASED, Normalization
 from ..text.wordpieces import WordPieces
-from ..trained_modes import Blocks, best_trained, warning_of_blocks
+from ..trained_modes import Blocks, best_trained, warnings_of
 from .load import load_model
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
 _OF_CALL = ("mode", "details", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead")
 """What `Bang.generate` takes beside `Options`."""
+
+
+class TextTooLong(UserError):
+    """A text has more word pieces than the model takes."""
 
 
 class Hypothesis(NamedTuple):
@@ -60,8 +66,8 @@ class Engine(Protocol):
 
     Attributes:
         modes: names of the modes that it can run.
-        shares: how much of the training each mode had, {mode: share}; None where nobody knows.
-        blocks: those of the training; None where nobody knows.
+        shares: how much of the training each mode had, {mode: share}; None where unknown.
+        blocks: those of the training; None where unknown.
         max_source_positions: longest source that it takes, eos included.
         link: chooses the texts of NAR and semi-NAR; None: there is none.
     """
@@ -127,14 +133,24 @@ class Bang:
         engine: runs the network.
         pieces: the vocabulary, in the order of its ids.
         defaults: options where the caller gives none.
+        normalization: of text for the vocabulary.
+        casing: gives texts capitals; None: there is no table.
     """
 
-    def __init__(self, engine: Engine, pieces: Sequence[str], defaults: Options | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        pieces: Sequence[str],
+        defaults: Options | None = None,
+        normalization: Normalization = UNCASED,
+        casing: Casing | None = None,
+    ):
         self.engine = engine
         self.pieces = list(pieces)
         self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
-        self._word_pieces = WordPieces(self.pieces)
+        self.normalization, self.casing = normalization, casing
+        self._word_pieces = WordPieces(self.pieces, normalization)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
 
@@ -150,6 +166,7 @@ class Bang:
         *,
         vocab: StrPath | None = None,
         link: StrPath | None = None,
+        casing: StrPath | None = None,
         device: str | None = None,
         dtype: str = "float32",
         threads: int | None = None,
@@ -162,6 +179,7 @@ class Bang:
                 Folders bring their own.
             link: a file of `bang link`, by which NAR and semi-NAR choose their texts; "none": none.
                 Default: link.bin in the folder, or beside the checkpoint, if it is there.
+            casing: a file of `bang casing`, by which texts get capitals; "none": none. Default: casing.tsv as link.bin.
             device: "cpu", "cuda", "cuda:1" …; default: a GPU if there is one, of an export the CPU.
             dtype: "float32", "bfloat16" or "float16".
             threads: CPU threads of an operation; default: the library's choice.
@@ -169,15 +187,17 @@ class Bang:
         Raises:
             FileNotFoundError, ValueError: what is there is no whole model; one line.
         """
-        engine, pieces, defaults = load_model(model, vocab=vocab, link=link, device=device, dtype=dtype, threads=threads)
-        defaults = {name: value for name, value in defaults.items() if name in DESCRIBED}
+        found = load_model(model, vocab=vocab, link=link, casing=casing, device=device, dtype=dtype, threads=threads)
+        engine = found.engine
+        defaults = {name: value for name, value in found.generation.items() if name in DESCRIBED}
         options = Options(**{"mode": best_trained(engine.shares, engine.modes), **defaults})
         if options.mode not in engine.modes:
             have = ", ".join(engine.modes)
             raise UserError(f"{model}: generates in mode {options.mode!r} by default, and has {have}; make it again")
-        loaded = cls(engine, pieces, options)
+        loaded = cls(engine, found.pieces, options, found.normalization, found.casing)
         paths = dict(model=os.path.abspath(model), vocab=vocab and os.path.abspath(vocab))
-        paths["link"] = link if link in (None, NO_LINK) else os.path.abspath(link)
+        for name, file in (("link", link), ("casing", casing)):
+            paths[name] = file if file in (None, NO_LINK, NO_CASING) else os.path.abspath(file)
         loaded._loaded_by = dict(**paths, device=device, dtype=dtype, threads=threads)
         return loaded
 
@@ -253,6 +273,8 @@ class Bang:
             raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
         if options.link:
             self._check_link(options)
+        if options.case == "source" and not self.normalization.do_lower_case:
+            raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
         beam_search = modes.find(options.mode).beam_search
         if not beam_search and given.get("beam", 1) > 1:
             raise UserError(
@@ -277,12 +299,7 @@ class Bang:
 
     def _warn_untrained(self, options: Options) -> None:
         """Says once where the model was not trained for the mode, or for such blocks."""
-        mode, shares, warnings = modes.find(options.mode), self.engine.shares, []
-        if shares and mode.training not in shares:
-            trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-            warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
-        blocks = warning_of_blocks(self.engine.blocks, mode, options)
-        for warning in [*warnings, *filter(None, [blocks])]:
+        for warning in warnings_of(self.engine.shares, self.engine.blocks, modes.find(options.mode), options):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("%s", warning)
@@ -310,11 +327,18 @@ class Bang:
 
     def _window(self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
+        casing = self._restores_case(options)
         for batch in batches([len(source.ids) for source in sources], batch_tokens):
             hypotheses = self.engine.generate([sources[index].ids.astype(np.int64) for index in batch], options)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
-                found[index] = self._generation(hypothesis, sources[index], drop_repeats)
+                found[index] = self._generation(hypothesis, sources[index], drop_repeats, casing)
         return found
+
+    def _restores_case(self, options: Options) -> Casing | None:
+        """What gives the texts capitals; None: they stay as the vocabulary has them."""
+        if not self.normalization.do_lower_case or options.case == "lower":
+            return None
+        return self.casing if options.case is None else self.casing or Casing()
 
     def _sources(self, texts: Iterable[str], truncate: bool, on_error: str) -> Iterator[_Source]:
         for number, text in enumerate(texts, start=1):
@@ -335,19 +359,24 @@ class Bang:
         except UnicodeEncodeError as error:
             lone = f"{text[error.start]!r} at character {error.start + 1}"
             raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        pieces = [piece for piece in self._word_pieces(text).split() if piece != "[PAD]"]
         limit = self.engine.max_source_positions - 1
+        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
+        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
         if len(pieces) > limit and not truncate:
-            raise UserError(
-                f"text {number} has {len(pieces)} word pieces, over the model's limit of {limit}: "
+            raise TextTooLong(
+                f"text {number} has over {limit} word pieces, the model's limit: "
                 "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
             )
         ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
         return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
 
-    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool) -> Generation:
+    def _generation(
+        self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None = None
+    ) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
+        if casing is not None:
+            text = casing.restore(text, source.text)
         scores, passes = list(hypothesis.positional_scores), list(hypothesis.passes)
         return Generation(text, pieces, hypothesis.score, scores, passes, source.truncated)
 

@@ -10,13 +10,13 @@ def count() -> int:
 
 
 def has_vnni() -> bool | None:
-    """Whether they sum products of 8-bit numbers without saturation; None where nobody knows."""
+    """Whether the CPU sums products of 8-bit numbers without saturation; None where unknown."""
     flags = _flags()
     return any(name in flags for name in ("avx512_vnni", "avx_vnni", "asimddp")) if flags else None
 
 
 def _flags() -> str:
-    """As Linux tells them; empty where it does not."""
+    """The CPU's flags as Linux lists them; empty elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -7,27 +7,45 @@ import os
 import threading
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..packages import install_command
 from ..safety.folder import EXPORT, MODEL, VOCABULARY, read_config
+from ..text.casing import Casing
 from ..text.files import StrPath
+from ..text.vocabulary import Normalization
 
 _ENGINES = {MODEL: "bang.inference.torch_engine", EXPORT: "bang.inference.onnx_engine"}
-_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export"}
+_EXTRAS = {"onnxruntime": "runtime", "onnx": "export", "onnxscript": "export", "transformers": "hf"}
 """Extras of pyproject.toml that bring packages which bang itself does not."""
 
 
-def load_model(model: StrPath, vocab: StrPath | None = None, **options) -> tuple[Any, list[str], dict[str, Any]]:
+class Loaded(NamedTuple):
+    """What `Bang.load` makes a `Bang` of.
+
+    Attributes:
+        engine: see `api.Engine`.
+        pieces: the vocabulary in the order of its ids.
+        generation: defaults of `api.Options`.
+        normalization: of the vocabulary's text.
+        casing: gives texts capitals; None: there is none.
+    """
+
+    engine: Any
+    pieces: list[str]
+    generation: dict[str, Any]
+    normalization: Normalization
+    casing: Casing | None
+
+
+def load_model(model: StrPath, vocab: StrPath | None = None, **options) -> Loaded:
     """Loads a model into the engine it is made for.
 
     Args:
         model: a folder, or a checkpoint of fairseq-train.
         vocab: a checkpoint's vocabulary.
-        options: the engine's: link (see `find_link`), device, dtype, threads.
-    Returns:
-        Engine, vocabulary in the order of its ids, generation defaults.
+        options: link (see `find_link`), casing (see `find_casing`), and the engine's: device, dtype, threads.
     Raises:
         FileNotFoundError, ValueError: one line.
     """

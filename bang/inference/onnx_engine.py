@@ -20,11 +20,14 @@ from ..decoding.search import Slots
 from ..errors import UserError
 from ..modes import MODES
 from ..options import Options, check_number
-from ..safety.folder import check_vocabulary, read_pieces
+from ..safety.folder import VOCABULARY, check_vocabulary, read_pieces
+from ..text.casing import find_casing
 from ..text.files import StrPath
+from ..text.vocabulary import read_normalization
 from ..trained_modes import Blocks
 from . import cpu
 from .api import Hypothesis
+from .load import Loaded
 from .onnx_beam import search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
 
@@ -169,14 +172,16 @@ def load(
     folder: StrPath,
     config: dict[str, Any],
     link: StrPath | None = None,
+    casing: StrPath | None = None,
     device: str | None = None,
     dtype: str = "float32",
     threads: int | None = None,
-) -> tuple[OnnxEngine, list[str], dict[str, Any]]:
+) -> Loaded:
     """See `load.load_model`. The precision is the export's own: `dtype` must be its default."""
     if dtype not in ("float32", config["precision"]):
         raise UserError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
     pieces = read_pieces(folder)
     engine = OnnxEngine(folder, config, device, threads, find_link(folder, pieces, link))
     check_vocabulary(folder, len(pieces), engine.pieces)
-    return engine, pieces, config["generation"]
+    normalization = read_normalization(Path(folder, VOCABULARY))
+    return Loaded(engine, pieces, config["generation"], normalization, find_casing(folder, casing))

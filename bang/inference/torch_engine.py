@@ -24,6 +24,7 @@ from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from .api import Hypothesis
+from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
@@ -145,20 +146,20 @@ def _device(name: str | None) -> torch.device:
 
 
 def load(
-    folder: StrPath, config: dict[str, Any], link: StrPath | None = None, **options
-) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+    folder: StrPath, config: dict[str, Any], link: StrPath | None = None, casing: StrPath | None = None, **options
+) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_folder(folder, link), options)
+    return _ready(read_folder(folder, link, casing), options)
 
 
 def load_checkpoint(
-    path: StrPath, vocab: StrPath | None, link: StrPath | None = None, **options
-) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+    path: StrPath, vocab: StrPath | None, link: StrPath | None = None, casing: StrPath | None = None, **options
+) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_checkpoint(path, vocab, link), options)
+    return _ready(read_checkpoint(path, vocab, link, casing), options)
 
 
-def _ready(model: TrainedModel, options: dict[str, Any]) -> tuple[TorchEngine, list[str], dict[str, Any]]:
+def _ready(model: TrainedModel, options: dict[str, Any]) -> Loaded:
     engine = TorchEngine(model, **options)
     gc.collect()  # exceptions inside omegaconf and hydra keep the frames of the loading in cycles, and with them the weights
-    return engine, model.dictionary.symbols, model.generation
+    return Loaded(engine, model.dictionary.symbols, model.generation, model.dictionary.normalization, model.casing)

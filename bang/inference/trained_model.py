@@ -22,6 +22,7 @@ from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
 from ..safety import checkpoints
 from ..safety.folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
+from ..text.casing import Casing, find_casing
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
 from ..trained_modes import Blocks, trained_blocks, trained_modes
@@ -31,6 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _TRAINING_ONLY = (
     "load_from_pretrained_model", "pretrained_encoder_layers", "pretrained_decoder_layers", "freeze_encoder_layers", "load_sep",
 )  # fmt: skip
+_OF_FILES = ("weights", "dictionary", "link", "casing")
+"""What of `TrainedModel` a folder keeps in files of its own, and not in config.json."""
 ENCODER_TABLE, DECODER_TABLE = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
 
 
@@ -48,6 +51,7 @@ class TrainedModel:
         languages: file endings of the training pairs' sources and targets.
         generation: defaults of `api.Options`, where they are not its own.
         link: of NAR and semi-NAR; None: it has none.
+        casing: gives texts capitals; None: it has none.
     """
 
     architecture: str
@@ -59,15 +63,16 @@ class TrainedModel:
     languages: Sequence[str | None] = (None, None)
     generation: dict[str, Any] = field(default_factory=dict)
     link: Link | None = None
+    casing: Casing | None = None
 
     @property
     def shares(self) -> dict[str, float]:
-        """How much of the training each mode had; empty where nobody knows."""
+        """How much of the training each mode had; empty where unknown."""
         return trained_modes(self._run)
 
     @property
     def blocks(self) -> Blocks | None:
-        """The blocks that it was trained with; None where nobody knows."""
+        """The blocks that it was trained with; None where unknown."""
         return trained_blocks(self._run)
 
     @property
@@ -97,13 +102,16 @@ class TrainedModel:
         return BangTranslationTask(cfg, self.dictionary, self.dictionary)
 
 
-def read_checkpoint(path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
+def read_checkpoint(
+    path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None, casing: StrPath | None = None
+) -> TrainedModel:
     """Reads a checkpoint of fairseq-train.
 
     Args:
         vocab: its vocabulary, a `dict.src.txt` or `vocab.txt`; None: a dict.*.txt beside the
             checkpoint, or the published vocab.txt.
         link: see `find_link`; None: link.bin beside the checkpoint.
+        casing: see `find_casing`; None: casing.tsv beside the checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: one line.
@@ -129,6 +137,7 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None, link: StrPath |
         updates=state["optimizer_history"][-1]["num_updates"],
         languages=[cfg.task.get("source_lang"), cfg.task.get("target_lang")],
         link=find_link(Path(path).parent, dictionary.symbols, link),
+        casing=find_casing(Path(path).parent, casing),
     )
 
 
@@ -153,28 +162,30 @@ def _vocabulary_of(path: StrPath, state: Mapping[str, Any], vocab: StrPath | Non
     return dictionary
 
 
-def read_model(path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None) -> TrainedModel:
+def read_model(
+    path: StrPath, vocab: StrPath | None = None, link: StrPath | None = None, casing: StrPath | None = None
+) -> TrainedModel:
     """Reads a folder of `bang pack` or a checkpoint.
 
     Args:
         vocab: a checkpoint's vocabulary, see `read_checkpoint`.
-        link: see `find_link`.
+        link, casing: see `find_link` and `find_casing`.
 
     Raises:
         FileNotFoundError, ValueError: one line.
     """
     if not os.path.isdir(path):
-        return read_checkpoint(path, vocab, link)
+        return read_checkpoint(path, vocab, link, casing)
     if vocab is not None:
         raise UserError(f"{path}: brings its own vocabulary; give no other")
-    return read_folder(path, link)
+    return read_folder(path, link, casing)
 
 
-def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
+def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | None = None) -> TrainedModel:
     """Reads a model folder.
 
     Args:
-        link: see `find_link`.
+        link, casing: see `find_link` and `find_casing`.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
@@ -196,10 +207,11 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))
     for table in (ENCODER_TABLE, DECODER_TABLE):
         check_vocabulary(folder, len(dictionary), len(weights.get(table, ())))
-    from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary", "link")]
+    from_config = [option.name for option in fields(TrainedModel) if option.name not in _OF_FILES]
     return TrainedModel(
         weights=weights,
         dictionary=dictionary,
         link=find_link(folder, dictionary.symbols, link),
+        casing=find_casing(folder, casing),
         **{name: config[name] for name in from_config},
     )

@@ -16,7 +16,7 @@ from .. import visibility
 from ..visibility import Layout
 
 
-class View(NamedTuple):
+class LayoutMasks(NamedTuple):
     """What every layer's attention needs to know of a layout; made once a pass.
 
     The bucket tables have a batch dimension of 1 or B in front, `hidden` means must not see.
@@ -46,7 +46,7 @@ def bucket_tensor(num_buckets: int, max_distance: int, device: torch.device) -> 
         return torch.tensor(visibility.bucket_table(num_buckets, max_distance), device=device)
 
 
-def make_view(layout: Layout, positions: Tensor | None, table: Tensor) -> View:
+def make_layout_masks(layout: Layout, positions: Tensor | None, table: Tensor) -> LayoutMasks:
     """Turns a layout into masks and buckets.
 
     Args:
@@ -54,13 +54,13 @@ def make_view(layout: Layout, positions: Tensor | None, table: Tensor) -> View:
         positions: position of each target's main token, (B, >= last target + 1); None: side by side.
         table: bucket of each distance.
     """
-    return _plain_view(layout, table) if positions is None else _view(layout, positions, table)
+    return _plain_layout_masks(layout, table) if positions is None else _layout_masks(layout, positions, table)
 
 
 @functools.lru_cache(maxsize=64)
-def _plain_view(layout: Layout, table: Tensor) -> View:
+def _plain_layout_masks(layout: Layout, table: Tensor) -> LayoutMasks:
     with torch.inference_mode(False):
-        return _view(layout, side_by_side(layout, table.device), table)
+        return _layout_masks(layout, side_by_side(layout, table.device), table)
 
 
 def side_by_side(layout: Layout, device: torch.device) -> Tensor:
@@ -68,7 +68,7 @@ def side_by_side(layout: Layout, device: torch.device) -> Tensor:
     return visibility.main_position(torch.arange(max(layout.main_length, layout.last_target + 1), device=device))[None]
 
 
-def _view(layout: Layout, positions: Tensor, table: Tensor) -> View:
+def _layout_masks(layout: Layout, positions: Tensor, table: Tensor) -> LayoutMasks:
     target, anchor = layout_tensors(layout, positions.device)
     main = torch.arange(layout.main_length, device=positions.device)
     slot = torch.arange(layout.block_size, device=positions.device)
@@ -79,7 +79,7 @@ def _view(layout: Layout, positions: Tensor, table: Tensor) -> View:
     def buckets(query: Tensor, key: Tensor) -> Tensor:
         return visibility.bucket(visibility.distance(query, key), table)
 
-    return View(
+    return LayoutMasks(
         main=layout.main_length,
         main_hidden=~visibility.sees_main(main, main),
         main_bucket=buckets(main_at, main_at),
@@ -126,18 +126,18 @@ class NgramSelfAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x: Tensor, view: View, main_output: bool = True) -> Tensor:
+    def forward(self, x: Tensor, masks: LayoutMasks, main_output: bool = True) -> Tensor:
         """
         Args:
             x: main tokens, then the slots block by block, (P + G*K, B, D).
-            view: what each of them sees.
+            masks: what each of them sees.
             main_output: False in the last layer, where only keys and values of the main tokens
                 are of use.
         Returns:
             (P + G*K, B, D), or (G*K, B, D) without main_output.
         """
         length, batch, dim = x.shape
-        main, skip = view.main, 0 if main_output else view.main
+        main, skip = masks.main, 0 if main_output else masks.main
         if skip:
             q = F.linear(x[skip:], self.in_proj_weight[:dim], self.in_proj_bias[:dim])
             k, v = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, dim=-1)
@@ -150,9 +150,9 @@ class NgramSelfAttention(nn.Module):
         main_v, slot_v = self._heads(v).split([main, length - main], dim=2)
 
         slots = slice(main - skip, None)
-        out = self._slots(q[:, :, slots], relative[:, :, slots], main_k, main_v, slot_k, slot_v, view)
+        out = self._slots(q[:, :, slots], relative[:, :, slots], main_k, main_v, slot_k, slot_v, masks)
         if main > skip:
-            out = torch.cat([self._main(q[:, :, :main], relative[:, :, :main], main_k, main_v, view), out], dim=2)
+            out = torch.cat([self._main(q[:, :, :main], relative[:, :, :main], main_k, main_v, masks), out], dim=2)
         return self.out_proj(out.permute(2, 0, 1, 3).reshape(out.size(2), batch, dim))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -163,21 +163,21 @@ class NgramSelfAttention(nn.Module):
     def _weights(self, logits: Tensor) -> Tensor:
         return self.dropout_module(utils.softmax(logits, dim=-1).type_as(logits))
 
-    def _main(self, q, relative, k, v, view: View) -> Tensor:
-        logits = q @ k.transpose(2, 3) + _relative_term(relative, view.main_bucket)
-        return self._weights(logits.masked_fill(view.main_hidden, float("-inf"))) @ v
+    def _main(self, q, relative, k, v, masks: LayoutMasks) -> Tensor:
+        logits = q @ k.transpose(2, 3) + _relative_term(relative, masks.main_bucket)
+        return self._weights(logits.masked_fill(masks.main_hidden, float("-inf"))) @ v
 
-    def _slots(self, q, relative, main_k, main_v, slot_k, slot_v, view: View) -> Tensor:
+    def _slots(self, q, relative, main_k, main_v, slot_k, slot_v, masks: LayoutMasks) -> Tensor:
         batch, heads, slots, width = q.shape
-        groups = view.groups
+        groups = masks.groups
         to_slots = _blocks(q, groups) @ _blocks(slot_k, groups).transpose(3, 4)  # (B, H, G, K, K)
-        to_slots = to_slots + _relative_term(relative, view.slot_bucket.flatten(1, 2)).view_as(to_slots)
-        to_slots = to_slots.masked_fill(view.slot_hidden, float("-inf")).view(batch, heads, slots, -1)
-        main = view.slot_main_hidden.size(1)
+        to_slots = to_slots + _relative_term(relative, masks.slot_bucket.flatten(1, 2)).view_as(to_slots)
+        to_slots = to_slots.masked_fill(masks.slot_hidden, float("-inf")).view(batch, heads, slots, -1)
+        main = masks.slot_main_hidden.size(1)
         if not main:
             return (_blocks(self._weights(to_slots), groups) @ _blocks(slot_v, groups)).reshape(q.shape)
-        to_main = q @ main_k.transpose(2, 3) + _relative_term(relative, view.slot_main_bucket)
-        to_main = to_main.masked_fill(view.slot_main_hidden, float("-inf"))
+        to_main = q @ main_k.transpose(2, 3) + _relative_term(relative, masks.slot_main_bucket)
+        to_main = to_main.masked_fill(masks.slot_main_hidden, float("-inf"))
         of_main, of_slots = self._weights(torch.cat([to_main, to_slots], dim=-1)).tensor_split([main], dim=-1)
         return of_main @ main_v + (_blocks(of_slots, groups) @ _blocks(slot_v, groups)).reshape(q.shape)
 

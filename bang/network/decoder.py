@@ -13,10 +13,18 @@ from torch.nn import functional as F
 
 from .. import visibility
 from ..visibility import Layout
-from .attention import NgramSelfAttention, View, bucket_tensor, layout_tensors, make_view, side_by_side, slot_positions
+from .attention import (
+    LayoutMasks,
+    NgramSelfAttention,
+    bucket_tensor,
+    layout_tensors,
+    make_layout_masks,
+    side_by_side,
+    slot_positions,
+)
 from .config import BangConfig
 from .packed import PackedProduct
-from .stepping import Cache, Sight, plain_sight, run_layers
+from .stepping import Cache, PassMasks, plain_pass_masks, run_layers
 
 CACHE = "bang.cache"
 """Where the keys and values lie in fairseq's incremental state."""
@@ -49,7 +57,7 @@ class BangDecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        view: View,
+        masks: LayoutMasks,
         source: Tensor,
         source_padding: Tensor | None,
         main_output: bool = True,
@@ -64,8 +72,8 @@ class BangDecoderLayer(nn.Module):
         Returns:
             (P + G*K or G*K, B, D), and the attention on the source (B, queries, S) if asked for.
         """
-        residual = x if main_output else x[view.main :]
-        x = self.ngram_self_attn(x, view, main_output)
+        residual = x if main_output else x[masks.main :]
+        x = self.ngram_self_attn(x, masks, main_output)
         x = self.self_attn_layer_norm(residual + self.dropout_module(x))
         residual = x
         x, attn = self.encoder_attn(
@@ -144,7 +152,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         if layout is None:
             layout = self.default_layout(prev_output_tokens.size(1))
         device = prev_output_tokens.device
-        view = make_view(layout, positions, bucket_tensor(*self.buckets, device))
+        masks = make_layout_masks(layout, positions, bucket_tensor(*self.buckets, device))
         if positions is None:
             positions = side_by_side(layout, device)
         target, _ = layout_tensors(layout, device)
@@ -161,7 +169,7 @@ class BangDecoder(FairseqIncrementalDecoder):
         for index, layer in enumerate(self.layers):
             last = index == len(self.layers) - 1
             x, attn = layer(
-                x, view, source, source_padding, main_output=not last, need_attn=last and self.need_attn
+                x, masks, source, source_padding, main_output=not last, need_attn=last and self.need_attn
             )  # fmt: skip
         return x.transpose(0, 1), {"attn": [attn], "inner_states": None}
 
@@ -176,16 +184,16 @@ class BangDecoder(FairseqIncrementalDecoder):
             x = torch.cat([self.embed_tokens(main_tokens) + at[:, :main], x], dim=1)
         return self.emb_layer_norm(x)
 
-    def step(self, main_tokens: Tensor, sight: Sight, cache: Cache):
+    def step(self, main_tokens: Tensor, masks: PassMasks, cache: Cache):
         """A decoding pass: the features of its slots, (B, slots, D), and attention as in `extract_features`.
 
         Args:
             main_tokens: new main tokens of each row, (B, M); M is 0 in NAR.
-            sight: where they and the slots stand and what they see.
+            masks: where they and the slots stand and what they see.
             cache: takes the new keys and values.
         """
         assert not self.training, "decoding steps have no dropout: call eval() first"
-        x, attn = run_layers(self, cache, self._embed(main_tokens, sight.position), sight)
+        x, attn = run_layers(self, cache, self._embed(main_tokens, masks.position), masks)
         return x, {"attn": [attn], "inner_states": None}
 
     def _next(self, tokens: Tensor, encoder_out: dict, incremental_state: dict):
@@ -194,9 +202,9 @@ class BangDecoder(FairseqIncrementalDecoder):
         if cache is None:
             cache = incremental_state[CACHE] = Cache(self, encoder_out, len(tokens))
         past, length = cache.length, tokens.size(1)
-        sight = plain_sight(past, length - past, (length - 1,), (1,), self.buckets, tokens.device)
+        masks = plain_pass_masks(past, length - past, (length - 1,), (1,), self.buckets, tokens.device)
         cache.length = length
-        return self.step(tokens[:, past:], sight, cache)
+        return self.step(tokens[:, past:], masks, cache)
 
     def reorder_incremental_state_scripting(self, incremental_state: dict, new_order: Tensor) -> None:
         """fairseq's hook between steps: beams chosen, sentences finished."""

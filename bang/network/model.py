@@ -89,7 +89,7 @@ class BangModel(FairseqEncoderDecoderModel):
         return self.decoder(prev_output_tokens, encoder_out, layout=layout, positions=positions)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """fairseq's trainer tells the update number; the criterion draws the update's mode by it."""
+        """fairseq's trainer sets the update number; the criterion draws the update's mode from it."""
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
 
@@ -142,6 +142,17 @@ def _embedding(dictionary, dim: int) -> nn.Embedding:
 
 
 def _check(cfg: BangConfig, task) -> None:
+    check_sizes(cfg)
+    if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
+        raise UserError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
+
+
+def check_sizes(cfg: BangConfig) -> None:
+    """Refuses sizes of which no network can be made.
+
+    Raises:
+        ValueError: one line that names the option.
+    """
     if cfg.encoder_embed_dim != cfg.decoder_embed_dim and cfg.share_all_embeddings:
         raise UserError(
             f"--share-all-embeddings needs one width: --encoder-embed-dim {cfg.encoder_embed_dim}, "
@@ -152,8 +163,6 @@ def _check(cfg: BangConfig, task) -> None:
         heads, width = getattr(cfg, f"{side}_attention_heads"), getattr(cfg, f"{side}_embed_dim")
         if heads < 1 or width % heads:
             raise UserError(f"--{side}-attention-heads {heads}: give a number that divides --{side}-embed-dim {width}")
-    if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
-        raise UserError("--share-all-embeddings needs one dictionary: binarize with the same --srcdict and --tgtdict")
     if cfg.num_buckets < 2 or cfg.relative_max_distance <= cfg.num_buckets // 2:
         raise UserError(
             f"--num-buckets {cfg.num_buckets}, --relative-max-distance {cfg.relative_max_distance}: "

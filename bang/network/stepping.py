@@ -21,12 +21,12 @@ from .attention import bucket_tensor
 
 
 def send(x: np.ndarray, device: torch.device) -> Tensor:
-    """An array on a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    """An array on a device; to a GPU from pinned memory, so that the host does not wait for the copy."""
     found = torch.from_numpy(np.ascontiguousarray(x))
     return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
 
-class Sight(NamedTuple):
+class PassMasks(NamedTuple):
     """Where the queries of a pass stand and what they see; made once a pass, for all layers.
 
     The leading dimension is 1 where all rows are alike.
@@ -40,7 +40,7 @@ class Sight(NamedTuple):
     bucket: Tensor  # relative-position buckets, (1|B, 1, N, P + J)
 
 
-def make_sight(
+def make_pass_masks(
     position: np.ndarray,
     last: np.ndarray,
     first: np.ndarray,
@@ -49,8 +49,8 @@ def make_sight(
     key_position,
     buckets: tuple[int, int],
     device: torch.device,
-) -> Sight:
-    """Makes the sight of rows that stand at columns of their own, or of one row that stands for all.
+) -> PassMasks:
+    """Makes the masks of rows that stand at columns of their own, or of one row that stands for all.
 
     Args:
         position, last: of each query: absolute position, last column it sees, (1|B, N).
@@ -74,12 +74,14 @@ def make_sight(
     if len(first) > 1 and (first != first[0]).any():
         columns = send(first[:, None] + np.arange(cached), device)
     at, hidden, bucket = map(torch.as_tensor, (arrays[0], ~seen, bucket))
-    return Sight(cached, columns, width, at, hidden[:, None], bucket[:, None])
+    return PassMasks(cached, columns, width, at, hidden[:, None], bucket[:, None])
 
 
 @functools.lru_cache(maxsize=1024)
-def plain_sight(first: int, cached: int, anchors: tuple[int, ...] | None, block_sizes: tuple[int, ...], buckets, device) -> Sight:
-    """The sight of a pass in which all rows stand alike; kept by its numbers.
+def plain_pass_masks(
+    first: int, cached: int, anchors: tuple[int, ...] | None, block_sizes: tuple[int, ...], buckets, device
+) -> PassMasks:
+    """The masks of a pass in which all rows stand alike; kept by its numbers.
 
     Args:
         first: column of the first cached query.
@@ -99,7 +101,7 @@ def plain_sight(first: int, cached: int, anchors: tuple[int, ...] | None, block_
             position = np.concatenate([visibility.main_position(column), slots])
             last, key_position = np.concatenate([column, anchor]), visibility.main_position
         start = np.array([first])
-        return make_sight(position[None], last[None], start, cached, block_sizes, key_position, buckets, device)
+        return make_pass_masks(position[None], last[None], start, cached, block_sizes, key_position, buckets, device)
 
 
 class Cache:
@@ -160,7 +162,7 @@ def _merge(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def run_layers(decoder, cache: Cache, x: Tensor, sight: Sight) -> tuple[Tensor, Tensor | None]:
+def run_layers(decoder, cache: Cache, x: Tensor, masks: PassMasks) -> tuple[Tensor, Tensor | None]:
     """Runs the layers over embedded queries.
 
     Args:
@@ -169,13 +171,13 @@ def run_layers(decoder, cache: Cache, x: Tensor, sight: Sight) -> tuple[Tensor, 
         Features of the slots, (B, slots, D), and, if the decoder is to keep it, the last layer's
         attention on the source averaged over heads, (B, slots, S).
     """
-    cache.reserve(sight.width + x.size(1) - sight.cached)
+    cache.reserve(masks.width + x.size(1) - masks.cached)
     attn = None
     for index, layer in enumerate(decoder.layers):
         last = index == len(decoder.layers) - 1
         # main tokens give keys and values alone in the last layer
-        skip = sight.cached if last and sight.cached < x.size(1) else 0
-        out = _attend_target(layer.ngram_self_attn, x, sight, cache.kept[index], skip)
+        skip = masks.cached if last and masks.cached < x.size(1) else 0
+        out = _attend_target(layer.ngram_self_attn, x, masks, cache.kept[index], skip)
         x = layer.self_attn_layer_norm(x[:, skip:] + out)
         out, attn = _attend_source(layer.encoder_attn, x, cache.source[index], cache.source_mask, last and decoder.need_attn)
         x = layer.encoder_attn_layer_norm(x + out)
@@ -183,7 +185,7 @@ def run_layers(decoder, cache: Cache, x: Tensor, sight: Sight) -> tuple[Tensor, 
     return x, attn
 
 
-def _attend_target(module, x: Tensor, sight: Sight, kept: Tensor, skip: int) -> Tensor:
+def _attend_target(module, x: Tensor, masks: PassMasks, kept: Tensor, skip: int) -> Tensor:
     """Self-attention of the queries from `skip` on, (B, N - skip, D).
 
     Args:
@@ -198,20 +200,20 @@ def _attend_target(module, x: Tensor, sight: Sight, kept: Tensor, skip: int) -> 
         k, v = F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=2)
     else:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=2)
-    cached, width = sight.cached, sight.width
+    cached, width = masks.cached, masks.width
     end = width + x.size(1) - cached
     for buffer, new in zip(kept, (_heads(k, heads), _heads(v, heads))):
-        if isinstance(sight.columns, int):
-            buffer[:, :, sight.columns : end] = new
+        if isinstance(masks.columns, int):
+            buffer[:, :, masks.columns : end] = new
         else:
             rows = torch.arange(len(x), device=x.device)[:, None]
-            buffer[rows, :, sight.columns] = new[:, :, :cached].transpose(1, 2)
+            buffer[rows, :, masks.columns] = new[:, :, :cached].transpose(1, 2)
             buffer[:, :, width:end] = new[:, :, cached:]
     # (B, N, R * H) to the term of each pair, (B, H, N, P + J)
     relative = module.relative_linear(x[:, skip:]).unflatten(2, (module.num_buckets, heads)).permute(0, 3, 1, 2)
-    bucket = sight.bucket[:, :, skip:]
+    bucket = masks.bucket[:, :, skip:]
     relative = relative.gather(3, bucket.expand(len(x), heads, *bucket.shape[2:]))
-    relative = relative.masked_fill(sight.hidden[:, :, skip:], -torch.inf)
+    relative = relative.masked_fill(masks.hidden[:, :, skip:], -torch.inf)
     out = F.scaled_dot_product_attention(_heads(q, heads), kept[0, :, :, :end], kept[1, :, :, :end], attn_mask=relative)
     return module.out_proj(_merge(out))
 

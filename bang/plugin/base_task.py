@@ -145,11 +145,11 @@ class BangTask(FairseqTask):
             iterator.epoch = epoch
             dataset.set_epoch(epoch)
         if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
-            self._train_batches = len(iterator)  # it tells how long a run will be
+            self._train_batches = len(iterator)  # gives the length of the run
         return iterator
 
     def begin_epoch(self, epoch: int, model) -> None:
-        """fairseq's hook before a training epoch: what depends on the length of the run is seen to here."""
+        """fairseq's hook before a training epoch: sets up what depends on the length of the run."""
         super().begin_epoch(epoch, model)
         run = training_run.run_config(self.cfg)
         if run is None:
@@ -169,7 +169,7 @@ class BangTask(FairseqTask):
         """As fairseq's, which counts the updates before this one."""
         found = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         if self._progress is not None:
-            self._progress.tell(update_num)
+            self._progress.log(update_num)
             if self._stop is not None and update_num + 1 != self._progress.updates:  # the last update ends the run by itself
                 self._stop.end_update()
         return found
@@ -225,12 +225,13 @@ class BangTask(FairseqTask):
             )
 
     def _fingerprint(self) -> str:
-        return fingerprint(self.source_dictionary.symbols, self.target_dictionary.symbols)
+        source, target = self.source_dictionary, self.target_dictionary
+        return fingerprint(source.symbols, target.symbols, source.normalization)
 
     def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
-        """Sentences over a limit are an error, not a silent loss, unless fairseq is told to skip them.
+        """Sentences over a limit are an error, not a silent loss, unless --skip-invalid-size-inputs-valid-test is given.
 
-        Of lines that are typed in the others are still answered.
+        In interactive mode the other lines are still processed.
         """
         kept, too_long = dataset.filter_indices_by_size(indices, max_positions)
         if len(too_long):

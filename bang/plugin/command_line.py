@@ -1,4 +1,4 @@
-"""fairseq's command lines: published options that today's fairseq reads differently, and mistakes told in one line."""
+"""fairseq's command lines: published options that today's fairseq reads differently, and mistakes as one line."""
 
 import argparse
 import importlib.util
@@ -40,7 +40,7 @@ def settle_options(args: argparse.Namespace) -> None:
 
 
 def quiet_libraries() -> None:
-    """Leaves out what today's Hydra and torch say of the way in which fairseq calls them: no user can mend it."""
+    """Hides the warnings of Hydra and torch about the way fairseq calls them: users cannot act on them."""
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
     warnings.filterwarnings("ignore", module=r"hydra\b")
     warnings.filterwarnings("ignore", message=r"\s*'config' is validated against ConfigStore schema")
@@ -77,11 +77,16 @@ def print_user_errors() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a traceback itself and nothing comes here
     show = sys.excepthook
 
+<<<<<<< HEAD
     def tell(kind, error, traceback):
         mistake = user_error_message(error) or workers.describe_loss(error)
+=======
+    def print_mistake(kind, error, traceback):
+        mistake = user_error_message(error)
+>>>>>>> house
         if mistake is None:
             show(kind, error, traceback)
         else:
             print(f"{name}: error: {mistake}", file=sys.stderr)
 
-    sys.excepthook = tell
+    sys.excepthook = print_mistake

@@ -115,7 +115,7 @@ class Slots(NamedTuple):
         where: those that count, in the flattened (B, G*K), (n).
         target: what they have to predict, (n).
         weight: of each in the loss, (n).
-        size: sum of the weights, known without asking the device.
+        size: sum of the weights, known on the host.
     """
 
     layout: visibility.Layout
@@ -222,7 +222,7 @@ class NgramLanguageLoss(FairseqCriterion):
         at_least = sample["targets_from"] + [0] * MAX_NGRAM
         numbers = at_least[: self.ngram] if mode == "ar" else [at_least[max(layout.first_anchor, 0)]]
         weights = [self.stream_decay**i for i in range(len(numbers))]
-        # the slots that count come first; a stable sort of a known number asks the device nothing
+        # the slots that count come first; their number is known on the host: no host sync
         index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
         weight = torch.ones(len(index), device=target.device)
         if self.stream_decay != 1 and mode == "ar":

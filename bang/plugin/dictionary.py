@@ -10,7 +10,7 @@ from fairseq.data import Dictionary
 from fairseq.tokenizer import tokenize_line
 
 from ..text.files import StrPath
-from ..text.vocabulary import read_vocabulary
+from ..text.vocabulary import UNCASED, read_normalization, read_vocabulary, write_normalization
 from .raw_text import warn_of_unknown
 
 
@@ -37,14 +37,21 @@ class BertDictionary(Dictionary):
     fairseq's own four specials are not added; BERT's stand in the file and take their roles:
     pad `[PAD]`, unk `[UNK]`, bos `[CLS]`, eos `[SEP]`, and `[MASK]`, which fairseq does not know.
     Make one with `BertDictionary.load(file)`.
+
+    Attributes:
+        normalization: of the text that it is for; loaded and saved with the file, in one beside it.
     """
 
     def __init__(self) -> None:
         super().__init__(bos="[CLS]", pad="[PAD]", eos="[SEP]", unk="[UNK]", add_special_symbols=False)
         self.nspecial = 0  # how many first symbols fairseq takes for its own and does not save
+        self.normalization = UNCASED
         self.encoded = Encoded()
-        # fairseq-preprocess tells a dictionary nothing of its end; its workers have copies that say nothing
+        # fairseq-preprocess has no hook for its end; copies in its workers do not report
         weakref.finalize(self, self.encoded.report)
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and self.normalization == getattr(other, "normalization", None)
 
     def mask(self) -> int:
         """Helper to get index of mask symbol"""
@@ -55,7 +62,7 @@ class BertDictionary(Dictionary):
         """Loads a dictionary from a path or an open file, text or binary.
 
         Raises:
-            FileNotFoundError, ValueError: see `read_vocabulary`.
+            FileNotFoundError, ValueError: see `read_vocabulary` and `read_normalization`.
         """
         dictionary = cls()
         dictionary.add_from_file(f)
@@ -63,6 +70,8 @@ class BertDictionary(Dictionary):
 
     def add_from_file(self, f: StrPath | IO) -> None:
         """Adds the pieces of a file, and finds the special ones; see `load`."""
+        if isinstance(f, (str, os.PathLike)):
+            self.normalization = read_normalization(f)
         for piece, count in read_vocabulary(f).items():
             self.add_symbol(piece, n=count)
         self.pad_index = self.indices[self.pad_word]
@@ -86,6 +95,7 @@ class BertDictionary(Dictionary):
         """Writes every piece with its count, to a path or an open text file, as `load` reads them."""
         if isinstance(f, (str, os.PathLike)):
             Path(f).parent.mkdir(parents=True, exist_ok=True)
+            write_normalization(self.normalization, f)
             with open(f, "w", encoding="utf-8", newline="\n") as file:
                 return self.save(file)
         f.writelines(f"{piece} {count}\n" for piece, count in zip(self.symbols, self.count))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 ROWS = {"cpu": 256}  # predictions whose logits exist at a time: they stay in the cache of a CPU
 ROWS_ELSEWHERE = 4096
-FP16_SCALE = 256.0  # of the gradients of logits: fp16 cannot tell many of them from zero
+FP16_SCALE = 256.0  # of the gradients of logits: many would round to zero in fp16
 
 
 class _LinearNll(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What fairseq-train tells of a run while it trains: how far it is and how long it will take; and how it is stopped.
+"""Progress and remaining time of fairseq-train, and its orderly stop.
 
 fairseq logs every N updates, which on a CPU may be minutes. Here it is the clock that decides. A single process that is
 asked to stop (Ctrl-C, SIGTERM) ends its update and saves, so no work is lost however long an epoch is. Of many processes
@@ -27,35 +27,35 @@ AGAIN = 2.0
 
 
 class Progress:
-    """When to tell how far a run is, and what.
+    """Decides when to log progress, and what.
 
     Args:
         updates: of the whole run; None: unknown.
-        may_stop: whether `Stop` is there for the run, which is told first.
+        may_stop: whether `Stop` is installed; the first line says so.
         clock: seconds.
     """
 
     def __init__(self, updates: int | None, may_stop: bool = True, clock: Callable[[], float] = time.monotonic):
         self.updates, self.may_stop, self.clock = updates, may_stop, clock
         self.began: tuple[int, float] | None = None  # update and time of the first call
-        self.told: float | None = None
+        self.last_logged: float | None = None
 
-    def tell(self, done: int) -> None:
-        """Logs what there is to tell after `done` updates."""
+    def log(self, done: int) -> None:
+        """Logs the progress after `done` updates, if it is time."""
         line = self.line(done)
         if line is not None:
             logger.info("%s", line)
 
     def line(self, done: int) -> str | None:
-        """What to tell after `done` updates; None: nothing yet."""
+        """The line to log after `done` updates; None: not yet."""
         now = self.clock()
         if self.began is None:
             self.began = done, now
         timed, seconds = done - self.began[0], now - self.began[1]
         early = seconds < EVERY and (timed < FIRST or seconds < FIRST)
-        if timed == 0 or (early if self.told is None else now - self.told < EVERY):
+        if timed == 0 or (early if self.last_logged is None else now - self.last_logged < EVERY):
             return None
-        first, self.told = self.told is None, now
+        first, self.last_logged = self.last_logged is None, now
         if self.updates is None:
             return f"update {done:,}"
         left = duration((self.updates - done) * seconds / timed)

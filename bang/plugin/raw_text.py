@@ -12,7 +12,7 @@ from fairseq.dataclass import FairseqDataclass
 
 from ..text.cleanup import to_text
 from ..text.files import decode_line, read_lines
-from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.vocabulary import UNCASED, VOCAB, Normalization, read_normalization, read_vocabulary
 from ..text.wordpieces import WordPieces
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,12 @@ class BangBpe:
 
     def __init__(self, cfg: BangBpeConfig):
         self.has_own_vocabulary = cfg.bpe_vocab_file is not None
-        self.use(list(read_vocabulary(cfg.bpe_vocab_file or VOCAB)))
+        vocabulary = cfg.bpe_vocab_file or VOCAB
+        self.use(list(read_vocabulary(vocabulary)), read_normalization(vocabulary))
 
-    def use(self, pieces: Sequence[str]) -> None:
+    def use(self, pieces: Sequence[str], normalization: Normalization = UNCASED) -> None:
         """Takes these word pieces, in the order of their ids."""
-        self._word_pieces = WordPieces(pieces)
+        self._word_pieces = WordPieces(pieces, normalization)
 
     def encode(self, x: str) -> str:
         return " ".join(piece for piece in self._word_pieces(x).split(" ") if piece != "[PAD]")

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 DECODING_HELP = (
     f"the mode to generate in: {', '.join(MODES)}. --beam is for ar alone: speculative gives the words of --beam 1 (it takes "
-    "fairseq's default of 5 for 1, since the two cannot be told apart)"
+    "fairseq's default of 5 for 1, since the two look the same)"
 )
 NO_EFFECT_IN_LOOP = (
     "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
@@ -45,7 +45,7 @@ NO_EFFECT_IN_LOOP = (
 
 OF_MODES = ("block_size", "commit_threshold", "draft_length", "draft_from_source", "eos_penalty")
 """The task's options that `Options` describes."""
-UNKNOWN_SAMPLE = 1000  # first texts of a split that tell whether raw text was binarized
+UNKNOWN_SAMPLE = 1000  # first texts of a split, checked for raw text that was binarized
 
 
 @dataclass
@@ -169,7 +169,7 @@ class BangTranslationTask(BangTask, TranslationTask):
         """As fairseq's; --bpe bang splits into the pieces that the source dictionary has."""
         bpe = super().build_bpe(args)
         if isinstance(bpe, raw_text.BangBpe) and not bpe.has_own_vocabulary:
-            bpe.use(self.source_dictionary.symbols)
+            bpe.use(self.source_dictionary.symbols, self.source_dictionary.normalization)
         return bpe
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
@@ -194,7 +194,7 @@ class BangTranslationTask(BangTask, TranslationTask):
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None):
         """The sentences of fairseq-interactive and its hub interface, cut by --truncate-source as files are."""
         raw_text.warn_of_unknown(*_unknown(src_tokens, self.source_dictionary), "the input")
-        self.source_dictionary.encoded.clear()  # told
+        self.source_dictionary.encoded.clear()  # warned already
         if self.cfg.truncate_source:
             limit = self.cfg.max_source_positions
             src_tokens = [
@@ -295,7 +295,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             statistics=statistics,
             link=link,
         )
-        # fairseq does not tell a generator that the run has ended
+        # fairseq has no hook for the end of a run
         weakref.finalize(generator, statistics.report, self.cfg.log_format == "json")
         return generator
 

@@ -82,7 +82,7 @@ class Runner:
         environment = {**os.environ, "PATH": path, "PYTHONPATH": _before("PYTHONPATH", _HOME), **command.environment}
         unfinished = None if command.stdout is None else Path(f"{command.stdout}.unfinished")
         with contextlib.ExitStack() as stack:
-            # what the program says goes through here, so that an error can be told again at the end
+            # keeps the output, so that the error line can be repeated at the end
             said: dict[str, Any] = {"stderr": subprocess.PIPE}
             log = None if command.log is None else stack.enter_context(open(command.log, "ab"))
             if log is not None:
@@ -119,7 +119,7 @@ class Runner:
 
 
 def error_line(said: str) -> str:
-    """The line that tells why a program failed: the last that speaks of an error, or the last."""
+    """The line that says why a program failed: the last that mentions an error, else the last line."""
     last = error = ""
     for line in filter(None, map(str.strip, re.split(r"[\r\n]", said)[-TAIL:])):
         last, error = line, line if _ERROR.search(line) else error

@@ -28,7 +28,7 @@ class Choice:
     Attributes:
         start: as Options.start.
         train: options of fairseq-train.
-        why: to tell, empty where all was asked for.
+        why: the reason, to be printed; empty where the user chose everything.
     """
 
     start: str | None

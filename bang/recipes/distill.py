@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..text.files import StrPath, read_lines
-from ..text.vocabulary import fingerprint, read_vocabulary
+from ..text.vocabulary import fingerprint, read_normalization, read_vocabulary
 from .gpus import gpu_devices
 from .steps import Command, Plan, Step
 from .tasks import (
-    Options,
+    TaskOptions,
     add_binarization,
     add_results,
     add_tokenization,
@@ -30,7 +30,7 @@ def distillation_plan(
     data: StrPath,
     teacher: StrPath,
     out: StrPath,
-    options: Options,
+    options: TaskOptions,
     shards: int,
     at_once: int | None = None,
     keep_references: bool = False,
@@ -113,7 +113,7 @@ def distillation_plan(
     return plan
 
 
-def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path, options: Options) -> dict[str, Path]:
+def add_sources(plan: Plan, tokenized: dict[str, Path], more: Path, folder: Path, options: TaskOptions) -> dict[str, Path]:
     """Adds the step that puts further sources behind those of the train part, and empty lines behind its targets.
 
     Args:
@@ -164,7 +164,9 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
         )
     saved = (state.get("task_state") or {}).get("dictionaries")
     beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
-    if (saved is not None and saved != fingerprint(pieces, pieces)) or any(theirs != pieces for theirs in beside):
+    if (saved is not None and saved != fingerprint(pieces, pieces, read_normalization(vocab))) or any(
+        theirs != pieces for theirs in beside
+    ):
         raise UserError(
             f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with"
         )

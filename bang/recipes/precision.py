@@ -40,7 +40,7 @@ def training_option(words: Sequence[str] = ()) -> str:
     """`--fp16`, `--bf16`, or nothing for float32 or where the words name a precision.
 
     Args:
-        words: options of fairseq-train; --save-dir or --restore-file tells the checkpoint that the run goes on from.
+        words: options of fairseq-train; --save-dir or --restore-file names the checkpoint to resume from.
 
     Raises:
         ValueError: the words name a precision whose optimizer cannot go on from the checkpoint.

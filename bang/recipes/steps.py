@@ -39,7 +39,7 @@ class Step:
             or a file in them that was there.
         resumes: file that the commands go on from where an interrupted run left it, as a training run does. One that
             was left from other inputs or with other settings is neither gone on with nor removed, but refused.
-        settings: what of the commands of a step that resumes has to stay as it was, in words to tell.
+        settings: the part of a resumable step's commands that must not change, as text for the message.
         group, at_once: neighbours of the same group need nothing of each other; so many of them run at once.
     """
 

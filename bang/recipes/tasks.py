@@ -10,9 +10,10 @@ from pathlib import Path
 from .. import modes
 from ..decoding.link import LINK_FILE
 from ..errors import UserError
+from ..text.casing import CASING_FILE
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
-from ..text.vocabulary import VOCAB, read_vocabulary
+from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary, vocabulary_files
 from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
@@ -20,7 +21,7 @@ from .steps import Command, Plan, Step
 PACKAGES = ("rouge_score", "sacrebleu", "nltk", "matplotlib")
 """What evaluation and learning curves import, the last steps of a recipe."""
 
-MODES = {
+EVALUATED_IN = {
     "ar": ("ar",),
     "nar": ("nar",),
     "semi-nar": ("semi-nar",),
@@ -57,11 +58,11 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class TaskOptions:
     """What a recipe is asked for.
 
     Attributes:
-        mode: of MODES.
+        mode: of EVALUATED_IN.
         start: what `--load-from-pretrained-model` takes; None: new weights.
         preset: of PRESETS.
         vocab: the vocabulary, one `piece count` a line.
@@ -85,7 +86,7 @@ class Options:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("preset", PRESETS)):
+        for name, known in (("mode", EVALUATED_IN), ("preset", PRESETS)):
             if getattr(self, name) not in known:
                 raise UserError(f"--{name} {getattr(self, name)}: choose {', '.join(known)}")
 
@@ -115,7 +116,7 @@ def find_pairs(data: StrPath) -> dict[str, Path]:
     return found
 
 
-def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
+def task_plan(data: StrPath, out: StrPath, options: TaskOptions) -> Plan:
     """The whole way, from raw pairs to scores.
 
     Args:
@@ -132,32 +133,32 @@ def task_plan(data: StrPath, out: StrPath, options: Options) -> Plan:
     return plan
 
 
-def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: Options) -> dict[str, Path]:
+def add_tokenization(plan: Plan, pairs: dict[str, Path], folder: Path, options: TaskOptions) -> dict[str, Path]:
     """Adds the step that makes word pieces; returns their files, named as the pairs."""
     raw = list(pairs.values())
     words = ["python", "-m", "bang", "tokenize", "--out-dir", folder, "--vocab", options.vocab]
     tokenized = {name: folder / path.name for name, path in pairs.items()}
     command = Command([*words, *raw], neutral=["--workers", options.workers])
-    plan.add(Step("tokenize", [command], [*raw, options.vocab], list(tokenized.values())))
+    plan.add(Step("tokenize", [command], [*raw, *vocabulary_files(options.vocab)], list(tokenized.values())))
     return tokenized
 
 
-def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: Options) -> Path:
+def add_binarization(plan: Plan, name: str, tokenized: dict[str, Path], folder: Path, options: TaskOptions) -> Path:
     """Adds the step that makes fairseq's data; returns their folder."""
     words = binarize_words({split: tokenized[f"{split}.src"].with_suffix("") for split in SPLITS}, folder, options.vocab)
     log = folder.with_name(f"{folder.name}.log")
     command = Command(words, neutral=["--workers", options.workers], stdout=log, environment=quiet())
-    plan.add(Step(name, [command], [*tokenized.values(), options.vocab], [folder]))
+    plan.add(Step(name, [command], [*tokenized.values(), *vocabulary_files(options.vocab)], [folder]))
     return folder
 
 
 def data_files(folder: Path, *splits: str) -> list[Path]:
-    """What fairseq reads of the data for these splits: not the log beside them, which tells paths and processes."""
+    """The files of these splits that fairseq reads: not the log beside them, which holds paths and process ids."""
     files = [f"{split}.src-tgt.{side}.{kind}" for split in splits for side in SIDES for kind in ("bin", "idx")]
     return [folder / name for name in (*files, *(f"dict.{side}.txt" for side in SIDES))]
 
 
-def add_training(plan: Plan, data: Path, out: Path, options: Options, has_separator: bool = False) -> Path:
+def add_training(plan: Plan, data: Path, out: Path, options: TaskOptions, has_separator: bool = False) -> Path:
     """Adds the fine-tuning; returns its best checkpoint."""
     inputs = data_files(data, "train", "valid")
     words = ["python", "-m", "bang", "finetune", "--mode", options.mode, data, out / "checkpoints"]
@@ -191,12 +192,14 @@ def deciding_options(words: Sequence) -> str:
 
 
 def add_results(
-    plan: Plan, data: Path, tokenized_source: Path, pairs: dict[str, Path], checkpoint: Path, out: Path, options: Options
+    plan: Plan, data: Path, tokenized_source: Path, pairs: dict[str, Path], checkpoint: Path, out: Path, options: TaskOptions
 ) -> None:
     """Adds generation by each of the mode's decodings, with a link too where one may serve, and the evaluation of them all."""
     preset, reference, texts = PRESETS[options.preset], pairs["test.tgt"], []
+    if read_normalization(options.vocab).do_lower_case:
+        add_casing(plan, pairs, checkpoint)
     clean = ["python", "-m", "bang", "clean-up", *([] if preset.as_words else ["--detokenize"])]
-    runs: list[tuple[str, Path | None]] = [(decoding, None) for decoding in MODES[options.mode]]
+    runs: list[tuple[str, Path | None]] = [(decoding, None) for decoding in EVALUATED_IN[options.mode]]
     linked = _linked(options)
     if linked:
         link = add_link(plan, pairs, checkpoint, options)
@@ -230,16 +233,16 @@ def add_results(
     plan.add(Step("evaluate", [*commands, Command(words, stdout=outputs[0])], [*texts, answers], outputs))
 
 
-def _linked(options: Options) -> list[str]:
+def _linked(options: TaskOptions) -> list[str]:
     """The decodings that are tried with a link too: none without NAR, whose texts choose its weights."""
     given = {word.partition("=")[0] for word in options.generate}
-    if "nar" not in MODES[options.mode] or given & NO_LINK_BESIDE:
+    if "nar" not in EVALUATED_IN[options.mode] or given & NO_LINK_BESIDE:
         return []
-    asked = {name: modes.Options(mode=name, block_size=options.block_size) for name in MODES[options.mode]}
+    asked = {name: modes.Options(mode=name, block_size=options.block_size) for name in EVALUATED_IN[options.mode]}
     return [name for name, of_mode in asked.items() if modes.find(name).may_link(of_mode)]
 
 
-def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Options) -> Path:
+def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: TaskOptions) -> Path:
     """Adds the step that makes a link of the training targets, beside the checkpoint; returns its file."""
     link = checkpoint.with_name(LINK_FILE)
     words = ["python", "-m", "bang", "link", pairs["train.tgt"], "--out", link, "--vocab", options.vocab]
@@ -250,7 +253,14 @@ def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Opti
     return link
 
 
-def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: Options) -> list:
+def add_casing(plan: Plan, pairs: dict[str, Path], checkpoint: Path) -> None:
+    """Adds the step that makes the table by which `bang generate` writes capitals, beside the checkpoint."""
+    table, targets = checkpoint.with_name(CASING_FILE), pairs["train.tgt"]
+    words = ["python", "-m", "bang", "casing", targets, "--out", table]
+    plan.add(Step("casing", [Command(words)], [targets], [table]))
+
+
+def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: TaskOptions) -> list:
     """fairseq-generate's command line for one decoding."""
     words = ["fairseq-generate", data, "--user-dir", PACKAGE, "--task", "translation_bang", "--path", checkpoint]
     words += ["--gen-subset", split, "--batch-size", options.batch_size, "--truncate-source", "--decoding", decoding]
@@ -265,7 +275,7 @@ def precision_words() -> list[str]:
 
 
 def quiet() -> dict[str, str]:
-    """Has fairseq tell warnings alone; a LOGLEVEL of the user's stays."""
+    """Makes fairseq log warnings only, unless the user has set LOGLEVEL."""
     return {"LOGLEVEL": os.environ.get("LOGLEVEL", "WARNING")}
 
 

@@ -32,7 +32,7 @@ WARMUP = {"finetune": 1000, "pretrain": 10000}
 
 _FEW_EPOCHS = "--max-epoch 10 --save-interval 1 --keep-last-epochs 10"
 _MANY_EPOCHS = "--max-epoch 50 --save-interval 5 --keep-last-epochs 10"
-MODES = {
+TRAINING_OPTIONS = {
     "ar": f"--nar-ratio 0 --ngram 1 --disable-ngram-loss {_FEW_EPOCHS}",
     "nar": f"--nar-ratio 1 --ngram 1 --disable-ngram-loss {_MANY_EPOCHS}",
     "semi-nar": f"--semi-nar-ratio 1 --ngram 1 {_MANY_EPOCHS}",
@@ -100,18 +100,18 @@ def finetuning(mode: str, data: StrPath, save_dir: StrPath, further: Sequence[st
     """fairseq-train's options for fine-tuning.
 
     Args:
-        mode: of MODES.
+        mode: of TRAINING_OPTIONS.
         further: options that take the place of the recipe's.
 
     Raises:
         ValueError: no such mode.
     """
-    if mode not in MODES:
-        raise UserError(f"--mode {mode}: choose {', '.join(MODES)}")
+    if mode not in TRAINING_OPTIONS:
+        raise UserError(f"--mode {mode}: choose {', '.join(TRAINING_OPTIONS)}")
     schedule = shlex.split(f"{SCHEDULE} --min-lr 1e-09")
     if has(further, "--lr-scheduler"):
         schedule = []  # another may begin or end at 0
-    recipe = shlex.split(f"{PUBLISHED} {FINETUNING} {MODES[mode]}")
+    recipe = shlex.split(f"{PUBLISHED} {FINETUNING} {TRAINING_OPTIONS[mode]}")
     return [*_places(data, save_dir), *recipe, *schedule, *further]
 
 

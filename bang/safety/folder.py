@@ -16,6 +16,8 @@ from ..text.vocabulary import read_vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
 MODEL, EXPORT = "bang model", "bang export"
+HUGGING_FACE = "bang"
+"""The `model_type` in config.json of a folder for Hugging Face's transformers, which is no format of ours."""
 VERSIONS = {MODEL: 1, EXPORT: 1}
 
 
@@ -66,6 +68,10 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     kind = config.get("format") if isinstance(config, dict) else None
+    if is_for_transformers(folder):
+        raise UserError(
+            f"{folder}: a folder for Hugging Face's transformers; bang pack {folder} FOLDER turns it into one of ours"
+        )
     if kind not in formats:
         raise UserError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
     if config.get("version") != VERSIONS[kind] or config["version"] is True:
@@ -80,6 +86,15 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
     return config
+
+
+def is_for_transformers(folder: StrPath) -> bool:
+    """Whether a folder is one for Hugging Face's transformers, of bang; a config.json that cannot be read is of none."""
+    try:
+        config = json.loads(Path(folder, CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "format" not in config and config.get("model_type") == HUGGING_FACE
 
 
 def read_pieces(folder: StrPath) -> list[str]:

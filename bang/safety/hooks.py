@@ -1,4 +1,4 @@
-"""Where fairseq reads checkpoints: one function for every way in, and what workers tell each other.
+"""Where fairseq reads checkpoints: one function for every way in, and for objects that workers exchange.
 
 fairseq-generate, -interactive, -validate, resuming, `--restore-file`, `--finetune-from-model`, the hub and ensembles
 all call `checkpoint_utils.load_checkpoint_to_cpu` before they build anything.

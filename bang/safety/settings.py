@@ -84,7 +84,7 @@ def check(state: dict, path: str) -> dict:
 
     Returns:
         The same, with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals. A file
-        that tells nothing of its training, as weights and options alone, is one whose training begins.
+        without a training state (weights and options alone) starts a new training.
     Raises:
         ValueError: no fairseq checkpoint, or one that names what may not be built. One line.
     """

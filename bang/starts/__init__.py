@@ -1,6 +1,6 @@
 """Weights from elsewhere that a new model starts from: `--load-from-pretrained-model`.
 
-`files` reads them and tells the families apart, `bert` and `prophetnet` give them our names, `adapt` fits them to the
+`files` reads them and recognizes the family, `bert` and `prophetnet` give them our names, `adapt` fits them to the
 model's layers, lengths and vocabulary. What has no counterpart in a start is said where it is made.
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..text.vocabulary import PASSAGE_SEPARATOR, fingerprint
+from ..text.vocabulary import PASSAGE_SEPARATOR, UNCASED, Normalization, fingerprint
 from .files import OPTION, SLOT, Start
 
 logger = logging.getLogger(__name__)
@@ -15,11 +15,17 @@ logger = logging.getLogger(__name__)
 REMEDY = "binarize the data with its vocabulary: fairseq-preprocess --srcdict vocab.txt --tgtdict vocab.txt"
 SIDES = ("encoder", "decoder")
 UNSHAPED = ("encoder_attention_heads", "decoder_attention_heads", "activation_fn")
-"""Options that no weight's shape tells: wrong ones compute something else without a word."""
+"""Options that no weight's shape shows: with a wrong value the model silently computes something else."""
 
 
 def weights_for(
-    start: Start, cfg, own: dict[str, Tensor], pieces: dict[str, list[str]], load_sep: bool = False, data: str = "the model"
+    start: Start,
+    cfg,
+    own: dict[str, Tensor],
+    pieces: dict[str, list[str]],
+    load_sep: bool = False,
+    data: str = "the model",
+    normalization: Normalization = UNCASED,
 ) -> dict[str, Tensor]:
     """The start's weights as the model's own: load them strictly, after `upgrade_state_dict` for old names.
 
@@ -30,12 +36,13 @@ def weights_for(
         pieces: word pieces of the encoder's and the decoder's dictionary.
         load_sep: copy the embedding of [SEP] over that of [X_SEP].
         data: what to call that whose dictionary it is.
+        normalization: of the dictionary's text.
     Raises:
         ValueError: a size, the vocabulary or an option does not agree; one line that names the option to set.
     """
     _check_sizes(start, cfg)
     chosen = _choose_pieces(start, pieces)
-    _check_dictionary(start, pieces, data)
+    _check_dictionary(start, pieces, data, normalization)
     weights = {**start.weights, **chosen}
     for side in SIDES:
         weights = _choose_layers(weights, side, _layers_to_take(start, cfg, side))
@@ -124,7 +131,7 @@ def _check_sizes(start: Start, cfg) -> None:
     untold = [name for name in UNSHAPED if name not in start.sizes]
     if untold:
         logger.warning(
-            "%s %s: weights alone do not tell %s; taken as %s%s", OPTION, start.path,
+            "%s %s: weights alone do not say %s; taken as %s%s", OPTION, start.path,
             ", ".join(f"--{name.replace('_', '-')}" for name in untold), ", ".join(str(getattr(cfg, name)) for name in untold),
             "" if start.family == "bang" else "; its config.json beside it settles them",
         )  # fmt: skip
@@ -144,11 +151,11 @@ def _check_count(start: Start, own: int, rows: int, wanted: int) -> None:
         )
 
 
-def _check_dictionary(start: Start, pieces: dict[str, list[str]], data: str) -> None:
+def _check_dictionary(start: Start, pieces: dict[str, list[str]], data: str, normalization: Normalization) -> None:
     """Refuses a checkpoint of ours that was trained with as many other pieces; [X_SEP] may be BERT's [unused1] there."""
     sides = [pieces[side] for side in SIDES]
     as_bert = [["[unused1]" if piece == PASSAGE_SEPARATOR else piece for piece in side] for side in sides]
-    if start.fingerprint not in (None, fingerprint(*sides), fingerprint(*as_bert)):
+    if start.fingerprint not in (None, *(fingerprint(both[0], both[1], normalization) for both in (sides, as_bert))):
         raise UserError(f"{OPTION} {start.path}: trained with another dictionary than that of {data}; {REMEDY}")
 
 
@@ -156,8 +163,8 @@ def _choose_pieces(start: Start, pieces: dict[str, list[str]]) -> dict[str, Tens
     """The rows of the start's tables that a smaller vocabulary takes; nothing where the vocabularies are one.
 
     Raises:
-        ValueError: the dictionary has a piece that the start lacks, or numbers pieces otherwise where the start
-            does not tell its own.
+        ValueError: the dictionary has a piece that the start lacks; or the sizes differ and the start
+            does not come with its vocabulary.
     """
     chosen = {}
     for side in SIDES:

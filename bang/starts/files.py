@@ -13,6 +13,7 @@ from ..safety import checkpoints
 from ..safety.folder import MODEL, read_pieces
 from ..safety.settings import check_start
 from ..text.files import read_lines
+from ..text.vocabulary import TOKENIZER_FILE, Normalization, read_normalization
 from . import bert, names, prophetnet
 
 OPTION = "--load-from-pretrained-model"
@@ -28,10 +29,11 @@ class Start(NamedTuple):
     path: str
     family: str  # bang (and ProphetNet's fairseq files, which have the same names), bert, prophetnet
     weights: dict[str, Tensor]
-    sizes: dict[str, Any]  # by the option that has to agree, as far as the files tell: {"encoder_embed_dim": 384, …}
+    sizes: dict[str, Any]  # by the option that has to agree, as far as the files say: {"encoder_embed_dim": 384, …}
     layers: dict[str, int]  # how many there are to choose from: {"encoder": 6, "decoder": 6}
     pieces: list[str] | None  # the vocabulary, where the files have it
     fingerprint: str | None = None  # of the dictionaries that a checkpoint of ours was trained with
+    normalization: Normalization | None = None  # of its text, where the files say it
 
 
 def read(path: str) -> Start:
@@ -69,7 +71,9 @@ def read(path: str) -> Start:
     sizes = {**_sizes(weights), **settings}
     _check_tables(weights, path)
     _check_heads(sizes, path)
-    return Start(path, family, weights, sizes, _layers(weights), _read_pieces(folder, config), fingerprint)
+    return Start(
+        path, family, weights, sizes, _layers(weights), _read_pieces(folder, config), fingerprint, _normalization(folder)
+    )
 
 
 _CHECKED = (
@@ -146,7 +150,7 @@ def _layers(weights: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
-    """The widths that shapes tell."""
+    """The widths, from the shapes of the weights."""
     sizes = {}
     for side in ("encoder", "decoder"):
         for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
@@ -173,6 +177,11 @@ def _check_heads(sizes: dict[str, Any], path: str) -> None:
                 f"{OPTION} {path}: its settings give the {side} {heads!r} attention heads, and a whole number is wanted that "
                 f"divides its width of {width}; mend its config.json, or take it anew from where it comes"
             )
+
+
+def _normalization(folder: str | None) -> Normalization | None:
+    file = os.path.join(folder or "", TOKENIZER_FILE)
+    return read_normalization(file) if folder is not None and os.path.isfile(file) else None
 
 
 def _read_pieces(folder: str | None, config: dict) -> list[str] | None:

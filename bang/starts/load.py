@@ -4,6 +4,7 @@ import logging
 
 from ..network.model import BangModel
 from ..safety import checkpoints
+from ..text.vocabulary import TOKENIZER_FILE
 from .adapt import weights_for
 from .files import OPTION, Start, read
 
@@ -23,7 +24,13 @@ def load_into(model: BangModel, start: Start | str, load_sep: bool = False, data
     """
     start = read(start) if isinstance(start, str) else start
     pieces = {side: getattr(model, side).dictionary.symbols for side in ("encoder", "decoder")}
-    weights = weights_for(start, model.cfg, model.state_dict(), pieces, load_sep, data)
+    normalization = model.encoder.dictionary.normalization
+    if start.normalization not in (None, normalization):
+        logger.warning(
+            "%s %s: its own %s treats capitals, accents or ideographs otherwise than the vocabulary of %s; put it beside that",
+            OPTION, start.path, TOKENIZER_FILE, data,
+        )  # fmt: skip
+    weights = weights_for(start, model.cfg, model.state_dict(), pieces, load_sep, data, normalization)
     model.upgrade_state_dict(weights)
     checkpoints.check_fits(weights, model.state_dict(), f"{OPTION} {start.path}")
     model.load_state_dict(weights, strict=True)

@@ -5,7 +5,7 @@ Word pieces say which of them make a word, but not where blanks stood around pun
 to right; research/make_blanks.py learned its weights, blanks.txt, from package descriptions, docstrings and manual
 pages. A few rules of written English come first, where that text says too little: e-mail addresses, arithmetic,
 abbreviations. What is ambiguous in itself stays a guess, `-` most of all (`high-level`, `library - documentation`).
-Case is not restored.
+Case stays as it is; bang/text/casing.py restores it.
 
 Standard library only.
 """
@@ -61,14 +61,15 @@ def detokenize(pieces: str, source: str = "") -> str:
     >>> detokenize("node . js bin ##ding ( http ) for c + + ; don ' t use test : : deep")
     "node.js binding (http) for c++; don't use test::deep"
     """
-    words, weights = split_words(pieces), _weights()
+    written, weights = split_words(pieces), _weights()
+    words = [word.lower() for word in written]  # a cased vocabulary's blanks stand where others' do
     rules, line = _as_in_source(words, source) | _rules(words), Line(words)
     for index in range(1, len(words)):
         blank = rules.get(index)
         if blank is None:
             blank = line.is_open(index) or sum(weights.get(feature, 0.0) for feature in line.features(index)) > 0
         line.add(blank)
-    return "".join(f" {word}" if blank else word for word, blank in zip(words, line.blanks))
+    return "".join(f" {word}" if blank else word for word, blank in zip(written, line.blanks))
 
 
 def split_words(pieces: str) -> list[str]:

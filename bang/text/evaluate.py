@@ -70,7 +70,7 @@ def read_texts(path: StrPath) -> list[str]:
 def warn_of_equal_texts(texts: Sequence[str], references: Sequence[str] = ()) -> str | None:
     """Says in one line that a system writes much the same text for every source, or returns None.
 
-    Such a system may score better than one that reads its sources, so that no score tells.
+    Such a system may score better than one that reads its sources, so scores do not show it.
 
     Args:
         texts: what the system wrote, each for a source of its own.

@@ -1,4 +1,4 @@
-"""Raw text to lower-cased BERT word pieces joined by blanks, the text that fairseq-preprocess expects.
+"""Raw text to BERT word pieces joined by blanks, the text that fairseq-preprocess expects.
 
 The pieces are those of transformers' `BertTokenizer`, line for line: this drives the same Rust library,
 from several processes and with a memory for words. Each line in, which ends at a line feed and nowhere

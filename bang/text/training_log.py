@@ -44,7 +44,7 @@ _SHOWN = re.compile(r"\| bang\.progress \| (.*)|\| ((?:WARNING|ERROR|CRITICAL) \
 
 
 def for_terminal(line: str) -> str | None:
-    """What somebody who watches a training is shown of a line of its log: how far it is, and warnings."""
+    """The part of a log line that is shown during training: progress and warnings."""
     match = _SHOWN.search(line)
     return match[match.lastindex or 0] if match else None
 

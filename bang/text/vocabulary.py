@@ -1,16 +1,18 @@
-"""The vocabulary file: one `piece count` a line, the id of a piece its line number from 0.
+"""The vocabulary file: one `piece count` a line, the id of a piece its line number from 0; and how text becomes its pieces.
 
 Free of fairseq, whose import takes seconds, for the commands that have no other use for it.
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UserError
-from .files import StrPath, decode_line
+from .files import StrPath, decode_line, replacing
 
 VOCAB = Path(__file__).resolve().parent / "vocab.txt"
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -18,12 +20,83 @@ PASSAGE_SEPARATOR = "[X_SEP]"
 """Stands between the passages of a source; one piece where the vocabulary has it, as the published one does."""
 
 _REMEDY = "binarize with --task translation_bang --srcdict vocab.txt --tgtdict vocab.txt"
+_COUNTED_TWICE = ("[UNK]", "[CLS]", "[SEP]")
 # Nothing is stripped: a piece may be, or end in, a blank that only Unicode knows (U+00A0, U+2028 …).
 _LINE = re.compile(r"(.+) (0|[1-9][0-9]*)", re.DOTALL)
 
 
+TOKENIZER_FILE = "tokenizer_config.json"
+"""Beside a vocabulary it says how its text is normalized, as transformers writes it; without it, as bert-base-uncased's is."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is done to a text before it is split into pieces, under the names of `TOKENIZER_FILE`.
+
+    Attributes:
+        do_lower_case: letters become lower case.
+        strip_accents: accents are left out; None: as `do_lower_case`.
+        tokenize_chinese_chars: an ideograph is a word.
+    """
+
+    do_lower_case: bool = True
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool = True
+
+
+UNCASED = Normalization()
+"""That of bert-base-uncased, and so of the published vocabulary."""
+
+
+def read_normalization(vocabulary: StrPath) -> Normalization:
+    """The normalization of a vocabulary file, from `TOKENIZER_FILE` beside it.
+
+    Raises:
+        ValueError: that file is no JSON, or has something else there; one line.
+    """
+    path = Path(vocabulary).with_name(TOKENIZER_FILE)
+    if not path.is_file():
+        return UNCASED
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON's and UTF-8's
+        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds no settings by name")
+    found = {option.name: settings.get(option.name, option.default) for option in fields(Normalization)}
+    for name, value in found.items():
+        if not (isinstance(value, bool) or value is None and name == "strip_accents"):
+            raise UserError(f"{path}: {name} is {value!r}: give true or false")
+    return Normalization(**found)
+
+
+def write_normalization(normalization: Normalization, vocabulary: StrPath) -> None:
+    """Writes `TOKENIZER_FILE` beside a vocabulary file, where it is needed.
+
+    Raises:
+        ValueError: vocabularies of another normalization are there.
+    """
+    if read_normalization(vocabulary) == normalization:
+        return
+    path = Path(vocabulary).with_name(TOKENIZER_FILE)
+    others = [path] if path.exists() else sorted({*path.parent.glob("dict.*txt")} - {Path(vocabulary)})
+    if others:
+        raise UserError(
+            f"{others[0]}: of a vocabulary with other capitals, accents or ideographs; give another folder, or remove it"
+        )
+    with replacing(path) as file:
+        settings = {"tokenizer_class": "BertTokenizer"} | vars(normalization)
+        file.write(f"{json.dumps(settings, indent=2)}\n".encode())
+
+
+def vocabulary_files(vocabulary: StrPath) -> list[StrPath]:
+    """The file of a vocabulary, and `TOKENIZER_FILE` where it is beside it."""
+    beside = Path(vocabulary).with_name(TOKENIZER_FILE)
+    return [vocabulary, *([beside] if beside.is_file() else [])]
+
+
 def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
-    """Reads the pieces, in the order of their ids, and their counts.
+    """Reads the pieces, in the order of their ids, and their counts. BERT's own vocab.txt, without counts, serves too.
 
     Args:
         source: a path, or an open file, text or binary.
@@ -40,10 +113,13 @@ def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
             return read_vocabulary(file)
     name = getattr(source, "name", "dictionary")
     counts: dict[str, int] = {}
-    for number, line in enumerate(source, start=1):
-        if isinstance(line, bytes):
-            line = decode_line(line, name, number)
-        line = line.removesuffix("\n")
+    lines = [
+        (decode_line(line, name, number) if isinstance(line, bytes) else line).removesuffix("\n")
+        for number, line in enumerate(source, start=1)
+    ]
+    if "[UNK]" in lines:  # BERT's own; the counts are those of the published file
+        lines = [f"{piece} {2 if piece in _COUNTED_TWICE else 1}" for piece in lines]
+    for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise UserError(
@@ -61,13 +137,14 @@ def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
     return counts
 
 
-def fingerprint(source: Sequence[str], target: Sequence[str]) -> str:
+def fingerprint(source: Sequence[str], target: Sequence[str], normalization: Normalization = UNCASED) -> str:
     """What checkpoints keep of the vocabularies that they were trained with.
 
     Args:
         source, target: pieces in the order of their ids.
     """
-    return hashlib.sha256("\n".join([*source, "\n", *target]).encode()).hexdigest()
+    of_text = [] if normalization == UNCASED else ["\n", repr(normalization)]
+    return hashlib.sha256("\n".join([*source, "\n", *target, *of_text]).encode()).hexdigest()
 
 
 def smaller_vocabulary(vocabulary: Mapping[str, int], seen: Mapping[str, int], least: int) -> dict[str, int]:
