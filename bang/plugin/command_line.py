@@ -77,13 +77,8 @@ def print_user_errors() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a traceback itself and nothing comes here
     show = sys.excepthook
 
-<<<<<<< HEAD
-    def tell(kind, error, traceback):
-        mistake = user_error_message(error) or workers.describe_loss(error)
-=======
     def print_mistake(kind, error, traceback):
-        mistake = user_error_message(error)
->>>>>>> house
+        mistake = user_error_message(error) or workers.describe_loss(error)
         if mistake is None:
             show(kind, error, traceback)
         else:
