@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|socket|timed out", flags=re.I)
 """How gloo, NCCL and torch's store say that another process does not answer."""
+
+DYING = 5.0
+"""Seconds in which a killed process may still be ending."""
 
 _workers: list[tuple[str, int]] = []  # machine and process number of each, by rank
 
@@ -43,14 +47,20 @@ def describe_loss(error: BaseException) -> str | None:
         return f"worker {error.error_index} (process {error.error_pid}) ended with {why}; {_AGAIN}"
     if not (_workers and isinstance(error, RuntimeError) and _LOST.search(str(error))):
         return None
-    here, states = socket.gethostname(), {}
-    for rank, (machine, process) in enumerate(_workers):
-        if machine == here and process != os.getpid():
-            states[rank] = _state(process)
-    for what, kind in (("died", "dead"), ("is stopped", "stopped")):
-        lost = [f"worker {rank} (process {_workers[rank][1]})" for rank, state in states.items() if state == kind]
-        if lost:
-            return f"{' and '.join(lost)} {what}; {_AGAIN}"
+    here, end = socket.gethostname(), time.monotonic() + DYING
+    while True:  # a process that is killed closes its connections before it is dead
+        states = {
+            rank: _state(process)
+            for rank, (machine, process) in enumerate(_workers)
+            if machine == here and process != os.getpid()
+        }
+        for what, kind in (("died", "dead"), ("is stopped", "stopped")):
+            lost = [f"worker {rank} (process {_workers[rank][1]})" for rank, state in states.items() if state == kind]
+            if lost:
+                return f"{' and '.join(lost)} {what}; {_AGAIN}"
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
     others = sorted({machine for machine, _ in _workers} - {here})
     where = f"on {' or '.join(others)} " if others else ""
     return f"another worker {where}died or does not answer ({str(error).splitlines()[0][:200]}); {_AGAIN}"
