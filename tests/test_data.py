@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import data_utils
+from omegaconf import OmegaConf
 
 from bang.plugin.data import PairDataset
 from bang.plugin.task import BangTranslationConfig, BangTranslationTask
@@ -191,3 +192,29 @@ def test_folders_with_different_dictionaries(data_bin, tmp_path):
     with pytest.raises(ValueError, match="other/dict.tgt.txt differs from .*bin/dict.tgt.txt: binarize all folders") as refusal:
         BangTranslationTask.setup_task(cfg)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("varies", [False, True], ids=["", "--update-ordered-indices-seed"])
+def test_a_resumed_run_has_the_batches_of_one_that_never_stopped(varies, make_task, dictionary):
+    """Which of equally long sentences share a batch is drawn in the first epoch alone; the batches come in each epoch's order."""
+
+    def iterator(epoch):
+        task = make_task()
+        data = dataset(np.array([7, 9] * 20), dictionary)
+        options = dict(max_sentences=8, seed=1 + epoch * varies, epoch=epoch)
+        run = OmegaConf.create({"criterion": {}, "task": task.cfg, "dataset": {
+            "num_shards": 1, "train_subset": "train", "gen_subset": "test", "update_ordered_indices_seed": varies,
+        }})  # fmt: skip
+        task.cfg = run.task
+        return task.get_batch_iterator(data, **options)
+
+    whole, resumed = iterator(1), iterator(3)
+    for _ in range(2):
+        whole.next_epoch_itr()
+        list(whole._cur_epoch_itr)
+    for made in (whole, resumed):
+        assert made.next_epoch_idx == 3
+    assert [list(batch) for batch in whole.frozen_batches] == [list(batch) for batch in resumed.frozen_batches]
+    assert [batch["id"].tolist() for batch in whole.next_epoch_itr()] == [
+        batch["id"].tolist() for batch in resumed.next_epoch_itr()
+    ]

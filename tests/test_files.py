@@ -4,12 +4,17 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import subprocess
+import sys
 import zipfile
 
 import pytest
+from conftest import ROOT
+from support.kills import lines
 
 from bang.__main__ import main
-from bang.text.files import CompressedError, _hinted, read_lines
+from bang.text.files import CompressedError, _hinted, new_folder, read_lines, replacing, write_whole
 
 
 def zipped(text: bytes) -> bytes:
@@ -76,3 +81,53 @@ def test_lines_of_json_get_a_hint_once(tmp_path, caplog):
     path.with_suffix(".txt").write_text("{braces} of a text\n{}\n")
     list(read_lines(path.with_suffix(".txt")))
     assert len(caplog.records) == 1
+
+
+def test_leftovers_of_killed_processes_go_and_what_is_being_written_stays(tmp_path):
+    """Also where a process number comes again, as in containers; a folder's leftovers likewise."""
+    (tmp_path / f".text.{os.getpid()}.tmp").write_text("half")
+    for name in (f".model.{os.getpid()}.tmp", ".model.abc.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("half")
+    other = "import sys; from bang.text.files import replacing\nwith replacing(sys.argv[1]):\n    print(flush=True)\n    input()"
+    with lines([sys.executable, "-c", other, tmp_path / "text"], cwd=ROOT) as (process, _):
+        (theirs,) = (path for path in tmp_path.glob(".text.*.tmp") if str(os.getpid()) not in path.name)
+        with replacing(tmp_path / "text") as file:
+            file.write(b"one")
+            assert theirs.exists() and len(list(tmp_path.glob(".text.*.tmp"))) == 2
+            with replacing(tmp_path / "text") as another:
+                another.write(b"two")
+        process.kill()
+        process.wait()
+        assert theirs.exists() and (tmp_path / "text").read_text() == "one"
+    write_whole(tmp_path / "text", "three")
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text"]
+    assert (tmp_path / "text").read_text() == "three" and (tmp_path / "model" / "config.json").read_text() == "whole"
+
+
+def test_a_full_disk_that_a_library_meets_is_told_in_one_line(tmp_path):
+    for said in (
+        "I/O error: No space left on device (os error 28)",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+    ):
+        with pytest.raises(OSError, match=f"^{tmp_path}/model: cannot be written, the disk may be full ") as error:
+            with new_folder(tmp_path / "model"):
+                raise RuntimeError(f"{said}\nmore")
+        assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="^shapes$"), new_folder(tmp_path / "model"):
+        raise RuntimeError("shapes")
+
+
+def test_on_a_full_disk_a_file_stays_as_it_was(tmp_path):
+    """A limit on the size of files stands in for it."""
+    write_whole(tmp_path / "text", "whole")
+    script = (
+        "import resource, signal, sys\nfrom bang.text.files import write_whole\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "write_whole(sys.argv[1], 'more')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "text"], cwd=ROOT, capture_output=True, text=True)
+    assert "File too large" in done.stderr and (tmp_path / "text").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]

@@ -1,5 +1,6 @@
 """The engine of the recipes: what runs, what is skipped, what a stopped or failed run leaves."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from support.kills import ended
 
+from bang.recipes import steps
 from bang.recipes.steps import Command, Plan, Step, fingerprint
 
 
@@ -396,3 +399,78 @@ def test_a_file_is_read_once_in_a_run_unless_it_changes(plan, tmp_path, monkeypa
     (tmp_path / "a").write_text("TEXT\n")
     os.utime(tmp_path / "a", ns=(1, 1))
     assert fingerprint([tmp_path / "a"], digests) == fingerprint([tmp_path / "a"]) != before
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path):
+    """In one line that names the first, before it touches anything; a dry run, and one after it, are not."""
+
+    def plan():
+        plan = Plan(tmp_path)
+        plan.add(Step("work", [shell("true")], [], [tmp_path / "text"]))
+        return plan
+
+    first = subprocess.Popen(
+        [sys.executable, "-c", "from bang.recipes.steps import *\nplan = Plan('.')\nplan.add(Step('work', [Command(["
+         "'bash', '-c', 'touch going; while [ ! -e go ]; do sleep 0.02; done; echo text > text'])], [], ['text']))\nplan.run()"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        while first.poll() is None and not (tmp_path / "going").exists():
+            time.sleep(0.02)
+        with pytest.raises(ValueError, match=f"^{tmp_path}: process {first.pid} on .* works there: wait for it, end it, or give"):
+            plan().run()
+        assert not (tmp_path / "text").exists()
+        plan().run(dry=True)
+        (tmp_path / "go").touch()
+        assert first.wait(20) == 0 and (tmp_path / "text").read_text() == "text\n"
+    finally:
+        first.kill()
+
+
+def test_records_that_a_full_disk_cut_refuse_nothing(tmp_path):
+    """What older versions left: the run goes on from its checkpoint."""
+
+    def plan():
+        plan = Plan(tmp_path)
+        work = shell(f"echo . >> {tmp_path}/save")
+        plan.add(Step("train", [work], [], [tmp_path / "save"], resumes=tmp_path / "save", settings="--mode nar"))
+        return plan
+
+    plan().run()
+    for kind in ("begun", "json"):
+        (tmp_path / "steps" / f"train.{kind}").write_text("")
+    plan().run()
+    plan().run()
+    assert (tmp_path / "save").read_text() == ".\n.\n"
+
+
+def test_on_a_full_disk_the_records_stay(tmp_path, monkeypatch):
+    def plan(option):
+        plan = Plan(tmp_path)
+        plan.add(Step("train", [shell(f"echo {option} >> {tmp_path}/save")], [], [tmp_path / "save"], resumes=tmp_path / "save"))
+        return plan
+
+    plan(1).run()
+    before = {path.name: path.read_text() for path in (tmp_path / "steps").iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "begun")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "write_whole", full)
+        with pytest.raises(OSError, match="No space left"):
+            plan(2).run()
+    assert {path.name: path.read_text() for path in (tmp_path / "steps").iterdir()} == before
+    plan(2).run()
+    assert (tmp_path / "save").read_text() == "1\n2\n"
+
+
+def test_a_command_ends_when_the_recipe_is_killed(tmp_path):
+    """SIGKILL of the recipe alone, as where memory runs out."""
+    process = subprocess.Popen([sys.executable, "-c", RECIPE, "plain"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    written = tmp_path / "pid0"
+    while process.poll() is None and not (written.exists() and written.read_text()):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert ended(int(written.read_text()), within=10)

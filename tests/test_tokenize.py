@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.kills import ended, of_session
 
 from bang.__main__ import main
 from bang.text import tokenize, wordpieces
@@ -208,6 +209,23 @@ def test_interrupted_command_leaves_nothing(number, status, tmp_path):
     assert process.returncode == status
     assert b"Traceback" not in errors
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path):
+    """SIGKILL of the command alone, as where memory runs out."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "bang", "tokenize", "--out-dir", tmp_path / "out", pipe, "--workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    with open(pipe, "wb") as raw:
+        raw.write(b"some words\n" * 100_000)
+        raw.flush()
+        while not list((tmp_path / "out").glob(".pipe.*.tmp")):
+            time.sleep(0.01)
+        workers = [child for child in of_session(process.pid) if child != process.pid]
+        process.kill()
+        process.wait()
+    assert len(workers) == 2 and all(ended(worker, within=10) for worker in workers)
 
 
 @pytest.mark.parametrize(

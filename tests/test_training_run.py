@@ -42,6 +42,19 @@ def test_every_epoch_can_be_gone_on_from(train_here):
     assert saved(train_here("--save-interval", "5", "--max-epoch", "6")) == {"3": 9, "5": 15, "6": 18, "_last": 18}
 
 
+def test_a_run_that_resumes_in_a_later_epoch_equals_one_that_never_stopped(train_here, tmp_path):
+    """Bit by bit: weights, and the optimizer's state. Many of these sentences are equally long."""
+    more = ["--dropout", "0.1", "--no-epoch-checkpoints"]  # 3 updates an epoch
+    train_here(*more, "--max-update", "9", "--save-dir", tmp_path / "whole")
+    whole = torch.load(tmp_path / "whole" / "checkpoint_last.pt")
+    for stop in ("7", "9"):
+        train_here(*more, "--max-update", stop, "--save-dir", tmp_path / "parts")
+    parts = torch.load(tmp_path / "parts" / "checkpoint_last.pt")
+    assert all(torch.equal(parts["model"][name], weight) for name, weight in whole["model"].items())
+    moments = [state["last_optimizer_state"]["state"] for state in (whole, parts)]
+    assert all(torch.equal(moments[0][i][name], moments[1][i][name]) for i in moments[0] for name in ("exp_avg", "exp_avg_sq"))
+
+
 @pytest.mark.parametrize(
     "options, trains",
     [

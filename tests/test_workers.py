@@ -47,7 +47,7 @@ def test_several_processes_give_what_one_gives(generate, runtime, deaths, caplog
     deaths(lambda chunk, worker: chunk.first == 117 and not killed and not killed.append(worker.process.pid))
     found = list(generate(iter(texts), first=101, details=True))
     assert found == runtime.generate(texts, details=True, on_error="blank", first=101, **OPTIONS)
-    assert found[70].error.startswith("text 171 has 600 word pieces")
+    assert found[70].error.startswith("text 171 has over 511 word pieces")
     (said,) = caplog.messages
     assert f"process {killed[0]}, was killed (SIGKILL; for lack of memory, maybe): texts 117 to 148 are generated again" in said
 

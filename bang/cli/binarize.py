@@ -7,11 +7,10 @@ Of TOKENIZED it takes the parts {train,valid,test}.{src,tgt} that are there, wit
 """
 
 import argparse
-import os
 import shlex
-import sys
 
-from ..recipes.binarize import binarize_words, find_prefixes
+from ..recipes.binarize import binarize, binarize_words, find_prefixes
+from ..text.files import StrPath
 from ..text.vocabulary import VOCAB, read_vocabulary
 
 HELP = "word pieces to fairseq's binary data"
@@ -28,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     read_vocabulary(args.vocab)
-    words = binarize_words(find_prefixes(args.tokenized, args.text), args.out, args.vocab, args.text)
-    command = [*map(str, words), "--workers", str(args.workers)]
+    prefixes = find_prefixes(args.tokenized, args.text)
+
+    def words(out: StrPath) -> list[str]:
+        return [*map(str, binarize_words(prefixes, out, args.vocab, args.text)), "--workers", str(args.workers)]
+
     if args.dry_run:
-        print(shlex.join(command))
+        print(shlex.join(words(args.out)))
     else:
-        # As a module: an interpreter whose programs are not on the PATH has it too.
-        os.execv(sys.executable, [sys.executable, "-m", "fairseq_cli.preprocess", *command[1:]])
+        binarize(words, args.out)

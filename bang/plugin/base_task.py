@@ -2,21 +2,24 @@
 
 import logging
 import os
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
+from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 
 from .. import starts
 from ..errors import UserError
+from ..processes import hold_folder
 from ..safety import checkpoints, settings
 from ..safety.hooks import FILE
 from ..text.vocabulary import fingerprint
 from ..trained_modes import trained_blocks, trained_modes
-from . import training_run
+from . import checkpoint_files, training_run, workers
 from .command_line import add_min_lr, program
 from .dictionary import BertDictionary
 from .progress import Progress, Stop
@@ -86,6 +89,8 @@ class BangTask(FairseqTask):
             settings.allow(models=[cfg._name])  # the command line's own, which may be resumed
         model = super().build_model(cfg, from_checkpoint)
         run = training_run.run_config(cfg)
+        if run and not from_checkpoint:
+            workers.meet(run.distributed_training)
         model.trained_modes, model.trained_blocks = (trained_modes(run), trained_blocks(run)) if run else ({}, None)
         if run and not from_checkpoint and hasattr(model, "decodes"):
             training_run.check_modes(run, model.decodes)
@@ -121,12 +126,24 @@ class BangTask(FairseqTask):
         """As fairseq's; a sentence over --max-tokens is over a limit too, not a failed assertion.
 
         fairseq-generate gets its part of the batches by --num-shards and --shard-id, which fairseq 0.12 leaves unread.
+        A run that resumes has the batches of one that never stopped: fairseq keeps those that it made in epoch 1, but
+        resuming in a later epoch draws anew which of two equally long sentences comes first.
         """
         limits = utils.resolve_max_positions(max_positions, max_tokens)
         run = training_run.run_config(self.cfg)
         if run is not None and run.dataset.num_shards > 1 and dataset is self.datasets.get(run.dataset.gen_subset):
             kwargs.update(num_shards=run.dataset.num_shards, shard_id=run.dataset.shard_id)
+        anew = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+        begins = self.can_reuse_epoch_itr(dataset) and not anew and dataset not in self.dataset_to_epoch_iter
+        epoch = kwargs.get("epoch", 1)
+        if begins and epoch > 1:
+            kwargs["epoch"] = 1
+            if run is not None and run.dataset.update_ordered_indices_seed:  # --seed and the epoch
+                kwargs["seed"] -= epoch - 1
         iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, limits, *args, **kwargs)
+        if begins and epoch > 1:
+            iterator.epoch = epoch
+            dataset.set_epoch(epoch)
         if run is not None and dataset is self.datasets.get(run.dataset.train_subset):
             self._train_batches = len(iterator)  # gives the length of the run
         return iterator
@@ -138,6 +155,7 @@ class BangTask(FairseqTask):
         if run is None:
             return
         if self._saves is None:  # the first epoch of this process
+            self._hold_folder(run)
             self._saves = training_run.EpochSaves(run)
             training_run.warn_of_long_warmup(run, self._train_batches)
             updates = training_run.updates_by_epoch(run, [self._train_batches])
@@ -161,6 +179,12 @@ class BangTask(FairseqTask):
         if self._stop is not None:
             self._stop.end_save(path, updates)
 
+    def _hold_folder(self, run) -> None:
+        """Makes this run the only one that saves in its folder, and removes what killed ones left half written."""
+        if not run.checkpoint.no_save and distributed_utils.is_master(run.distributed_training):
+            weakref.finalize(self, hold_folder(run.checkpoint.save_dir))
+            checkpoint_files.remove_leftovers(run.checkpoint.save_dir)
+
     def _checkpoint_to_load(self) -> str | None:
         """The checkpoint that fairseq's trainer will begin from, if there is one; fairseq passes over a folder without a word."""
         path, run = self.cfg.restore_file or "", training_run.run_config(self.cfg)
@@ -168,7 +192,17 @@ class BangTask(FairseqTask):
             path = os.path.join(self.cfg.save_dir or "", path)
             if run is not None and not os.path.exists(path):
                 path = run.checkpoint.continue_once or run.checkpoint.finetune_from_model or path
+            elif run is not None:
+                path = self._whole(path, run)
         return path if os.path.exists(path) else None
+
+    def _whole(self, path: str, run) -> str:
+        """The last checkpoint of a run; where it is damaged the newest whole one, and fairseq's trainer is told so."""
+        whole = checkpoints.resumable(path)
+        if whole != path:
+            logger.warning("checkpoint %s: cannot be read; going on from %s, the newest that can", path, whole)
+            run.checkpoint.restore_file, run.checkpoint.finetune_from_model = whole, None
+        return whole
 
     def state_dict(self) -> dict:
         """Kept in checkpoints: a fingerprint of the dictionaries that the data was binarized with."""

@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
 from ..errors import user_error_message
+from ..processes import end_with_parent
+from . import workers
 
 
 def add_min_lr(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,12 @@ def quiet_libraries() -> None:
     logging.getLogger("hydra").setLevel(logging.WARNING)
 
 
+def end_workers_of_preprocess() -> None:
+    """In fairseq-preprocess: its workers end when it is killed, where they would wait for ever."""
+    if program() == "fairseq-preprocess":
+        os.register_at_fork(after_in_child=partial(end_with_parent, os.getpid()))
+
+
 def set_log_level() -> None:
     """In a command line of fairseq's own: LOGLEVEL counts, whatever one of fairseq's models set as it was imported."""
     if program().startswith("fairseq-"):
@@ -76,7 +85,7 @@ def print_user_errors() -> None:
     show = sys.excepthook
 
     def print_mistake(kind, error, traceback):
-        mistake = user_error_message(error)
+        mistake = user_error_message(error) or workers.describe_loss(error)
         if mistake is None:
             show(kind, error, traceback)
         else:

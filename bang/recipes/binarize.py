@@ -1,10 +1,13 @@
 """Word pieces to fairseq's binary data: the one place that spells out fairseq-preprocess's command line."""
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..text.files import StrPath, read_lines
+from ..processes import started
+from ..text.files import StrPath, read_lines, unfinished
 from ..text.vocabulary import VOCAB
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -57,3 +60,35 @@ def find_prefixes(folder: StrPath, running_text: bool = False) -> dict[str, Path
         names = "text.{train,valid,test}" if running_text else "{train,valid,test}.{src,tgt}"
         raise UserError(f"{folder} has no {names}: give a folder of word pieces, as bang tokenize writes them")
     return prefixes
+
+
+def binarize(words: Callable[[Path], Sequence[str]], out: StrPath) -> None:
+    """Runs fairseq-preprocess; its files come to `out` once all are written.
+
+    Of a killed run parts would stay (`train1…`), which are read as data, and new texts beside an old index.
+
+    Args:
+        words: fairseq-preprocess's command line for the folder that it writes to.
+        out: made where it is missing.
+
+    Raises:
+        SystemExit: it failed, and has said why.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with unfinished(out / "data", Path.mkdir) as folder:
+        # As a module: an interpreter whose programs are not on the PATH has it too.
+        with started([sys.executable, "-m", "fairseq_cli.preprocess", *words(folder)[1:]]) as process:
+            try:
+                process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+        if process.returncode:
+            sys.exit(process.returncode)
+        made = sorted(folder.iterdir(), key=lambda path: path.suffix == ".idx")
+        for path in made:  # data without an index is refused: never a new one beside an old one
+            if path.suffix == ".idx":
+                (out / path.name).unlink(missing_ok=True)
+        for path in made:
+            os.replace(path, out / path.name)

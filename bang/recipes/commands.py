@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UserError
+from ..processes import started
 from ..text.files import StrPath
 
 TAIL, TAIL_BYTES = 40, 10_000
@@ -102,10 +103,11 @@ class Runner:
         with self._lock:  # a command begins before a stop, which then ends it, or not at all
             if self._stopped:
                 raise UserError("stopped")
-            process = subprocess.Popen(words, **options)
+            stack = contextlib.ExitStack()
+            process = stack.enter_context(started(words, **options))
             self._running.add(process)
         try:
-            with process:
+            with stack:
                 try:
                     yield process
                 except BaseException:  # the terminal is gone, for instance: the command must not go on alone

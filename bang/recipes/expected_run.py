@@ -65,13 +65,13 @@ def count(cfg, task, world: int) -> tuple[list[int], list[int]]:
 
 def begun_warmup(checkpoint) -> int:
     """Warm-up of the run that these options go on with: with another its learning rate would jump. 0: a new run."""
-    from ..safety import files
+    from ..safety import checkpoints, files
 
     path = Path(checkpoint.restore_file)
     path = Path(checkpoint.save_dir) / path if str(path) == "checkpoint_last.pt" else path
     if checkpoint.reset_lr_scheduler or not path.is_file():
         return 0
-    state = files.read(str(path), mmap=True)
+    state = files.read(checkpoints.resumable(str(path)), mmap=True)
     return int(((state.get("cfg") or {}).get("lr_scheduler") or {}).get("warmup_updates") or 0)
 
 

@@ -51,7 +51,7 @@ def training_option(words: Sequence[str] = ()) -> str:
     if path == "checkpoint_last.pt":  # fairseq's default: the one in --save-dir
         path = os.path.join(args.save_dir, path) if args.save_dir else ""
     if os.path.isfile(path) and not args.reset_optimizer:
-        saved = _saved(path)
+        saved, path = _saved(path)
         if asked and OPTIMIZERS[asked] != OPTIMIZERS.get(saved):
             raise UserError(
                 f"--{asked}: {path} was trained with {f'--{saved}' if saved else 'float32'}, whose optimizer fits no other: "
@@ -75,12 +75,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(list(words))[0]
 
 
-def _saved(path: str) -> str:
-    """The precision that a checkpoint was trained with: one of OPTIMIZERS, or nothing for float32."""
-    from ..safety import files  # brings fairseq
+def _saved(path: str) -> tuple[str, str]:
+    """The precision that a checkpoint was trained with, one of OPTIMIZERS or nothing for float32; and which one that is."""
+    from ..safety import checkpoints, files  # brings fairseq
 
+    path = checkpoints.resumable(path)
     state = files.read(path, mmap=True)
-    return _named((state.get("cfg") or {}).get("common") or vars(state.get("args") or argparse.Namespace()))
+    return _named((state.get("cfg") or {}).get("common") or vars(state.get("args") or argparse.Namespace())), path
 
 
 def _named(settings: Mapping) -> str:

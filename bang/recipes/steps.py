@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..text.files import StrPath, replacing
+from ..processes import hold_folder
+from ..text.files import StrPath, write_whole
 from .commands import Command, Runner
 
 
@@ -70,10 +71,20 @@ class Plan:
             before: called before the first step that runs.
 
         Raises:
-            ValueError: a command failed, an input is missing, a step would go on from other inputs or settings, or
-                an output stands where the recipe is given an input.
+            ValueError: a command failed, an input is missing, a step would go on from other inputs or settings, an
+                output stands where the recipe is given an input, or another process works in the folder.
         """
         self._check_outputs()
+        if dry:
+            return self._run(dry, before)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        release = hold_folder(self.folder)
+        try:
+            self._run(dry, before)
+        finally:
+            release()
+
+    def _run(self, dry: bool, before: Callable[[], None]) -> None:
         stale: list[set[Path]] = []  # outputs of steps that a dry run leaves undone: who reads of them is undone too
         digests: dict[tuple, str] = {}
         begun = False
@@ -151,7 +162,10 @@ class Plan:
         record = self._record(step, "json")
         if not record.exists() or not all(map(os.path.exists, step.outputs)):
             return False
-        done = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            done = json.loads(record.read_bytes())
+        except ValueError:  # half of one, as older versions left it on a full disk
+            return False
         return done["fingerprint"] == _whole(step, inputs) and set(done.get("files", ())) <= set(_made(step))
 
     def _check_begun(self, step: Step, inputs: str) -> None:
@@ -159,7 +173,9 @@ class Plan:
         begun = self._record(step, "begun")
         if step.resumes is None or not os.path.exists(step.resumes) or not begun.exists():
             return
-        theirs, _, settings = begun.read_text(encoding="utf-8").partition("\n")
+        theirs, end, settings = begun.read_text(encoding="utf-8").partition("\n")
+        if not end:  # half of a record, as older versions left it on a full disk: nothing speaks against going on
+            return
         if theirs != inputs:
             made = "from other data or another start"
         elif settings != step.settings:
@@ -172,11 +188,11 @@ class Plan:
         print(title, file=sys.stderr, flush=True)
         begun, done = self._record(step, "begun"), self._record(step, "json")
         begun.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(begun, f"{inputs}\n{step.settings}")  # on a full disk the run ends here, and what is done stays so
         done.unlink(missing_ok=True)
         if step.resumes is None:
             for path in filter(os.path.exists, step.outputs):
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        begun.write_text(f"{inputs}\n{step.settings}", encoding="utf-8")
         start = time.time()
         for command in step.commands:
             runner.run(command, step.name)
@@ -184,9 +200,8 @@ class Plan:
             if not os.path.exists(path):
                 anew = f": remove {step.resumes} to begin anew" if step.resumes else ""
                 raise UserError(f"{step.name} ended without an error, but did not write {path}{anew}")
-        with replacing(done) as file:
-            record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1), "files": _made(step)}
-            file.write(f"{json.dumps(record)}\n".encode())
+        record = {"fingerprint": _whole(step, inputs), "seconds": round(time.time() - start, 1), "files": _made(step)}
+        write_whole(done, f"{json.dumps(record)}\n")
 
 
 def fingerprint(paths: Sequence[StrPath], digests: dict[tuple, str] | None = None) -> str:

@@ -1,10 +1,12 @@
 """Checkpoints: checked before use, and whether they fit; `safety` says what they may hold and name."""
 
+from pathlib import Path
+
 from torch import Tensor
 
 from ..errors import UserError
 from . import settings
-from .files import read
+from .files import DamagedError, read
 
 _SIZE_OPTIONS = {
     "embed_positions.weight": "--max-{side}-positions",
@@ -17,6 +19,33 @@ _SIZE_OPTIONS = {
 def check(path: str) -> dict:
     """Reads a checkpoint that fairseq is about to load, so that a bad one gets one clear line."""
     return settings.check(read(path, mmap=True), path)
+
+
+def resumable(path: str) -> str:
+    """The checkpoint that a run goes on from: `path`, or where that is damaged the newest whole one beside it.
+
+    Raises:
+        DamagedError: it is damaged, and no other can be gone on from.
+    """
+    try:
+        read(path, mmap=True)
+    except DamagedError as error:
+        updates = {other: _updates(str(other)) for other in Path(path).parent.glob("checkpoint*.pt")}
+        if not any(updates.values()):
+            raise DamagedError(f"{error}; no whole one lies beside it: remove it to begin anew") from None
+        return str(max(updates, key=lambda other: updates[other]))
+    except UserError:  # refused: who loads it says so
+        pass
+    return path
+
+
+def _updates(path: str) -> int:
+    """Updates that a checkpoint has seen; 0: no run can go on from it."""
+    try:
+        state = read(path, mmap=True)
+        return int(state["optimizer_history"][-1]["num_updates"]) if "last_optimizer_state" in state else 0
+    except (UserError, LookupError, TypeError, ValueError):
+        return 0
 
 
 def check_fits(weights: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:

@@ -66,6 +66,10 @@ class _Config:
         self.value = state.get("_content", state.get("_val"))
 
 
+class DamagedError(UserError):
+    """A checkpoint that cannot be read: half of one, or none."""
+
+
 def _allowed() -> list[tuple[Callable, str]]:
     """What a file may name beside torch's own tensors and containers, by the name it has there."""
     # fairseq 0.9 pickled its options and, in `extra_state`, its meters, which were one module higher then
@@ -130,17 +134,21 @@ def read(path: str, mmap: bool = False) -> dict:
             # files of torch < 1.6 cannot be mapped
             state = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path)))
     except Exception as error:  # torch, pickle, zip and numpy each have their own; torch's advice is not ours
-        raise UserError(f"checkpoint {path}: {_reason(error)}") from None
+        reason = _reason(error)
+        raise (UserError if reason else DamagedError)(f"checkpoint {path}: {reason or _DAMAGED}") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
     return state
 
 
-def _reason(error: Exception) -> str:
-    """What was wrong with a file, in our words."""
+_DAMAGED = "cannot be read; truncated, or no fairseq checkpoint"
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a file was refused, in our words; None: it is damaged."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
         return f"refused, it holds {named[1]}, which is no weight or setting; nothing of it was run"
     if re.search(r"Trying to call|Can only|numpy type|persistent", str(error)):
         return "refused, it holds more than weights and settings; nothing of it was run"
-    return "cannot be read; truncated, or no fairseq checkpoint"
+    return None

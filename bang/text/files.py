@@ -4,15 +4,19 @@ Standard library only: whatever reads or writes a file uses it.
 """
 
 import contextlib
+import glob
 import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
+from ..processes import is_at, try_lock
 
 StrPath = str | os.PathLike[str]
 STANDARD_INPUTS = ("stdin", "-")
@@ -27,6 +31,8 @@ _COMPRESSED = {
     "zip": (rb"PK(\x03\x04|\x05\x06)", "unzip -p"),
 }
 """How compressed files begin, and what gives their text."""
+_NO_ROOM = re.compile(r"no space left|file too large|quota exceeded|unexpected pos|failed writing", flags=re.I)
+"""How libraries in Rust and C++ (safetensors, torch) tell what Python tells as an OSError."""
 _hinted: set[str] = set()  # names of what was said to look like JSON
 
 
@@ -110,13 +116,10 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
         return
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist: make it first")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with unfinished(target, partial(Path.touch, exist_ok=False)) as temporary:
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -135,10 +138,62 @@ def new_folder(path: StrPath) -> Iterator[Path]:
         raise UserError(f"{path}: is there already; choose another name, or remove it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder that it goes into does not exist: make it first")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
+    with unfinished(target, Path.mkdir) as temporary:
         yield temporary
         os.rename(temporary, target)  # takes the place of an empty folder
+
+
+def write_whole(path: StrPath, text: str) -> None:
+    """Writes a text file, whole or not at all: see `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def unfinished(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """A file or folder beside `target`, under a name of its own; what killed processes left there is removed.
+
+    It is locked while this process lives. So a leftover is told from what another process is writing now, also where
+    process numbers come again, as in containers.
+    """
+    for stray in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with _locked(stray) as locked:
+            if locked:
+                _remove(stray)
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        try:
+            make(temporary)
+            with _locked(temporary) as locked:
+                if locked is not False:  # else another process took it for a leftover before it was locked
+                    yield temporary
+                    return
+        except Exception as error:
+            if not isinstance(error, (OSError, ValueError)) and _NO_ROOM.search(str(error)):
+                raise OSError(f"{target}: cannot be written, the disk may be full ({str(error).splitlines()[0]})") from None
+            raise
+        finally:
+            _remove(temporary)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool | None]:
+    """Whether a file or folder could be locked; None where that cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    except OSError:  # a folder, on Windows
+        yield None
+        return
+    try:
+        locked = try_lock(descriptor)
+        yield is_at(descriptor, path) if locked else locked
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder that may be gone already."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

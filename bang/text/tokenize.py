@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..processes import end_with_parent
 from .files import StrPath, decode_line, refuse_overwriting, replacing
 from .vocabulary import VOCAB
 from .wordpieces import load_word_pieces
@@ -62,11 +63,13 @@ def _tokenize_chunk(vocab: str, chunk: Chunk) -> bytes:
     return "".join(f"{word_pieces(decode_line(line, chunk.name, number))}\n" for number, line in numbered).encode()
 
 
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent alone decides what they mean.
+def _follow_the_parent(parent: int) -> None:
+    """A worker ends with its parent, and leaves signals to it.
 
-    A worker that died of one could leave the parent waiting for ever.
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group; a worker that died of one could leave the parent
+    waiting for ever.
     """
+    end_with_parent(parent)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -92,7 +95,7 @@ def _map_in_order(
         return
     # A forked worker has torch and the vocabulary loaded already.
     context = get_context("fork" if "fork" in get_all_start_methods() else None)
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=_follow_the_parent, initargs=(os.getpid(),))
     pending: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:

@@ -1,0 +1,37 @@
+"""The files of a training run, whole whenever it is killed: copies of checkpoints, and what a killed run leaves.
+
+fairseq writes a checkpoint beside its name and renames it, but copies it to checkpoint_last.pt and checkpoint_best.pt in
+place: a run that is killed meanwhile leaves half of one.
+"""
+
+import shutil
+from pathlib import Path
+
+from fairseq.file_io import PathManager
+
+from ..text.files import StrPath, replacing
+
+PART = 1 << 24
+"""Bytes that are copied at once."""
+
+plain_copy = PathManager.copy
+
+
+def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    """As fairseq's PathManager.copy; a local file is whole or as it was."""
+    if not (overwrite and PathManager.supports_rename(dst_path)):
+        return plain_copy(src_path, dst_path, overwrite)
+    with open(src_path, "rb") as source, replacing(dst_path) as target:
+        shutil.copyfileobj(source, target, PART)
+    return True
+
+
+def copy_whole() -> None:
+    """Lets fairseq copy so."""
+    PathManager.copy = staticmethod(copy)
+
+
+def remove_leftovers(folder: StrPath) -> None:
+    """Removes what killed runs left half written; call it while no other run writes there."""
+    for path in Path(folder).glob("checkpoint*.pt.tmp"):
+        path.unlink(missing_ok=True)

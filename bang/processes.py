@@ -1,0 +1,166 @@
+"""Processes that belong together: a child ends with its parent, and one process at a time works in a folder."""
+
+import contextlib
+import functools
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import UserError
+
+LOCK = ".lock"
+"""File of a folder that a process works in. It says which one, and is locked while that process lives."""
+WATCH = 0.5
+"""Seconds between two looks at the parent, where there is no signal for its end."""
+_PR_SET_PDEATHSIG = 1
+
+_held: dict[Path, BinaryIO] = {}
+
+
+@functools.cache
+def _prctl() -> Callable[[int, int], int] | None:
+    """Linux's system call that asks for a signal at the parent's end; None on other systems."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    return ctypes.PyDLL(None).prctl  # keeps the GIL: a child between fork and exec must not wait for it
+
+
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """In a child: it gets a signal when its parent ends, however that ends.
+
+    On Linux it is the thread that started the child whose end counts.
+
+    Args:
+        parent: its process number, taken before the child was started.
+        number: of the signal.
+    """
+    prctl = _prctl()
+    if prctl is None:
+        threading.Thread(target=_watch, args=(parent, number), daemon=True).start()
+        return
+    prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before
+        os.kill(os.getpid(), number)
+
+
+def _watch(parent: int, number: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def started(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """As subprocess.Popen in a with statement; the program gets SIGTERM when this process ends, however that ends."""
+    if _prctl() is not None:
+        follow = functools.partial(end_with_parent, os.getpid(), signal.SIGTERM)
+        with subprocess.Popen(words, preexec_fn=follow, **options) as process:
+            yield process
+        return
+    with subprocess.Popen(words, **options) as process:
+        # a shell that reads from this process: it reads to the end when this process ends
+        watch = ["sh", "-c", f"trap '' INT TERM; read -r _; kill {process.pid}"]
+        with subprocess.Popen(watch, stdin=subprocess.PIPE) as watcher:
+            try:
+                yield process
+                process.wait()
+            finally:
+                watcher.kill()
+
+
+def try_lock(file: int) -> bool | None:
+    """Locks an open file, until it is closed or who holds it ends, however it ends.
+
+    Args:
+        file: its descriptor; forked workers have it too, until they close it.
+
+    Returns:
+        Whether nobody else has it; None where files cannot be locked.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def is_at(file: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name: who holds a lock may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def hold_folder(folder: str | os.PathLike[str]) -> Callable[[], None]:
+    """Makes this process the only one that works in a folder, until it calls what is returned, or ends, however it ends.
+
+    Nothing is held where files cannot be locked, or the folder cannot be written.
+
+    Raises:
+        UserError: another process that lives works there; one line names it.
+    """
+    path = Path(os.path.realpath(folder), LOCK)
+    if path in _held:
+        return lambda: None
+    while True:
+        try:
+            file = open(path, "a+b")
+        except OSError:  # what is written there will say why it cannot be
+            return lambda: None
+        locked = try_lock(file.fileno())
+        if locked and is_at(file.fileno(), path):
+            break
+        with file:
+            if locked is None:
+                return lambda: None
+            if locked is False:
+                file.seek(0)
+                holder = file.read(300).decode("utf-8", "replace").strip() or "another process"
+                raise UserError(f"{folder}: {holder} works there: wait for it, end it, or give another folder")
+    _held[path] = file
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        file.truncate(0)
+        file.write(_describe().encode())
+        file.flush()
+    return functools.partial(_release, path)
+
+
+def _describe() -> str:
+    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace("\n", " ")
+    shown = words if len(words) <= 120 else f"{words[:117]}..."
+    return f"process {os.getpid()} on {socket.gethostname()} ({shown})"
+
+
+def _release(path: Path) -> None:
+    file = _held.pop(path, None)
+    if file is not None:
+        with file, contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _let_go() -> None:
+    """In a forked worker: it holds nothing, and may outlive a process that is killed."""
+    for file in _held.values():
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
