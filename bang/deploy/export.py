@@ -26,7 +26,7 @@ from ..inference.api import Bang, Generation
 from ..inference.torch_engine import TorchEngine
 from ..inference.trained_model import DTYPES, TrainedModel
 from ..network.model import BangModel
-from ..safety.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY
+from ..safety.folder import CONFIG, EXPORT, VERSIONS, VOCABULARY, checksums
 from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
 
@@ -67,11 +67,11 @@ def export(
             progress("weights of 8 bits")
             for name in (ENCODER, DECODER):
                 quantize(new / name, reduced)
-        files = sorted(path.name for path in new.iterdir())
+        files = [*sorted(path.name for path in new.iterdir()), VOCABULARY]
         model.dictionary.save(new / VOCABULARY)
         if model.link is not None:
             model.link.save(new / LINK_FILE)
-            files.append(LINK_FILE)
+            files.insert(-1, LINK_FILE)
         config = {
             "format": EXPORT,
             "version": VERSIONS[EXPORT],
@@ -87,8 +87,9 @@ def export(
             "num_buckets": model.sizes["num_buckets"],
             "relative_max_distance": model.sizes["relative_max_distance"],
             "specials": _specials(network),
-            "files": [*files, VOCABULARY],
+            "files": files,
         }
+        config["sha256"] = checksums(new, files, config)
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

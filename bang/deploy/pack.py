@@ -23,7 +23,7 @@ from ..inference.trained_model import DTYPES, ENCODER_TABLE, TrainedModel, read_
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
 from ..safety import checkpoints
-from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
+from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS, checksums
 from ..safety.settings import FRESH
 from ..text.files import StrPath, new_folder, replacing
 from ..trained_modes import best_trained, update_shares
@@ -113,6 +113,7 @@ def write_folder(
     for name in _shared(model.sizes):
         del weights[name]
     sizes: Any = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
+    files = [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])]
     config = {
         "format": MODEL,
         "version": VERSIONS[MODEL],
@@ -123,7 +124,7 @@ def write_folder(
         "criterion": model.criterion,
         "updates": model.updates,
         "languages": model.languages,
-        "files": [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])],
+        "files": files,
     }
     with new_folder(folder) as new:
         save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
@@ -131,6 +132,7 @@ def write_folder(
         if model.link is not None:
             model.link.save(new / LINK_FILE)
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
+        config["sha256"] = checksums(new, files, config)
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(model, Path(folder).name, dtype, source, mode), encoding="utf-8")
 

@@ -21,6 +21,7 @@ from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
 from ..safety import checkpoints
+from ..safety.description import check_weights_fit
 from ..safety.folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
@@ -194,8 +195,10 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     if config["sizes"]["share_all_embeddings"] and DECODER_TABLE in weights:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))
+    check_weights_fit(config["sizes"], weights, str(Path(folder, CONFIG)))
+    checkpoints.check_numbers(weights, str(Path(folder, WEIGHTS)))
     for table in (ENCODER_TABLE, DECODER_TABLE):
-        check_vocabulary(folder, len(dictionary), len(weights.get(table, ())))
+        check_vocabulary(folder, len(dictionary), len(weights[table]))
     from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary", "link")]
     return TrainedModel(
         weights=weights,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import UserError
 from ..text.files import StrPath
 
-ACTIVATIONS = ("relu", "relu_squared", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear", "swish")
+ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 _MOST_JSON = 1 << 22  # bytes of a description; ours have thousands
 
 
@@ -68,6 +68,9 @@ def check_options(options: Mapping[str, Any], source: str) -> None:
         value = options.get(name)
         if value is not None and not kind.serves(value):
             raise UserError(f"{source}: its {name} is {value!r:.60}, and has to be {kind.wanted}")
+    buckets, distance = options.get("num_buckets"), options.get("relative_max_distance")
+    if buckets is not None and distance is not None and distance <= buckets // 2:
+        raise UserError(f"{source}: its relative_max_distance is {distance}, and has to be above half of its {buckets} buckets")
 
 
 class Shaped(Protocol):
