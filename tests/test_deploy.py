@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL
+from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL, without_sums
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses, without_sums
 from fairseq import checkpoint_utils
 
 from bang import Bang

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 
 from ..decoding.link import NO_LINK
-from ..text.files import CompressedError, decode_line
+from ..text.files import CompressedError, decode_line, standard_input, standard_output
 from ._options import add_generation_arguments, add_model_arguments, generation_options, load
 
 BLANKS = 3
@@ -52,12 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    stdin, stdout = standard_input(), standard_output()
     model = load(args)
     undecodable: dict[int, str] = {}
     is_to_stop = args.on_error == "stop"
 
     def lines() -> Iterator[str]:
-        for number, line in enumerate(sys.stdin.buffer, start=1):
+        for number, line in enumerate(stdin, start=1):
             try:
                 text = decode_line(line.removesuffix(b"\n"), "stdin", number)
             except CompressedError:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         if generation.error is not None:
             blank[total] = generation.error
         text = json.dumps(dataclasses.asdict(generation), ensure_ascii=False) if args.json else generation.text
-        sys.stdout.buffer.write(f"{text}\n".encode())
+        stdout.write(f"{text}\n".encode())
         if sys.stdin.isatty():
             sys.stdout.flush()
     if blank:

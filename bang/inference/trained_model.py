@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import plugin  # noqa: F401  (plugin: registers the architectures)
 from ..decoding.link import Link, find_link
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
@@ -109,6 +109,11 @@ def read_checkpoint(path: StrPath, vocab: StrPath | None = None, link: StrPath |
     Raises:
         FileNotFoundError, ValueError: one line.
     """
+    with damaged(f"checkpoint {path}"):
+        return _read_checkpoint(path, vocab, link)
+
+
+def _read_checkpoint(path: StrPath, vocab: StrPath | None, link: StrPath | None) -> TrainedModel:
     checkpoints.check(os.fspath(path))
     state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path))
     cfg, weights = state["cfg"], state["model"]
@@ -180,6 +185,11 @@ def read_folder(folder: StrPath, link: StrPath | None = None) -> TrainedModel:
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
     """
+    with damaged(folder):
+        return _read_folder(folder, link)
+
+
+def _read_folder(folder: StrPath, link: StrPath | None) -> TrainedModel:
     config = read_config(folder, MODEL)
     if not issubclass(MODEL_REGISTRY.get(config["architecture"], object), BangModel):
         raise UserError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
