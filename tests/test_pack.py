@@ -458,3 +458,26 @@ def test_the_card_shows_the_default_mode(tmp_path):
 def test_models_with_one_mode(tmp_path, texts):
     pack.write_folder(trained_model.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
     assert Bang.load(tmp_path / "nar").defaults.mode == "nar"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "config.json"])
+def test_a_bit_that_changed_is_noticed(name, folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    data = bytearray((copied / name).read_bytes())
+    place = data.index(b'"relative_max_distance": 128') + 26 if name == "config.json" else len(data) // 2
+    data[place] ^= 1
+    (copied / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name}: damaged or changed since the folder was made") as error:
+        Bang.load(copied)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_of_older_versions_have_no_checksums(copy, folder, texts):
+    assert Bang.load(copy).generate(texts[:3]) == Bang.load(folder).generate(texts[:3])
+
+
+def test_generation_defaults_may_be_edited(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "generation": {"mode": "ar"}}))
+    assert Bang.load(copied).defaults.mode == "ar"

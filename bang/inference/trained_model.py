@@ -49,6 +49,7 @@ class TrainedModel:
         languages: file endings of the training pairs' sources and targets.
         generation: defaults of `api.Options`, where they are not its own.
         link: of NAR and semi-NAR; None: it has none.
+        source: the file or folder, for messages.
     """
 
     architecture: str
@@ -60,6 +61,7 @@ class TrainedModel:
     languages: Sequence[str | None] = (None, None)
     generation: dict[str, Any] = field(default_factory=dict)
     link: Link | None = None
+    source: str = "the model"
 
     @property
     def shares(self) -> dict[str, float]:
@@ -85,7 +87,10 @@ class TrainedModel:
         options = MODEL_DATACLASS_REGISTRY[self.architecture](**self.sizes)
         options._name = self.architecture
         network = self.task().build_model(OmegaConf.structured(options), from_checkpoint=True)
-        network.load_state_dict(dict(self.weights))
+        weights = dict(self.weights)
+        network.upgrade_state_dict(weights)
+        checkpoints.check_fits(weights, network.state_dict(), self.source)
+        network.load_state_dict(weights)
         return network.eval()
 
     def task(self, **options) -> BangTranslationTask:
@@ -135,6 +140,7 @@ def _read_checkpoint(path: StrPath, vocab: StrPath | None, link: StrPath | None)
         updates=state["optimizer_history"][-1]["num_updates"],
         languages=[cfg.task.get("source_lang"), cfg.task.get("target_lang")],
         link=find_link(Path(path).parent, dictionary.symbols, link),
+        source=f"checkpoint {path}",
     )
 
 
@@ -209,10 +215,13 @@ def _read_folder(folder: StrPath, link: StrPath | None) -> TrainedModel:
     checkpoints.check_numbers(weights, str(Path(folder, WEIGHTS)))
     for table in (ENCODER_TABLE, DECODER_TABLE):
         check_vocabulary(folder, len(dictionary), len(weights[table]))
-    from_config = [option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary", "link")]
+    from_config = [
+        option.name for option in fields(TrainedModel) if option.name not in ("weights", "dictionary", "link", "source")
+    ]
     return TrainedModel(
         weights=weights,
         dictionary=dictionary,
         link=find_link(folder, dictionary.symbols, link),
+        source=str(folder),
         **{name: config[name] for name in from_config},
     )

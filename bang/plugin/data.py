@@ -98,6 +98,7 @@ class PairDataset(EveryBatch, LanguagePairDataset):
     """Pairs of source and target; refuses ids that its dictionaries do not have."""
 
     typed = False  # lines of fairseq-interactive
+    where = ""  # what it was read from, for messages
     length_bucket = 1  # --length-bucket
 
     @classmethod
@@ -129,5 +130,5 @@ class PairDataset(EveryBatch, LanguagePairDataset):
         for side, dictionary in (("source", self.src_dict), ("target", self.tgt_dict)):
             tokens = sample[side]
             if tokens is not None:
-                check_ids(tokens, dictionary, f"{side} of sentence {index}")
+                check_ids(tokens, dictionary, f"{self.where}{side} of sentence {index}")
         return sample

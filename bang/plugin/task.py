@@ -139,6 +139,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             raise UserError(f"{self.cfg.data}, split {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
         self.datasets[split].length_bucket = self.cfg.length_bucket
+        self.datasets[split].where = f"{self.cfg.data}, split {split}: "
         for side, texts, dictionary in (
             (self.cfg.source_lang, self.datasets[split].src, self.source_dictionary),
             (self.cfg.target_lang, self.datasets[split].tgt, self.target_dictionary),

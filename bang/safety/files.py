@@ -155,12 +155,13 @@ def plain(value: Any) -> Any:
 _METER_CLASSES = tuple(getattr(meters, name) for name in _METERS)
 
 
-def read(path: str, mmap: bool = False) -> dict:
+def read(path: str, mmap: bool = False, checksums: bool | None = None) -> dict:
     """Reads a checkpoint file onto the CPU: plain data alone, whatever the file says.
 
     Args:
         path: the file.
-        mmap: leave weights on disk until they are looked at, and checksums alone; for a look at a file that stays as it is.
+        mmap: leave weights on disk until they are looked at; for a file that stays as it is.
+        checksums: read the whole file and compare its checksums; None: where the whole file is read anyway.
     Raises:
         ValueError: it is missing, truncated, not a checkpoint, damaged, or holds more than data. One line.
     """
@@ -169,7 +170,7 @@ def read(path: str, mmap: bool = False) -> dict:
     if not os.path.isfile(path):
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        is_zip = _look_through(path, checksums=not mmap)
+        is_zip = _look_through(path, not mmap if checksums is None else checksums)
         with only_plain_data():
             # files of torch < 1.6 cannot be mapped
             state = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip))

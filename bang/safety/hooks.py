@@ -65,11 +65,17 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on
             f"checkpoint {path}: its settings are none that fairseq can use ({type(error).__name__}: {reason})"
         ) from None
     if settings.is_ours("model", state["cfg"].model._name):
-        options = OmegaConf.to_container(state["cfg"].model, enum_to_str=True)
+        options, training = (_as_dict(state["cfg"][kind]) for kind in ("model", "criterion"))
         check_options(options, f"checkpoint {path}")
+        check_options(training, f"checkpoint {path}")
         check_weights_fit(options, state["model"], f"checkpoint {path}")
         check_numbers(state["model"], f"checkpoint {path}")
     return state
+
+
+def _as_dict(section: Any) -> dict[str, Any]:
+    found = OmegaConf.to_container(section, enum_to_str=True) if OmegaConf.is_config(section) else {}
+    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 _broadcast_object_slow = distributed_utils._broadcast_object_slow

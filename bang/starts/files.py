@@ -58,7 +58,7 @@ def _read(path: str) -> Start:
     if file.endswith(".safetensors"):
         saved, settings = _read_safetensors(file), {}
     else:
-        state = checkpoints.read(file, mmap=True)
+        state = checkpoints.read(file, mmap=True, checksums=True)
         check_start(state, source)
         saved, settings, task_state = state.get("model", state), _settings(state), state.get("task_state")
         fingerprint = task_state.get("dictionaries") if isinstance(task_state, dict) else None

@@ -8,7 +8,6 @@ else, gives one line out, in order, in memory that does not grow with the file.
 import itertools
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor

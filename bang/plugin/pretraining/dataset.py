@@ -170,7 +170,7 @@ class SpanDataset(EveryBatch):
     def __getitem__(self, index: int) -> dict:
         """Returns `id` and the tensors of `masking.HiddenBlock`, by name."""
         block = self.blocks[index]
-        if block.max() >= len(self.dictionary):
+        if block.min() < 0 or block.max() >= len(self.dictionary):
             raise UserError(
                 f"block {index} has id {block.max()}, its dictionary {len(self.dictionary)} entries: "
                 "the text was binarized with another dictionary; run fairseq-preprocess again"

@@ -1,0 +1,1 @@
+"""The HTTP service of `bang serve`: requests of many clients, decoded together."""
