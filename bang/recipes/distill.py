@@ -161,7 +161,7 @@ def _check_teacher(state: dict, teacher: StrPath, vocab: StrPath) -> None:
 
     weights = state.get("model")
     table = weights.get("decoder.embed_tokens.weight") if isinstance(weights, dict) else None
-    if len(getattr(table, "shape", ())) != 2:
+    if table is None or len(getattr(table, "shape", ())) != 2:
         raise UserError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
     pieces = list(read_vocabulary(vocab))
     if len(table) != len(pieces):
