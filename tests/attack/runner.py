@@ -223,6 +223,8 @@ def main() -> None:
         material = make_material(Path(folder), args.export, args.data)
         runner = Runner(material)
         chosen = [case for case in corpus.cases(material) if args.only in f"{case.kind} {case.name}"]
+        if not chosen:
+            sys.exit(f"--only {args.only}: no case of that name")
         outcomes = []
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: the table is of what was tried
             for outcome in runner.try_all(chosen):
