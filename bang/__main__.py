@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, cli
-from .errors import UserError, user_error_message
+from .errors import UserError, shows_tracebacks, user_error_message
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
@@ -73,13 +73,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed: `bang pack … >&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of stdout, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, UserError) as error:
+        if shows_tracebacks():
+            raise
         sys.exit(f"bang {args.command}: error: {user_error_message(error)}")
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # a program that calls this has its own way to end

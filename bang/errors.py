@@ -1,6 +1,7 @@
 """`UserError`: a mistake of the user. Command lines print it as one line; our own bugs keep their traceback."""
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,30 @@ _IN_WORKER = re.compile(r"^bang\.errors\.UserError: (.+)\s*\Z", flags=re.M)
 
 class UserError(ValueError):
     """A mistake that the user can mend; its message is one line that says what is wrong and what to do."""
+
+
+def shows_tracebacks() -> bool:
+    """Whether a user's mistake is shown with its traceback too: BANG_TRACEBACK=1, or LOGLEVEL=DEBUG, which fairseq reads."""
+    return os.environ.get("BANG_TRACEBACK", "0") not in ("", "0") or os.environ.get("LOGLEVEL", "").upper() == "DEBUG"
+
+
+@contextlib.contextmanager
+def damaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While a stranger's file is made a model: what goes wrong there that nothing has foreseen is the file's fault.
+
+    Raises:
+        UserError: one line, with the file's name.
+    """
+    try:
+        yield
+    except (UserError, OSError, ImportError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{path}: damaged, or made for another version of bang ({type(error).__name__}: {reason:.200}); BANG_TRACEBACK=1 "
+            "shows where"
+        ) from error
 
 
 def user_error_message(error: BaseException) -> str | None:
@@ -37,4 +62,6 @@ def exit_on_mistakes(program: str) -> Iterator[None]:
     try:
         yield
     except (OSError, UserError) as error:
+        if shows_tracebacks():
+            raise
         sys.exit(f"{program}: error: {user_error_message(error)}")

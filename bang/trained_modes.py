@@ -43,7 +43,7 @@ def update_shares(cfg: Mapping | Namespace) -> dict[str, float]:
     Returns:
         {mode: share}, empty where the options do not say.
     """
-    options = _options(cfg)
+    options = stored_options(cfg)
     criterion, model = options.get("criterion"), str(options.get("model"))
     if criterion == "ngram_language_loss":
         return {"ar": 1.0}
@@ -62,7 +62,7 @@ def trained_modes(cfg: Mapping | Namespace) -> dict[str, float]:
 
     Args, Returns: as `update_shares`.
     """
-    shares, options = update_shares(cfg), _options(cfg)
+    shares, options = update_shares(cfg), stored_options(cfg)
     ours = str(options.get("criterion")).startswith("ngram_language_loss")
     if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
         shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
@@ -85,7 +85,7 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
 
     Args: as `update_shares`.
     """
-    shares, options = trained_modes(cfg), _options(cfg)
+    shares, options = trained_modes(cfg), stored_options(cfg)
     if not shares:
         return None
     ar, blocks = int("ar" in shares), 0
@@ -152,15 +152,15 @@ def warning_of_blocks(trained: Blocks | None, mode: Mode, options: Options) -> s
     return None
 
 
-def _options(cfg: Mapping | Namespace) -> dict[str, Any]:
+def stored_options(cfg: Mapping | Namespace) -> dict[str, Any]:
     """The options that say which mode was trained, and the names of `model` and `criterion`; none that is not set."""
     if isinstance(cfg, Namespace):
         options = {**vars(cfg), "model": getattr(cfg, "arch", None)}
     else:
         options = {}
         for kind in ("model", "criterion"):
-            group = cfg.get(kind) or {}
-            group = vars(group) if isinstance(group, Namespace) else group
+            group = cfg.get(kind) if isinstance(cfg, Mapping) else None
+            group = vars(group) if isinstance(group, Namespace) else group if isinstance(group, Mapping) else {}
             options.update({name: group[name] for name in _DECISIVE if name in group})
             options[kind] = group.get("_name")
     return {name: value for name, value in options.items() if value is not None}

@@ -650,8 +650,9 @@ def forked(function, seconds=60):
     return None
 
 
-def test_a_forked_process_may_generate(model, texts):
+def test_a_forked_process_may_generate(model, texts, monkeypatch):
     """torch's threads do not come along, and a lock may be held."""
+    monkeypatch.setattr("bang.inference.torch_engine._PATIENCE", 0.1)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -661,6 +662,25 @@ def test_a_forked_process_may_generate(model, texts):
         assert torch.get_num_threads() == 2 and model.generate(texts, "nar") == expected
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_fork_waits_for_the_batch_of_another_thread(model, texts):
+    """Else what torch's libraries lock there would stay locked in the child."""
+    expected, ended = model.generate(texts, "nar"), threading.Event()
+
+    def generate():
+        while not ended.is_set():
+            model.generate(texts, "nar")
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    try:
+        for _ in range(4):
+            assert forked(lambda: model.generate(texts, "nar") == expected) is True
+        assert thread.is_alive() and model.generate(texts, "nar") == expected
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_forked_process_may_generate_with_an_export(runtime, texts):

@@ -218,3 +218,31 @@ def test_a_resumed_run_has_the_batches_of_one_that_never_stopped(varies, make_ta
     assert [batch["id"].tolist() for batch in whole.next_epoch_itr()] == [
         batch["id"].tolist() for batch in resumed.next_epoch_itr()
     ]
+
+
+@pytest.mark.parametrize("file, spoil, message", [
+    ("src.idx", lambda data: data[:-8], "src.idx: damaged or truncated"),
+    ("src.idx", lambda data: bytes(len(data)), "src.idx: damaged or truncated"),
+    ("tgt.idx", lambda data: data[:26] + b"\xff" + data[27:], "tgt.idx: damaged or truncated"),
+    ("tgt.bin", lambda data: data[:-2], "bytes, and its index is of"),
+    ("src.bin", lambda data: bytes(len(data)), "source of sentence 0 is damaged"),
+    ("tgt.bin", lambda data: bytes(len(data)), "target of sentence 0 is damaged"),
+    ("tgt.bin", lambda data: b"\xff" * len(data), "of sentence 0 "),
+])  # fmt: skip
+def test_damaged_data_gets_one_line(file, spoil, message, data_bin, tmp_path, make_task):
+    folder = shutil.copytree(data_bin, tmp_path / "bin")
+    path = folder / f"test.src-tgt.{file}"
+    path.write_bytes(spoil(path.read_bytes()))
+    task = make_task(data=str(folder), source_lang="src", target_lang="tgt")
+    task.cfg.dataset_impl, task.cfg.train_subset, task.cfg.required_seq_len_multiple = None, "train", 1
+    with pytest.raises(ValueError, match=message) as error:
+        task.load_dataset("test")
+        task.dataset("test")[0]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "beam 4", "3", "[" * 100_000])
+def test_eval_bleu_args_that_are_no_object(text, make_task):
+    task = make_task(eval_bleu_args=text)
+    with pytest.raises(ValueError, match="^--eval-bleu-args .*: give a JSON object, as"):
+        task.build_model(None)

@@ -162,3 +162,31 @@ def test_in_a_browser(demo, model, text, browser):
     width, height = struct.unpack(">II", picture[16:24])  # of a PNG's header
     bottom = browser.find_element(By.CSS_SELECTOR, "#output").rect
     assert picture.startswith(b"\x89PNG") and width == 1100 and height >= bottom["y"] + bottom["height"]
+
+
+@pytest.fixture(scope="module")
+def address(demo, model):
+    from starlette.middleware import Middleware
+
+    from bang.serving.guard import LocalOnly
+
+    return demo.serve(model, "127.0.0.1", port=None, wait=False, middleware=[Middleware(LocalOnly)])
+
+
+@pytest.mark.parametrize("method, path, headers, body, status", [
+    ("GET", "", {}, None, 200),
+    ("GET", "", {"Host": "evil.example:7860"}, None, 403),
+    ("GET", "config", {"Origin": "http://evil.example"}, None, 403),
+    ("POST", "gradio_api/upload", {"Content-Type": "multipart/form-data; boundary=x"}, b"--x--", 403),
+    ("POST", "gradio_api/queue/join", {"Content-Type": "application/json"}, b"{}" + b" " * (1 << 20), 413),
+    ("POST", "gradio_api/queue/join", {"Content-Type": "text/plain", "Origin": "null"}, b"{}", 403),
+])  # fmt: skip
+def test_other_peoples_pages_are_refused(method, path, headers, body, status, address):
+    httpx = pytest.importorskip("httpx")
+    assert httpx.request(method, address + path, headers=headers, content=body).status_code == status
+
+
+def test_a_body_of_no_length_is_refused(address):
+    httpx = pytest.importorskip("httpx")
+    pieces = iter([b"x" * (1 << 16)] * 4)
+    assert httpx.post(f"{address}gradio_api/queue/join", content=pieces).status_code == 413

@@ -135,3 +135,19 @@ def test_reader_that_has_seen_enough():
     command = f"yes some words | head -200000 | {sys.executable} -m bang tokenize - --workers 1 | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("some words\n", "")
+
+
+def test_a_traceback_is_to_be_had(monkeypatch, tmp_path):
+    monkeypatch.setenv("BANG_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="none: no such model"):
+        main(["generate", str(tmp_path / "none")])
+    monkeypatch.setenv("BANG_TRACEBACK", "0")
+    with pytest.raises(SystemExit, match="^bang generate: error: .*none: no such model"):
+        main(["generate", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_closed_streams_are_told_in_one_line(closed, monkeypatch):
+    monkeypatch.setattr(sys, closed, None)  # as Python has it for `<&-` and `>&-`
+    with pytest.raises(SystemExit, match=f"^bang generate: error: {closed} is closed, and texts are"):
+        main(["generate", "model"])

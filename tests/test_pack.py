@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses, without_sums
 from fairseq import checkpoint_utils
 
 from bang import Bang
@@ -38,8 +38,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    """A folder to damage."""
-    return shutil.copytree(folder, tmp_path / "copy")
+    """A folder to damage, as of older versions, without checksums."""
+    return without_sums(shutil.copytree(folder, tmp_path / "copy"))
 
 
 def test_half_precision_halves_the_checkpoint_too(folder, tmp_path):
@@ -323,7 +323,7 @@ def test_a_mean_of_models_that_were_trained_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(decoder_attention_heads=2), r"it has --decoder-attention-heads 2 \(here 4\); average checkpoints of one run"),
+    (dict(encoder_attention_heads=2), r"it has --encoder-attention-heads 2 \(here 4\); average checkpoints of one run"),
     (dict(activation_fn="relu", dropout=0.3), r"it has --activation-fn relu \(here gelu\);"),
 ])  # fmt: skip
 def test_a_mean_of_models_that_compute_otherwise(changes, message, tmp_path):
@@ -480,3 +480,26 @@ def test_the_card_shows_the_default_mode(tmp_path):
 def test_models_with_one_mode(tmp_path, texts):
     pack.write_folder(trained_model.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
     assert Bang.load(tmp_path / "nar").defaults.mode == "nar"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "config.json"])
+def test_a_bit_that_changed_is_noticed(name, folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    data = bytearray((copied / name).read_bytes())
+    place = data.index(b'"relative_max_distance": 128') + 26 if name == "config.json" else len(data) // 2
+    data[place] ^= 1
+    (copied / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name}: damaged or changed since the folder was made") as error:
+        Bang.load(copied)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_of_older_versions_have_no_checksums(copy, folder, texts):
+    assert Bang.load(copy).generate(texts[:3]) == Bang.load(folder).generate(texts[:3])
+
+
+def test_generation_defaults_may_be_edited(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "generation": {"mode": "ar"}}))
+    assert Bang.load(copied).defaults.mode == "ar"

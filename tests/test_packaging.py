@@ -208,3 +208,14 @@ def test_an_installed_package_runs_a_recipe(site, pairs, run, tmp_path):
     printed = run(sys.executable, "-m", "bang", *words, cwd=tmp_path, env={"PYTHONPATH": str(site)})
     assert "ROUGE-L" in printed and len((tmp_path / "out" / "nar.txt").read_text().splitlines()) == 12
     assert str(ROOT) not in (tmp_path / "out" / "train.log").read_text()
+
+
+def test_every_dependency_is_explained():
+    """SECURITY.md says what each package is for, who keeps it, and what would take its place."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    used = [name for extra in extras if extra not in ("test", "dev", "browser", "benchmarks") for name in extras[extra]]
+    names = {re.match(r"[\w.-]+", name)[0] for name in [*project["dependencies"], *used]}
+    lines = (ROOT / "SECURITY.md").read_text(encoding="utf-8").splitlines()
+    table = "".join(line.split("|")[1] for line in lines if line.startswith("|"))
+    assert [name for name in sorted(names) if name not in table] == []

@@ -1,25 +1,32 @@
 """Checkpoints of strangers: every way in refuses them in one line, before fairseq builds, runs or opens anything."""
 
 import argparse
+import hashlib
 import io
 import logging
+import math
 import os
 import pickle
+import resource
 import shutil
 import tarfile
+import time
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY, hypotheses
-from fairseq import checkpoint_utils, file_utils, models
+from attack import corpus
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses
+from fairseq import checkpoint_utils, file_utils, models, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
+from bang import starts
+from bang.inference.trained_model import read_checkpoint, size_options
 from bang.network.model import BangModel
-from bang.safety import files, settings
+from bang.safety import description, files, settings
 
 MIXED = GOLDEN / "mixed" / "checkpoint.pt"
 
@@ -356,3 +363,92 @@ def test_an_archive_is_refused_where_python_cannot_check_it(tmp_path, monkeypatc
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     with pytest.raises(ValueError, match="model.tar.gz: Python .* cannot unpack an archive safely; unpack it yourself"):
         file_utils.tarfile.open(str(tmp_path / "model.tar.gz"), "r:gz")
+
+
+@pytest.mark.parametrize("name", [
+    "lists in lists", "tuples as a key", "a list in itself", "builtins.bytearray(2,000,000,000)", "one text copied 2,000 times",
+    "a dict of 20,000 items copied 5,000 times", "refers to a block of two billion numbers", "a million dicts",
+])  # fmt: skip
+def test_small_files_cost_what_they_are_long(name, tmp_path):
+    """Seconds of this process alone: other work on the machine does not count."""
+    pickled = corpus.SAVED + corpus.pickles()[name] + b"."
+    for write in (corpus._archive, corpus._old_file):
+        path, before, start = write(tmp_path / "bad.pt", pickled), resource.getrusage(resource.RUSAGE_SELF), time.process_time()
+        line = refused(partial(files.read, str(path)), path)
+        assert "refused, it" in line or "cannot be read; truncated" in line
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        assert time.process_time() - start < 1.5 and after.ru_maxrss - before.ru_maxrss < 200_000
+
+
+def test_large_checkpoints_are_within_the_limits(new, tmp_path):
+    """2,000 weights and their optimizer's averages: more than any model of fairseq's, half of what is taken."""
+    weights = {f"encoder.layers.{number}.a.long.name.of.a.weight": torch.zeros(2, 3) for number in range(2000)}
+    averages = {number: {"step": 3, "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.zeros(2, 3)} for number in range(2000)}
+    state = {**new, "model": weights, "last_optimizer_state": {"state": averages, "param_groups": [{"lr": 0.1}]}}
+    for old_format in (True, False):
+        torch.save(state, tmp_path / "large.pt", _use_new_zipfile_serialization=not old_format)
+        assert files.read(str(tmp_path / "large.pt"))["model"].keys() == weights.keys()
+
+
+def test_one_number_for_billions(new, tmp_path):
+    """A view that repeats one number takes no memory until it is copied."""
+    path = tmp_path / "bad.pt"
+    torch.save({**new, "model": {"a": torch.zeros(1).expand(1 << 40)}}, path)
+    assert "another size than it has" in refused(partial(files.read, str(path)), path)
+
+
+def test_damaged_checkpoints_are_noticed(new, tmp_path):
+    """By zip's own checksums where the file is one, and by a file of sha256sum beside it."""
+    path = tmp_path / "model.pt"
+    for old_format in (False, True):
+        torch.save(new, path, _use_new_zipfile_serialization=not old_format)
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 4  # in the weights
+        if old_format:
+            (tmp_path / "model.pt.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  model.pt\n")
+            assert files.read(str(path))["model"]
+        path.write_bytes(whole)
+        assert "damaged: its checksum does not match; copy it again" in refused(partial(files.read, str(path)), path)
+
+
+def test_the_shipped_model_has_a_checksum():
+    shipped = ROOT / "models" / "debian-synopsis" / "checkpoint.pt"
+    assert (
+        shipped.parent / "checkpoint.pt.sha256"
+    ).read_text() == f"{hashlib.sha256(shipped.read_bytes()).hexdigest()}  {shipped.name}\n"
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda x: x.index_fill_(0, torch.tensor([3]), math.nan), "holds numbers that are not finite"),
+    (lambda x: x.fill_(-math.inf), "holds numbers that are not finite"),
+    (lambda x: x.int(), "holds int32, and weights are real numbers"),
+    (lambda x: x.bool(), "holds bool, and weights are real numbers"),
+])  # fmt: skip
+def test_weights_that_are_no_numbers(spoil, message, new, tmp_path, data_bin):
+    name, path = "decoder.layers.0.fc2.bias", tmp_path / "bad.pt"
+    torch.save({**new, "model": {**new["model"], name: spoil(new["model"][name].clone())}}, path)
+    for way in (lambda: read_checkpoint(path, VOCAB_SMALL), lambda: starts.read(str(path)),
+                lambda: checkpoint_utils.load_model_ensemble_and_task([str(path)], {"data": str(data_bin)})):  # fmt: skip
+        assert f"{name} {message}" in refused(way, path)
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("encoder_layers", 1 << 70, "encoder_layers is 1180591620717411303424, and has to be a whole number from 1 to 1000"),
+    ("decoder_layers", 900, "decoder_layers is 900, and its weights are of 2"),
+    ("relative_max_distance", 10**10, "relative_max_distance is 10000000000, and has to be"),
+    ("encoder_embed_dim", 1 << 16, "encoder_embed_dim is 65536, and its weights are of 48"),
+    ("decoder_attention_heads", 8, "its weights have 128 relative terms, not 256"),
+    ("max_target_positions", 1 << 20, "max_target_positions is 1048576, and its weights are of"),
+    ("dropout", math.nan, "dropout is nan, and has to be a number from 0 to 1"),
+    ("share_all_embeddings", "yes", "share_all_embeddings"),
+])  # fmt: skip
+def test_sizes_are_compared_before_anything_is_built(name, value, message, new, tmp_path, monkeypatch):
+    monkeypatch.setattr(BangModel, "build_model", None)
+    path = tmp_path / "bad.pt"
+    torch.save({**new, "cfg": {**new["cfg"], "model": {**new["cfg"]["model"], name: value}}}, path)
+    assert message in refused(partial(read_checkpoint, path, VOCAB_SMALL), path)
+
+
+def test_the_schema_has_the_networks_options():
+    options = set(size_options("bang_ar_nar_mixed"))
+    assert options <= description.OPTIONS.keys() and set(utils.get_available_activation_fns()) == set(description.ACTIVATIONS)

@@ -29,6 +29,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"loading {args.model} …", flush=True)
     model = load(args)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
-    from ..inference.demo import serve
+    from starlette.middleware import Middleware
 
-    serve(model, args.host, args.port, args.text)
+    from ..inference.demo import serve
+    from ..serving.guard import LocalOnly, is_loopback
+
+    # other people's pages must not reach it through this machine's browser
+    guard = [Middleware(LocalOnly)] if is_loopback(args.host) else []
+    serve(model, args.host, args.port, args.text, middleware=guard)

@@ -33,7 +33,7 @@ from ..decoding.link import LINK_FILE, NO_LINK
 from ..errors import UserError
 from ..options import check_number
 from ..text.casing import CASING_FILE, NO_CASING
-from ..text.files import StrPath, read_lines, refuse_overwriting
+from ..text.files import StrPath, read_lines, refuse_overwriting, standard_output
 from ..text.table_input import FORMATS, JSONL, LINES, TEXT, Row, TableInput
 from ..text.table_output import GENERATED, TableOutput
 from ..text.unfinished import Piped, Unfinished
@@ -164,7 +164,7 @@ def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]]
 
 
 def _is_typed(args: argparse.Namespace) -> bool:
-    return args.input == "-" and sys.stdin.isatty()
+    return args.input == "-" and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _open_output(args: argparse.Namespace, source: TableInput) -> Piped | Unfinished:
@@ -172,7 +172,7 @@ def _open_output(args: argparse.Namespace, source: TableInput) -> Piped | Unfini
     if args.json and output.format not in (LINES, JSONL):
         raise UserError(f"--json: {output.format} has no place for it; write plain lines or JSONL")
     if args.output == "-":
-        return Piped(output, sys.stdout.buffer, at_once=_is_typed(args))
+        return Piped(output, standard_output(), at_once=_is_typed(args))
     if os.path.isdir(args.output):
         raise UserError(f"{args.output}: is a folder; name a file in it")
     if os.path.exists(args.output) and not os.path.isfile(args.output):  # /dev/null, a named pipe

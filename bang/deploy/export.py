@@ -25,7 +25,7 @@ from ..inference.api import Bang, Generation
 from ..inference.torch_engine import TorchEngine
 from ..inference.trained_model import DTYPES, TrainedModel
 from ..network.model import BangModel
-from ..safety.folder import CONFIG, EXPORT, VERSIONS
+from ..safety.folder import CONFIG, EXPORT, VERSIONS, checksums
 from ..text.files import StrPath, new_folder
 from .graph import DecoderGraph, EncoderGraph
 from .pack import save_beside
@@ -86,6 +86,7 @@ def export(
             "specials": _specials(network),
             "files": files,
         }
+        config["sha256"] = checksums(new, files, config)
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

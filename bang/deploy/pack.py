@@ -24,7 +24,7 @@ from ..network.model import BangModel
 from ..options import Options
 from ..plugin.task import BangTranslationConfig
 from ..safety import checkpoints
-from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS
+from ..safety.folder import CARD, CONFIG, MODEL, VERSIONS, VOCABULARY, WEIGHTS, checksums
 from ..safety.settings import FRESH
 from ..text.casing import CASING_FILE, NO_CASING
 from ..text.files import StrPath, new_folder, replacing
@@ -113,6 +113,7 @@ def write_folder(
     for name in _shared(model.sizes):
         del weights[name]
     sizes: Any = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
+    files = [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])]
     config = {
         "format": MODEL,
         "version": VERSIONS[MODEL],
@@ -126,8 +127,9 @@ def write_folder(
     }
     with new_folder(folder) as new:
         save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-        config["files"] = [WEIGHTS, *save_beside(model, new)]
+        config["files"] = files = [WEIGHTS, *save_beside(model, new)]
         os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
+        config["sha256"] = checksums(new, files, config)
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(card(model, Path(folder).name, dtype, source, _usage(Path(folder).name, mode)), encoding="utf-8")
 

@@ -4,9 +4,14 @@ import html
 import importlib.util
 import re
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..modes import MODES
 from ..options import Options
@@ -191,11 +196,34 @@ def _words(mode: str, generation: Generation) -> str:
     return words.strip()
 
 
-def serve(model: Bang, host: str, port: int | None, example: str = "", wait: bool = True) -> str:
+_MOST_BYTES = 1 << 20  # of a request: far more than a text that a model takes
+
+
+class SmallRequests:
+    """ASGI middleware that takes no files, which the page has no use for, and no bodies over a limit."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Headers(scope=scope)
+            length = headers.get("content-length", "")
+            if "multipart" in headers.get("content-type", "") or "upload" in scope["path"]:
+                return await PlainTextResponse("this page takes no files", 403)(scope, receive, send)
+            if not length.isdecimal() or len(length) > 9 or int(length) > _MOST_BYTES:  # uvicorn reads no more than it says
+                return await PlainTextResponse("too long, or of no length", 413)(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def serve(
+    model: Bang, host: str, port: int | None, example: str = "", wait: bool = True, middleware: Sequence[Middleware] = ()
+) -> str:
     """Serves the page.
 
     Args:
         port: None: a free one.
+        middleware: what requests go through before they come to the page, beside `SmallRequests`.
         wait: until it is interrupted; else it returns while a thread serves.
     Returns:
         The page's address.
@@ -206,6 +234,7 @@ def serve(model: Bang, host: str, port: int | None, example: str = "", wait: boo
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from elsewhere
     _, address, _ = blocks.launch(
         server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, theme=theme, footer_links=[],
+        app_kwargs={"middleware": [*middleware, Middleware(SmallRequests)]},
     )  # fmt: skip
     if wait:
         print(f"{address} (Ctrl-C ends it)", flush=True)

@@ -19,7 +19,7 @@ from ..decoding.linked import Linked
 from ..decoding.passes import canvas
 from ..decoding.rescore import best_for_ar
 from ..decoding.search import Slots
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import VOCABULARY, check_vocabulary, read_pieces
@@ -77,8 +77,10 @@ class OnnxEngine:
                 "export it on this machine, or with --int8 --reduce-range", folder,
             )  # fmt: skip
         encoder, decoder = (_session(Path(folder, f"{name}.onnx"), kind, number, threads) for name in ("encoder", "decoder"))
+        _check_graphs(folder, encoder, decoder)
         self.pieces = decoder.get_outputs()[0].shape[-1]  # of the log-probabilities: entries of the vocabulary
         self._graphs = Graphs(
+            str(folder),
             encoder,
             decoder,
             self.pieces,
@@ -96,6 +98,10 @@ class OnnxEngine:
         repeated = [ids for ids in sources for _ in range(draws)]
         given = None if prefixes is None else [ids for ids in prefixes for _ in range(draws)]
         found = self._generate(repeated, options, given, draw_keys(sources, draws))
+        if np.isnan([hypothesis.score for hypothesis in found]).any():
+            raise UserError(
+                f"{self._graphs.folder}: computes no numbers (NaN): its weights are damaged, or too large for its precision"
+            )
         return [ranked(found[first : first + draws]) for first in range(0, len(found), draws)] if draws > 1 else found
 
     def _generate(
@@ -232,6 +238,23 @@ def _session(path: Path, kind: str, number: int, threads: int | None) -> Inferen
     return session
 
 
+_INPUTS = {"main_tokens", "main_positions", "slot_positions", "sees", "bucket", "source_real", "count"}
+_OUTPUTS = ["log_probs", "specials"]
+
+
+def _check_graphs(folder: StrPath, encoder: InferenceSession, decoder: InferenceSession) -> None:
+    """Refuses graphs that take or give something else than `deploy.export` writes."""
+    kinds = [output.name.removeprefix("source.") for output in encoder.get_outputs()]
+    inputs = {value.name for value in decoder.get_inputs()}
+    outputs = [value.name for value in decoder.get_outputs()]
+    columns = {f"{place}.{kind}" for place in ("cache", "source") for kind in kinds}
+    wanted = [*_OUTPUTS, *(f"new.{kind}" for kind in kinds), "scores", "tokens"]
+    shapes = [value.shape for value in (*encoder.get_outputs(), *decoder.get_outputs()[:1])]
+    fits = [value.name for value in encoder.get_inputs()] == ["source"] and inputs == _INPUTS | columns and outputs == wanted
+    if not fits or any(len(shape) < 3 or type(shape[-1]) is not int for shape in shapes):
+        raise UserError(f"{folder}: its graphs take or give something else than those of bang export; export the model again")
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -249,7 +272,14 @@ def load(
     if dtype not in ("float32", config["precision"]):
         raise UserError(f"dtype {dtype!r}: {folder} is exported as {config['precision']}; export it again to change that")
     pieces = read_pieces(folder)
-    engine = OnnxEngine(folder, config, device, threads, find_link(folder, pieces, link))
+    with damaged(folder):
+        engine = OnnxEngine(folder, config, device, threads, find_link(folder, pieces, link))
     check_vocabulary(folder, len(pieces), engine.pieces)
+    specials = [pieces.index(piece) for piece in ("[PAD]", "[UNK]", "[SEP]")]
+    if config["specials"] != specials:
+        raise UserError(
+            f"{folder}: its config.json says that [PAD], [UNK] and [SEP] are pieces {config['specials']}, its vocabulary "
+            f"{specials}; copy the folder whole"
+        )
     normalization = read_normalization(Path(folder, VOCABULARY))
     return Loaded(engine, pieces, config["generation"], normalization, find_casing(folder, casing))

@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 from onnxruntime import InferenceSession, OrtValue
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from .. import visibility
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
 from ..decoding.search import Slots
 from ..decoding.session import BaseSession
+from ..errors import UserError
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
+_FAILURES = (states.Fail, states.InvalidArgument, states.RuntimeException, states.InvalidGraph, states.NotImplemented)
 _NEVER = np.iinfo(np.int64).max  # the column of a key that no query sees
 
 
@@ -24,6 +27,7 @@ class Graphs(NamedTuple):
     """The exported network, as several threads and batches may share it.
 
     Attributes:
+        folder: where it is from, for messages.
         encoder, decoder: see `deploy.graph`.
         pieces: entries of the vocabulary.
         table: bucket of each distance.
@@ -34,6 +38,7 @@ class Graphs(NamedTuple):
             is faster than the graph's choice of candidates, from a GPU they would have to be copied.
     """
 
+    folder: str
     encoder: InferenceSession
     decoder: InferenceSession
     pieces: int
@@ -42,6 +47,20 @@ class Graphs(NamedTuple):
     specials: tuple[int, int, int]
     at_once: int
     whole: bool
+
+    def run(self, session: InferenceSession, outputs: list[str], inputs: dict[str, OrtValue]) -> list[OrtValue]:
+        """Runs one of the two.
+
+        Raises:
+            ValueError: it does not fit what its folder says of it, or memory lacks.
+        """
+        try:
+            return session.run_with_ort_values(outputs, inputs)
+        except _FAILURES as error:
+            raise UserError(
+                f"{self.folder}: its graphs cannot be run; damaged, of other sizes than its config.json says, or too little "
+                f"memory ({str(error).splitlines()[0]:.200})"
+            ) from error
 
 
 class Candidates(NamedTuple):
@@ -160,7 +179,7 @@ class OnnxSession(BaseSession):
         }
         feed.update(zip(self._cache_names, (buffer[:, :, :columns] for buffer in self._cache)))
         values = {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in feed.items()}
-        found = self._graphs.decoder.run_with_ort_values(outputs + self._new_names, {**values, **self._source})
+        found = self._graphs.run(self._graphs.decoder, outputs + self._new_names, {**values, **self._source})
         self._new = first, cached, [x.numpy() for x in found[len(outputs) :]]
         return [x.numpy() for x in found[: len(outputs)]]
 
@@ -219,7 +238,7 @@ def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list
         padded = np.full((len(rows), lengths[rows[0]]), graphs.specials[0])
         for place, row in enumerate(rows):
             padded[place, : lengths[row]] = sources[row]
-        found = graphs.encoder.run_with_ort_values(names, {"source": OrtValue.ortvalue_from_numpy(padded)})
+        found = graphs.run(graphs.encoder, names, {"source": OrtValue.ortvalue_from_numpy(padded)})
         if len(rows) == 1 == len(sources):
             return names, found
         arrays = [x.numpy() for x in found]

@@ -136,6 +136,22 @@ class TorchEngine:
 
 
 _ENGINES: weakref.WeakSet[TorchEngine] = weakref.WeakSet()
+_FORKING = threading.Lock()
+_PATIENCE = 30.0  # seconds that a fork waits for a batch
+_held: list[threading.Lock] = []  # by the thread that forks
+
+
+def _before_fork() -> None:
+    """Waits for the batches that other threads decode: a lock that a library holds then is held for ever in the child."""
+    _FORKING.acquire()
+    _held[:] = [engine._lock for engine in list(_ENGINES) if engine._lock.acquire(timeout=_PATIENCE)]
+
+
+def _after_fork_in_parent() -> None:
+    for lock in _held:
+        lock.release()
+    _held.clear()
+    _FORKING.release()
 
 
 def _after_fork() -> None:
@@ -144,10 +160,12 @@ def _after_fork() -> None:
         torch.set_num_threads(1)
     for engine in _ENGINES:
         engine._begin()
+    _held.clear()
+    _FORKING.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
 
 
 def _build_generator(model: TrainedModel, network: BangModel, options: Options, in_loop: bool = False):

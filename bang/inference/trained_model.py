@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .. import plugin  # noqa: F401  (plugin: registers the architectures)
 from ..decoding.link import Link, find_link
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..plugin.task import BangTranslationConfig, BangTranslationTask
 from ..safety import checkpoints
+from ..safety.description import check_weights_fit
 from ..safety.folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
 from ..text.casing import Casing, find_casing
 from ..text.files import StrPath
@@ -32,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _TRAINING_ONLY = (
     "load_from_pretrained_model", "pretrained_encoder_layers", "pretrained_decoder_layers", "freeze_encoder_layers", "load_sep",
 )  # fmt: skip
-_OF_FILES = ("weights", "dictionary", "link", "casing")
+_OF_FILES = ("weights", "dictionary", "link", "casing", "source")
 """What of `TrainedModel` a folder keeps in files of its own, and not in config.json."""
 ENCODER_TABLE, DECODER_TABLE = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
 
@@ -52,6 +53,7 @@ class TrainedModel:
         generation: defaults of `api.Options`, where they are not its own.
         link: of NAR and semi-NAR; None: it has none.
         casing: gives texts capitals; None: it has none.
+        source: the file or folder, for messages.
     """
 
     architecture: str
@@ -64,6 +66,7 @@ class TrainedModel:
     generation: dict[str, Any] = field(default_factory=dict)
     link: Link | None = None
     casing: Casing | None = None
+    source: str = "the model"
 
     @property
     def shares(self) -> dict[str, float]:
@@ -89,7 +92,10 @@ class TrainedModel:
         options = MODEL_DATACLASS_REGISTRY[self.architecture](**self.sizes)
         options._name = self.architecture
         network = self.task().build_model(OmegaConf.structured(options), from_checkpoint=True)
-        network.load_state_dict(dict(self.weights))
+        weights = dict(self.weights)
+        network.upgrade_state_dict(weights)
+        checkpoints.check_fits(weights, network.state_dict(), self.source)
+        network.load_state_dict(weights)
         return network.eval()
 
     def task(self, **options) -> BangTranslationTask:
@@ -116,6 +122,11 @@ def read_checkpoint(
     Raises:
         FileNotFoundError, ValueError: one line.
     """
+    with damaged(f"checkpoint {path}"):
+        return _read_checkpoint(path, vocab, link, casing)
+
+
+def _read_checkpoint(path: StrPath, vocab: StrPath | None, link: StrPath | None, casing: StrPath | None) -> TrainedModel:
     checkpoints.check(os.fspath(path))
     state = checkpoint_utils.load_checkpoint_to_cpu(os.fspath(path))
     cfg, weights = state["cfg"], state["model"]
@@ -138,6 +149,7 @@ def read_checkpoint(
         languages=[cfg.task.get("source_lang"), cfg.task.get("target_lang")],
         link=find_link(Path(path).parent, dictionary.symbols, link),
         casing=find_casing(Path(path).parent, casing),
+        source=f"checkpoint {path}",
     )
 
 
@@ -190,6 +202,11 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged; one line.
     """
+    with damaged(folder):
+        return _read_folder(folder, link, casing)
+
+
+def _read_folder(folder: StrPath, link: StrPath | None, casing: StrPath | None) -> TrainedModel:
     config = read_config(folder, MODEL)
     if not issubclass(MODEL_REGISTRY.get(config["architecture"], object), BangModel):
         raise UserError(f"{folder}: its architecture is {config['architecture']!r}, not one of BANG's")
@@ -205,13 +222,16 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
     if config["sizes"]["share_all_embeddings"] and DECODER_TABLE in weights:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))
+    check_weights_fit(config["sizes"], weights, str(Path(folder, CONFIG)))
+    checkpoints.check_numbers(weights, str(Path(folder, WEIGHTS)))
     for table in (ENCODER_TABLE, DECODER_TABLE):
-        check_vocabulary(folder, len(dictionary), len(weights.get(table, ())))
+        check_vocabulary(folder, len(dictionary), len(weights[table]))
     from_config = [option.name for option in fields(TrainedModel) if option.name not in _OF_FILES]
     return TrainedModel(
         weights=weights,
         dictionary=dictionary,
         link=find_link(folder, dictionary.symbols, link),
         casing=find_casing(folder, casing),
+        source=str(folder),
         **{name: config[name] for name in from_config},
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
-from ..errors import user_error_message
+from ..errors import shows_tracebacks, user_error_message
 from ..processes import end_with_parent
 from . import workers
 
@@ -75,10 +75,10 @@ def program() -> str:
 def print_user_errors() -> None:
     """In a command line of fairseq's own: a user's mistake ends in one line, not below a traceback.
 
-    With LOGLEVEL=DEBUG, the environment variable that fairseq reads, the traceback is shown all the same.
+    With BANG_TRACEBACK=1, or LOGLEVEL=DEBUG, which fairseq reads, the traceback is shown all the same.
     """
     name = program()
-    if not name.startswith("fairseq-") or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+    if not name.startswith("fairseq-") or shows_tracebacks():
         return
     if "hydra" in name:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a traceback itself and nothing comes here

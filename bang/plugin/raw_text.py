@@ -11,7 +11,7 @@ from fairseq.data.encoders import register_bpe, register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
 from ..text.cleanup import to_text
-from ..text.files import decode_line, read_lines
+from ..text.files import decode_line, read_lines, standard_input
 from ..text.vocabulary import UNCASED, VOCAB, Normalization, read_normalization, read_vocabulary
 from ..text.wordpieces import WordPieces
 
@@ -77,7 +77,7 @@ def read_in_buffers(path: str, buffer_size: int) -> Iterator[list[str]]:
 
 
 def _typed_lines() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+    for number, line in enumerate(standard_input(), start=1):
         yield decode_line(line.removesuffix(b"\n"), "stdin", number)
 
 

@@ -1,10 +1,12 @@
 """The tasks translation_bang and translation_bang_nar: data in, generator out."""
 
 import filecmp
+import json
 import logging
 import os
 import weakref
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -29,7 +31,7 @@ from ..options import DESCRIBED, Options, describe
 from ..trained_modes import slots_ahead, warning_of_blocks
 from . import raw_text, training_run
 from .base_task import BangTask, BangTaskConfig
-from .data import PairDataset
+from .data import PairDataset, check_binarized
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +122,17 @@ class BangTranslationTask(BangTask, TranslationTask):
                 f"--num-batch-buckets {self.cfg.num_batch_buckets}: fairseq's buckets do not run with numpy 2 (here "
                 f"{np.__version__}); leave it out: --length-bucket batches pairs of like lengths"
             )
+        folders = utils.split_paths(self.cfg.data)
+        pair = f"{self.cfg.source_lang}-{self.cfg.target_lang}"
+        for index in sorted(Path(folders[(epoch - 1) % len(folders)]).glob(f"{split}*.{pair}.*.idx")):
+            check_binarized(str(index.with_suffix("")))
         try:
             super().load_dataset(split, epoch, combine, **kwargs)
         except AssertionError as error:
             raise UserError(f"{self.cfg.data}, split {self._count_pairs(split, epoch)} ({error})") from None
         self.datasets[split] = PairDataset.of(self.datasets[split])
         self.datasets[split].length_bucket = self.cfg.length_bucket
+        self.datasets[split].where = f"{self.cfg.data}, split {split}: "
         for side, texts, dictionary in (
             (self.cfg.source_lang, self.datasets[split].src, self.source_dictionary),
             (self.cfg.target_lang, self.datasets[split].tgt, self.target_dictionary),
@@ -151,6 +158,8 @@ class BangTranslationTask(BangTask, TranslationTask):
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         """As fairseq's; --bpe bang gives --eval-bleu text for people too."""
+        for name in ("eval_bleu_args", "eval_bleu_detok_args"):
+            _check_object(getattr(self.cfg, name), f"--{name.replace('_', '-')}")
         model = super().build_model(cfg, from_checkpoint)
         run = training_run.run_config(cfg)
         is_ours = run is not None and getattr(run.get("bpe"), "_name", run.get("bpe")) == "bang"
@@ -363,6 +372,16 @@ def _check_dictionaries(cfg: BangTranslationConfig) -> None:
             ours, theirs = (os.path.join(path, f"dict.{side}.txt") for path in (first, folder))
             if os.path.exists(theirs) and not filecmp.cmp(ours, theirs, shallow=False):
                 raise UserError(f"{theirs} differs from {ours}: binarize all folders with one --srcdict and --tgtdict")
+
+
+def _check_object(text: str | None, option: str) -> None:
+    """Refuses an option that holds JSON, and no object."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"""{option} {text!r:.80}: give a JSON object, as '{{"beam": 4}}'""")
 
 
 def _unknown(texts, dictionary) -> tuple[int, int]:

@@ -5,9 +5,10 @@ Its targets are more regular than people's, which is what a model needs that wri
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..text.files import StrPath, read_lines
 from ..text.vocabulary import fingerprint, read_normalization, read_vocabulary
+from ..trained_modes import stored_options, trained_modes
 from .gpus import gpu_devices
 from .steps import Command, Plan, Step
 from .tasks import (
@@ -150,11 +151,17 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
         ValueError: it cannot be read, has another vocabulary, or was never trained for AR. One line.
     """
     from ..safety.files import read  # brings torch
-    from ..trained_modes import trained_modes
 
-    state = read(str(teacher), mmap=True)
-    table = state.get("model", {}).get("decoder.embed_tokens.weight")
-    if table is None:
+    with damaged(f"teacher {teacher}"):
+        _check_teacher(read(str(teacher), mmap=True), teacher, vocab)
+
+
+def _check_teacher(state: dict, teacher: StrPath, vocab: StrPath) -> None:
+    from ..safety.description import check_options
+
+    weights = state.get("model")
+    table = weights.get("decoder.embed_tokens.weight") if isinstance(weights, dict) else None
+    if table is None or len(getattr(table, "shape", ())) != 2:
         raise UserError(f"teacher {teacher}: no decoder's embeddings in it: give a fairseq checkpoint of an AR model")
     pieces = list(read_vocabulary(vocab))
     if len(table) != len(pieces):
@@ -162,7 +169,8 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
             f"teacher {teacher}: it has {len(table)} entries of a vocabulary, {vocab} {len(pieces)}: give the --vocab it was "
             "trained with"
         )
-    saved = (state.get("task_state") or {}).get("dictionaries")
+    task_state = state.get("task_state")
+    saved = task_state.get("dictionaries") if isinstance(task_state, dict) else None
     beside = [list(read_vocabulary(path)) for path in Path(teacher).parent.glob("dict.*.txt")] if saved is None else []
     if (saved is not None and saved != fingerprint(pieces, pieces, read_normalization(vocab))) or any(
         theirs != pieces for theirs in beside
@@ -170,6 +178,8 @@ def check_teacher(teacher: StrPath, vocab: StrPath) -> None:
         raise UserError(
             f"teacher {teacher}: it has as many word pieces as {vocab}, but others: give the --vocab it was trained with"
         )
-    modes = trained_modes(state.get("cfg") or state.get("args") or {})
+    settings = state.get("cfg") or state.get("args") or {}
+    check_options(stored_options(settings), f"teacher {teacher}")
+    modes = trained_modes(settings)
     if modes and "ar" not in modes:
         raise UserError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")

@@ -1,7 +1,9 @@
 """Checkpoints: checked before use, and whether they fit; `safety` says what they may hold and name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -46,6 +48,25 @@ def _updates(path: str) -> int:
         return int(state["optimizer_history"][-1]["num_updates"]) if "last_optimizer_state" in state else 0
     except (UserError, LookupError, TypeError, ValueError):
         return 0
+
+
+_PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights that are no finite numbers: texts of them are nonsense without a word."""
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _PRECISIONS:
+            kind = str(value.dtype).removeprefix("torch.")
+            layout = "" if value.layout == torch.strided else f"{value.layout} ".removeprefix("torch.")
+            raise UserError(f"{source}: {name} holds {layout}{kind}, and weights are real numbers; take it whole")
+        if value.numel():
+            low, high = torch.aminmax(value.detach())  # NaN if one is
+            if not (low.isfinite() and high.isfinite()):
+                raise UserError(
+                    f"{source}: {name} holds numbers that are not finite (NaN or infinity): it is damaged, or its training "
+                    "failed; take an earlier one"
+                )
 
 
 def check_fits(weights: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:

@@ -1,25 +1,33 @@
 """What a checkpoint file may hold: weights, numbers, text, and containers of them.
 
-torch's weights-only loader restores what its allow-list names. Ours is in force while a checkpoint is read
+A file is looked through before anything of it is built: its parts must be as long as they say, and its pickles harmless
+(`pickles`). torch's weights-only loader then restores what its allow-list names. Ours is in force while a checkpoint is read
 and at no other time, and maps every foreign name whose restoring would take the file's word for anything
 (numpy's arrays, omegaconf's containers) to a class of ours that takes plain values alone.
+
+Time and memory are bounded by the length of the file.
 """
 
 import argparse
 import contextlib
+import hashlib
+import io
 import os
 import pickle
 import re
 import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from fairseq.logging import meters
 
 from ..errors import UserError
+from .pickles import MOST_BYTES, MOST_PARTS, Refused, Walk
 
 _METERS = ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter")
 _NUMBER = re.compile(r"(b1|[iufc]\d{1,2})")  # numpy's codes of booleans, integers and floats
@@ -101,54 +109,187 @@ def only_plain_data(*more: type) -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """The value with stand-ins replaced by plain values, in place where a container allows it."""
-    if isinstance(value, (_Array, _Config)):
-        return plain(value.value)
-    if isinstance(value, dict):
+    """The value with stand-ins replaced by plain values, in place where a container allows it.
+
+    Raises:
+        Refused: it holds itself, or comes to more values than any checkpoint: whoever goes through it would not come to an end.
+    """
+    parts: dict[int, tuple[Any, Any, int]] = {}  # of containers: the original, kept alive; what it became; its values
+
+    def convert(value: Any) -> tuple[Any, int]:
+        if isinstance(value, (_Array, _Config)):
+            return once(value, lambda: convert(value.value))
+        if isinstance(value, (argparse.Namespace, *_METER_CLASSES)):
+            return once(value, lambda: (value, convert(vars(value))[1]))
+        if isinstance(value, dict):
+            return once(value, lambda: (value, of_dict(value)))
+        if isinstance(value, (list, tuple)):
+            return once(value, lambda: of_list(value))
+        return value, 1
+
+    def once(value: Any, found: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
+        if id(value) not in parts:
+            parts[id(value)] = value, value, MOST_PARTS + 1  # while it is at work: met again, it holds itself
+            parts[id(value)] = (value, *found())
+        _, result, count = parts[id(value)]
+        if count > MOST_PARTS:
+            raise Refused("it holds itself, or more values than any checkpoint")
+        return result, count
+
+    def of_dict(value: dict) -> int:
+        if type(value) is OrderedDict:
+            vars(value).clear()  # notes of torch, which could also stand in for methods
+        count = 1
         for key in value:
-            value[key] = plain(value[key])
-    elif isinstance(value, list):
-        value[:] = map(plain, value)
-    elif type(value) in (tuple, set):
-        return type(value)(map(plain, value))
-    elif isinstance(value, (argparse.Namespace, *(getattr(meters, name) for name in _METERS))):
-        plain(vars(value))
-    return value
+            value[key], more = convert(value[key])
+            count += more
+        return count
+
+    def of_list(value: list | tuple) -> tuple[Any, int]:
+        found = [convert(part) for part in value]
+        items, count = [part for part, _ in found], 1 + sum(more for _, more in found)
+        if isinstance(value, tuple):
+            return tuple(items), count
+        value[:] = items
+        return value, count
+
+    return convert(value)[0]
 
 
-def read(path: str, mmap: bool = False) -> dict:
+_METER_CLASSES = tuple(getattr(meters, name) for name in _METERS)
+
+
+def read(path: str, mmap: bool = False, checksums: bool | None = None) -> dict:
     """Reads a checkpoint file onto the CPU: plain data alone, whatever the file says.
 
     Args:
         path: the file.
-        mmap: leave weights on disk until they are looked at; for a look at a file that stays as it is.
+        mmap: leave weights on disk until they are looked at; for a file that stays as it is.
+        checksums: read the whole file and compare its checksums; None: where the whole file is read anyway.
     Raises:
-        ValueError: it is missing, truncated, not a checkpoint, or holds more than data. One line.
+        ValueError: it is missing, truncated, not a checkpoint, damaged, or holds more than data. One line.
     """
     if os.path.isdir(path):
         raise UserError(f"checkpoint {path}: is a folder; of one of bang pack, make a checkpoint with bang unpack {path} FILE")
     if not os.path.isfile(path):
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        is_zip = _look_through(path, not mmap if checksums is None else checksums)
         with only_plain_data():
             # files of torch < 1.6 cannot be mapped
-            state = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path)))
+            state = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip))
+        _check_views(state, os.path.getsize(path))
+    except UserError as error:
+        raise type(error)(f"checkpoint {path}: {error}") from None
     except Exception as error:  # torch, pickle, zip and numpy each have their own; torch's advice is not ours
-        reason = _reason(error)
-        raise (UserError if reason else DamagedError)(f"checkpoint {path}: {reason or _DAMAGED}") from None
+        refusal = _refusal(error)
+        if refusal:
+            raise UserError(f"checkpoint {path}: {refusal}") from None
+        changed = isinstance(error, zipfile.BadZipFile) and "CRC" in str(error)
+        raise DamagedError(f"checkpoint {path}: {_CHANGED if changed else _DAMAGED}") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {path}: holds a {type(state).__name__}, not a fairseq checkpoint")
     return state
 
 
+CHECKSUM = ".sha256"
+"""Ending of the file beside a checkpoint that holds its checksum, as sha256sum writes it."""
+_MAGIC = 0x1950A86A20F9469CFC6C  # what torch < 1.6 begins a file with
 _DAMAGED = "cannot be read; truncated, or no fairseq checkpoint"
+_CHANGED = "damaged: its checksum does not match; copy it again from where it comes"
 
 
-def _reason(error: Exception) -> str | None:
+def _look_through(path: str, checksums: bool) -> bool:
+    """Checks the parts of a file and its pickles; whether it is a zip file, as of torch >= 1.6.
+
+    Raises:
+        Refused, UserError: it holds what may not be, or is damaged. Any other: it is no checkpoint.
+    """
+    if checksums and os.path.isfile(path + CHECKSUM):
+        wanted = Path(path + CHECKSUM).read_text(encoding="utf-8", errors="replace")[:64]
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
+                raise DamagedError(f"{_CHANGED} ({path}{CHECKSUM})")
+        checksums = False
+    names = {name for _, name in _allowed()}
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\3\4"
+        (_look_through_zip if is_zip else _look_through_old)(file, names, os.path.getsize(path), checksums)
+    return is_zip
+
+
+def _look_through_zip(file: BinaryIO, names: set[str], size: int, checksums: bool) -> None:
+    """A zip file that is what torch.save writes: each part stored as it is, one pickle, and a part for each block of numbers."""
+    if _directory_bytes(file, size) > MOST_BYTES:
+        raise Refused("it has more parts than a checkpoint")
+    with zipfile.ZipFile(file) as archive:
+        parts = {part.filename: part for part in archive.infolist()}
+        top = next(iter(parts)).partition("/")[0]
+        is_stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts.values())
+        if not is_stored or len(parts) < len(archive.infolist()) or sum(part.file_size for part in parts.values()) > size:
+            raise Refused("its parts are compressed, or longer than the file: not as torch.save writes them")
+        pickled = parts[f"{top}/data.pkl"]
+        if pickled.file_size > MOST_BYTES:
+            raise Refused("what describes its weights is far too long")
+        walk = Walk(names)
+        walk.run(io.BytesIO(archive.read(pickled)))
+        for key, length in walk.storages.items():
+            if parts[f"{top}/data/{key}"].file_size != length:
+                raise Refused("it gives a block of numbers another size than it has")
+        for part in archive.infolist() if checksums else ():
+            with archive.open(part) as data:
+                while data.read(1 << 20):  # zipfile compares the checksum at the end
+                    pass
+
+
+def _directory_bytes(file: BinaryIO, size: int) -> int:
+    """How long a zip file's list of parts says it is; zipfile would take ten times as much memory."""
+    file.seek(max(0, size - 98))
+    tail = file.read()
+    if tail[-22:-18] != b"PK\5\6":  # the end of a file of torch's, which has no comment behind it
+        raise zipfile.BadZipFile
+    if tail[-42:-38] == b"PK\6\7":  # a locator of the record for long files
+        return int.from_bytes(tail[40:48], "little")
+    return int.from_bytes(tail[-10:-6], "little")
+
+
+def _look_through_old(file: BinaryIO, names: set[str], size: int, checksums: bool) -> None:
+    """A file of torch < 1.6: a number, a version, notes, the state, keys, each a pickle; then the blocks of numbers."""
+    file.seek(0)
+    start = io.BytesIO(file.read(MOST_BYTES))
+    if Walk().run(start) != _MAGIC:
+        raise ValueError("no checkpoint")
+    walk = Walk(names)
+    for _ in range(4):
+        walk.run(start)
+    if start.tell() + sum(walk.storages.values()) > size:
+        raise EOFError
+
+
+def _check_views(state: Any, size: int) -> None:
+    """Refuses weights of more numbers than their block has: one number may stand for billions, until a copy is made.
+
+    Raises:
+        Refused: there are such weights.
+    """
+    left, total, seen = [state], 0, set()
+    while left:
+        value = left.pop()
+        if isinstance(value, torch.Tensor):
+            own = value.numel() * value.element_size()
+            total += own
+            if own > value.untyped_storage().nbytes() or total > 4 * size + MOST_BYTES:  # shared tables count each time
+                raise Refused("it gives a block of numbers another size than it has")
+        elif isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in seen:
+            seen.add(id(value))
+            value = vars(value) if isinstance(value, argparse.Namespace) else value
+            left.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _refusal(error: Exception) -> str | None:
     """Why a file was refused, in our words; None: it is damaged."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if named:
-        return f"refused, it holds {named[1]}, which is no weight or setting; nothing of it was run"
-    if re.search(r"Trying to call|Can only|numpy type|persistent", str(error)):
+    if isinstance(error, Refused):
+        return f"refused, {error}; nothing of it was run"
+    if re.search(r"GLOBAL|Trying to call|Can only|numpy type|persistent", str(error)):
         return "refused, it holds more than weights and settings; nothing of it was run"
     return None

@@ -3,16 +3,20 @@
 Its config.json begins with `format` and `version`; `bang/deploy` writes the two kinds.
 """
 
+import hashlib
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..modes import MODES
+from ..options import DESCRIBED, Options
 from ..text.files import StrPath
 from ..text.vocabulary import read_vocabulary
+from .description import check_options, read_description
 
 CONFIG, WEIGHTS, VOCABULARY, CARD = "config.json", "model.safetensors", "vocab.txt", "README.md"
 MODEL, EXPORT = "bang model", "bang export"
@@ -25,8 +29,8 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: type(value) is kind  # True is no number
 
 
-def _from(least: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= least
+def _from(least: int, most: int = 1 << 40) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
 
 
 def _list_of(serves: Callable[[Any], bool], least: int, most: int = sys.maxsize) -> Callable[[Any], bool]:
@@ -34,12 +38,13 @@ def _list_of(serves: Callable[[Any], bool], least: int, most: int = sys.maxsize)
 
 
 def _are_shares(value: Any) -> bool:
-    return type(value) is dict and all(type(share) in (int, float) for share in value.values())
+    return type(value) is dict and all(type(share) in (int, float) and math.isfinite(share) for share in value.values())
 
 
 _KEYS = {
     MODEL: dict(
-        architecture=_is(str), sizes=_is(dict), criterion=_is(dict), updates=_from(0), languages=_is(list), generation=_is(dict),
+        architecture=_is(str), sizes=_is(dict), criterion=_is(dict), updates=_from(0), generation=_is(dict),
+        languages=_list_of(lambda name: name is None or type(name) is str, 2, 2),
     ),
     EXPORT: dict(
         modes=_list_of(lambda name: type(name) is str and name in MODES, 1), shares=_are_shares,
@@ -49,7 +54,10 @@ _KEYS = {
     ),
 }  # fmt: skip
 """What config.json must hold, and what of it serves."""
-_MAY = dict(files=_list_of(_is(str), 0), blocks=_list_of(_from(0), 2, 2), reduce_range=_is(bool))
+_MAY = dict(
+    files=_list_of(_is(str), 0), blocks=_list_of(_from(0), 2, 2), reduce_range=_is(bool),
+    sha256=lambda sums: type(sums) is dict and all(type(sum) is str for sum in sums.values()),
+)  # fmt: skip
 """What it may hold besides, if not null."""
 
 
@@ -63,16 +71,13 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
     path = Path(folder, CONFIG)
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no {CONFIG} in it, so no model; make one with bang pack or bang export")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    kind = config.get("format") if isinstance(config, dict) else None
+    config = read_description(path)
+    kind = config.get("format")
     if is_for_transformers(folder):
         raise UserError(
             f"{folder}: a folder for Hugging Face's transformers; bang pack {folder} FOLDER turns it into one of ours"
         )
-    if kind not in formats:
+    if not isinstance(kind, str) or kind not in formats:
         raise UserError(f"{path}: format {kind!r} is not {' or '.join(map(repr, formats))}")
     if config.get("version") != VERSIONS[kind] or config["version"] is True:
         raise UserError(
@@ -82,19 +87,55 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
     lacking += [name for name, serves in _MAY.items() if config.get(name) is not None and not serves(config[name])]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, or has something else there; make it again")
+    for options in (config, config.get("sizes") or {}, config.get("criterion") or {}):
+        check_options(options, str(path))
+    try:
+        Options(**{name: value for name, value in config["generation"].items() if name in DESCRIBED})
+    except UserError as error:
+        raise UserError(f"{path}: generation default {error}") from None
     for name in config.get("files") or ():
         if not Path(folder, name).is_file():
             raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
+    _check_sums(folder, config)
     return config
 
 
 def is_for_transformers(folder: StrPath) -> bool:
     """Whether a folder is one for Hugging Face's transformers, of bang; a config.json that cannot be read is of none."""
     try:
-        config = json.loads(Path(folder, CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_description(Path(folder, CONFIG))
+    except (OSError, UserError):
         return False
-    return isinstance(config, dict) and "format" not in config and config.get("model_type") == HUGGING_FACE
+    return "format" not in config and config.get("model_type") == HUGGING_FACE
+
+
+_OF_NETWORK = (
+    "architecture", "sizes", "precision", "max_source_positions", "max_target_positions", "num_buckets",
+    "relative_max_distance", "specials",
+)  # fmt: skip
+"""What of config.json belongs to the weights; the rest, such as defaults of generation, may be edited."""
+
+
+def checksums(folder: StrPath, files: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
+    """The sha256 of a folder's files, and of what its config.json says of the network; kept there as `sha256`."""
+    found = {}
+    for name in files:
+        with open(Path(folder, name), "rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    described = json.dumps({name: config.get(name) for name in _OF_NETWORK}, sort_keys=True)
+    return {**found, CONFIG: hashlib.sha256(described.encode()).hexdigest()}
+
+
+def _check_sums(folder: StrPath, config: dict[str, Any]) -> None:
+    """Refuses a folder of which a bit has changed since it was made; folders of older versions tell no sums."""
+    sums = config.get("sha256") or {}
+    files = [name for name in sums if name in (config.get("files") or ())]
+    for name, found in checksums(folder, files, config).items():
+        if sums.get(name, found) != found:
+            raise UserError(
+                f"{Path(folder, name)}: damaged or changed since the folder was made (its checksum does not match): copy it "
+                "again from where it comes, or make the folder again"
+            )
 
 
 def read_pieces(folder: StrPath) -> list[str]:

@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 
 from ..errors import UserError
 from . import files, settings
+from .checkpoints import check_numbers
+from .description import check_options, check_weights_fit
 
 _UPGRADING = threading.Lock()
 
@@ -56,12 +58,24 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on
             state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
             overwrite_args_by_name(state["cfg"], overrides)
         with _hydra_alone():
-            return checkpoint_utils._upgrade_state_dict(state)
+            state = checkpoint_utils._upgrade_state_dict(state)
     except Exception as error:  # whatever a file lacks or has too much of
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"checkpoint {path}: its settings are none that fairseq can use ({type(error).__name__}: {reason})"
         ) from None
+    if settings.is_ours("model", state["cfg"].model._name):
+        options, training = (_as_dict(state["cfg"][kind]) for kind in ("model", "criterion"))
+        check_options(options, f"checkpoint {path}")
+        check_options(training, f"checkpoint {path}")
+        check_weights_fit(options, state["model"], f"checkpoint {path}")
+        check_numbers(state["model"], f"checkpoint {path}")
+    return state
+
+
+def _as_dict(section: Any) -> dict[str, Any]:
+    found = OmegaConf.to_container(section, enum_to_str=True) if OmegaConf.is_config(section) else {}
+    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 _broadcast_object_slow = distributed_utils._broadcast_object_slow

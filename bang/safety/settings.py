@@ -58,11 +58,16 @@ def allow(models: Iterable[str] = (), criterions: Iterable[str] = ()) -> None:
     _allowed["criterion"].update(criterions)
 
 
+def is_ours(kind: str, name: str) -> bool:
+    """Whether a model, task or criterion is BANG's."""
+    return CLASSES[kind][name].__module__.partition(".")[0] == __package__.partition(".")[0]
+
+
 def may_build(kind: str, name: Any) -> bool:
     """Whether a checkpoint may name this model, task or criterion."""
     if not isinstance(name, str) or name not in CLASSES[kind]:
         return False
-    if CLASSES[kind][name].__module__.partition(".")[0] == __package__.partition(".")[0] or name in _allowed[kind]:
+    if is_ours(kind, name) or name in _allowed[kind]:
         return True
     if kind == "task":
         return name in _FAIRSEQ_TASKS and bool(_allowed["model"])
@@ -94,6 +99,7 @@ def check(state: dict, path: str) -> dict:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
         raise UserError(f"checkpoint {path}: no fairseq checkpoint, its 'model' holds more than weights by name")
     state = dict(state)
+    _check_course(state, path)
     try:
         if state.get("args"):
             state["args"] = _flat(_mapping(state["args"]))
@@ -102,6 +108,21 @@ def check(state: dict, path: str) -> dict:
     except ValueError as error:
         raise UserError(f"checkpoint {path}: refused, {error}") from None
     return _with_course(state)
+
+
+def _check_course(state: dict, path: str) -> None:
+    """Refuses what tells of the training, or of the task, in other types than fairseq's."""
+
+    def typed(owner: Mapping[str, Any], name: str, kind: type) -> Any:
+        value = owner.get(name)
+        if value is not None and type(value) is not kind:
+            raise UserError(f"checkpoint {path}: no fairseq checkpoint, its {name} is {value!r:.60}")
+        return kind() if value is None else value
+
+    typed(typed(state, "task_state", dict), "dictionaries", str)
+    typed(typed(state, "extra_state", dict), "train_iterator", dict)
+    for part in typed(state, "optimizer_history", list):
+        typed(typed({"optimizer_history": part}, "optimizer_history", dict), "num_updates", int)
 
 
 def _with_course(state: dict) -> dict:

@@ -1,15 +1,17 @@
 """Reads a start: our checkpoint, or BERT's or ProphetNet's weights in the Hugging Face layout."""
 
-import json
 import os
+from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..safety import checkpoints
+from ..safety.description import check_options, layers_of, read_description, widths_of
 from ..safety.folder import MODEL, read_pieces
 from ..safety.settings import check_start
 from ..text.files import read_lines
@@ -46,34 +48,43 @@ def read(path: str) -> Start:
     Raises:
         ValueError: missing, truncated, of another kind, or more than data. One line.
     """
+    with damaged(f"{OPTION} {path}"):
+        return _read(path)
+
+
+def _read(path: str) -> Start:
+    source = f"{OPTION} {path}"
     folder, file = _locate(path)
     config = _read_config(folder)
     fingerprint = None
     if file.endswith(".safetensors"):
         saved, settings = _read_safetensors(file), {}
     else:
-        state = checkpoints.read(file, mmap=True)
-        check_start(state, f"{OPTION} {path}")
+        state = checkpoints.read(file, mmap=True, checksums=True)
+        check_start(state, source)
         saved, settings, task_state = state.get("model", state), _settings(state), state.get("task_state")
         fingerprint = task_state.get("dictionaries") if isinstance(task_state, dict) else None
-    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
-        raise UserError(f"{OPTION} {path}: no weights by name in it")
+    if not isinstance(saved, dict) or not all(isinstance(part, Tensor) and isinstance(name, str) for name, part in saved.items()):
+        raise UserError(f"{source}: no weights by name in it")
+    # numbers of positions are counted, and of no use here
+    checkpoints.check_numbers({name: part for name, part in saved.items() if not name.endswith(".position_ids")}, source)
     if SLOT in saved:
         family, weights = "bang", dict(saved)
         if config.get("format") == MODEL:  # of bang pack, which leaves shared tables out
-            settings = config["sizes"]
-            weights.setdefault("encoder.embed_tokens.weight", weights["decoder.embed_tokens.weight"])
+            settings = _by_name(config.get("sizes"))
+            if "decoder.embed_tokens.weight" in weights:
+                weights.setdefault("encoder.embed_tokens.weight", weights["decoder.embed_tokens.weight"])
         settings = {name: settings[name] for name in _CHECKED if settings.get(name) is not None}
     else:
         family = _family(path, saved, config)
         weights = FAMILIES[family].translate(saved, path)
         settings = FAMILIES[family].settings(config, path) if config else {}
-    sizes = {**_sizes(weights), **settings}
+    sizes = {**widths_of(weights), **settings}
     _check_tables(weights, path)
     _check_heads(sizes, path)
-    return Start(
-        path, family, weights, sizes, _layers(weights), _read_pieces(folder, config), fingerprint, _normalization(folder)
-    )
+    check_options(settings, source)
+    layers, pieces = layers_of(weights, source), _read_pieces(folder, config)
+    return Start(path, family, weights, sizes, layers, pieces, fingerprint, _normalization(folder))
 
 
 _CHECKED = (
@@ -112,13 +123,9 @@ def _read_config(folder: str | None) -> dict:
     if folder is None or not os.path.isfile(file):
         return {}
     try:
-        with open(file, encoding="utf-8") as lines:
-            config = json.load(lines)
-    except ValueError as error:  # JSON's and UTF-8's
-        raise UserError(f"{OPTION} {file}: no JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{OPTION} {file}: holds no settings by name")
-    return config
+        return read_description(file)
+    except UserError as error:
+        raise UserError(f"{OPTION} {error}") from None
 
 
 def _family(path: str, saved: dict, config: dict) -> str:
@@ -135,29 +142,15 @@ def _family(path: str, saved: dict, config: dict) -> str:
 
 def _settings(state: dict) -> dict:
     """The options that a fairseq checkpoint was trained with; {} in a bare state dict."""
-    cfg, args = state.get("cfg"), state.get("args")
-    if cfg:
-        return dict(cfg["model"])
-    return dict(vars(args)) if args and hasattr(args, "__dict__") else {}
+    if state.get("cfg"):
+        return _by_name(_by_name(state["cfg"]).get("model"))
+    return _by_name(state.get("args"))
 
 
-def _layers(weights: dict[str, Tensor]) -> dict[str, int]:
-    names = [name.split(".") for name in weights]
-    return {
-        side: 1 + max((int(part[2]) for part in names if part[:2] == [side, "layers"]), default=-1)
-        for side in ("encoder", "decoder")
-    }
-
-
-def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
-    """The widths, from the shapes of the weights."""
-    sizes = {}
-    for side in ("encoder", "decoder"):
-        for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
-            table = weights.get(f"{side}.{name}.weight")
-            if table is not None and table.dim() == 2:
-                sizes[f"{side}_{option}"] = table.size(axis)
-    return sizes
+def _by_name(settings: Any) -> dict[str, Any]:
+    """Settings, a dict or a Namespace; {} of what is neither."""
+    settings = vars(settings) if isinstance(settings, Namespace) else settings
+    return dict(settings) if isinstance(settings, Mapping) else {}
 
 
 def _check_tables(weights: dict[str, Tensor], path: str) -> None:

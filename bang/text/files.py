@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,28 @@ def _check_first(line: bytes, name: str, is_json: bool) -> None:
             '%s, line 1: begins with {": JSON is taken for text, braces and all; take the texts out of it first: '
             "jq -r .KEY FILE, where KEY names the text", name,
         )  # fmt: skip
+
+
+def standard_input() -> BinaryIO:
+    """stdin, in bytes.
+
+    Raises:
+        ValueError: it is closed, as by `<&-`.
+    """
+    if sys.stdin is None:
+        raise UserError("stdin is closed, and texts are read from there: give them with < FILE")
+    return sys.stdin.buffer
+
+
+def standard_output() -> BinaryIO:
+    """stdout, for bytes.
+
+    Raises:
+        ValueError: it is closed, as by `>&-`.
+    """
+    if sys.stdout is None:
+        raise UserError("stdout is closed, and texts are written there: give it a file with > FILE")
+    return sys.stdout.buffer
 
 
 def read_lines(path: StrPath) -> Iterator[str]:

@@ -7,7 +7,6 @@ import csv
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, BinaryIO, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import UserError
 from ..packages import import_extra
 from . import compression
-from .files import CompressedError, StrPath, decode_line
+from .files import CompressedError, StrPath, decode_line, standard_input
 
 LINES, JSONL, CSV, TSV, PARQUET = "lines", "jsonl", "csv", "tsv", "parquet"
 FORMATS = (LINES, JSONL, CSV, TSV, PARQUET)
@@ -139,7 +138,7 @@ class TableInput:
             return sum(1 for _ in data)
 
     def _open(self) -> Iterator[Row]:
-        file = sys.stdin.buffer if self.path == "-" else self._opened.enter_context(open(self.path, "rb"))
+        file = standard_input() if self.path == "-" else self._opened.enter_context(open(self.path, "rb"))
         if self.format == PARQUET:
             if not os.path.isfile(self.path):
                 raise UserError(f"{self.name}: Parquet cannot be read from a pipe: give --input a file")

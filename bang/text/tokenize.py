@@ -8,7 +8,6 @@ else, gives one line out, in order, in memory that does not grow with the file.
 import itertools
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..processes import end_with_parent
-from .files import StrPath, decode_line, refuse_overwriting, replacing
+from .files import StrPath, decode_line, refuse_overwriting, replacing, standard_input, standard_output
 from .vocabulary import VOCAB
 from .wordpieces import load_word_pieces
 
@@ -46,7 +45,7 @@ class Chunk(NamedTuple):
 
 def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
     for index, path in enumerate(inputs):
-        with nullcontext(sys.stdin.buffer) if path == STANDARD_STREAM else open(path, "rb") as file:
+        with nullcontext(standard_input()) if path == STANDARD_STREAM else open(path, "rb") as file:
             line, data = 1, None
             while data != b"":  # even an empty stdin gives a chunk, so that it has its output
                 data = b"".join(file.readlines(CHUNK_BYTES))
@@ -147,7 +146,7 @@ def tokenize_files(
     ):
         for index, of_file in itertools.groupby(results, key=lambda result: result[0].file):
             path = outputs[index]
-            with nullcontext(sys.stdout.buffer) if path == STANDARD_STREAM else replacing(path) as output:
+            with nullcontext(standard_output()) if path == STANDARD_STREAM else replacing(path) as output:
                 for chunk, pieces in of_file:
                     output.write(pieces)
                     bar.update(len(chunk.data))

@@ -22,7 +22,7 @@ PASSAGE_SEPARATOR = "[X_SEP]"
 _REMEDY = "binarize with --task translation_bang --srcdict vocab.txt --tgtdict vocab.txt"
 _COUNTED_TWICE = ("[UNK]", "[CLS]", "[SEP]")
 # Nothing is stripped: a piece may be, or end in, a blank that only Unicode knows (U+00A0, U+2028 …).
-_LINE = re.compile(r"(.+) (0|[1-9][0-9]*)", re.DOTALL)
+_LINE = re.compile(r"(.+) (0|[1-9][0-9]{0,17})", re.DOTALL)
 
 
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -109,6 +109,8 @@ def read_vocabulary(source: StrPath | Iterable[str | bytes]) -> dict[str, int]:
     if isinstance(source, (str, os.PathLike)):
         if not os.path.exists(source):
             raise FileNotFoundError(f"{source}: no such dictionary file: {_REMEDY}")
+        if not os.path.isfile(source):  # /dev/zero never ends
+            raise UserError(f"{source}: is no file: {_REMEDY}")
         with open(source, "rb") as file:
             return read_vocabulary(file)
     name = getattr(source, "name", "dictionary")

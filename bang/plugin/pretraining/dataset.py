@@ -25,7 +25,7 @@ from fairseq.data import data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 
 from ...errors import UserError
-from ..data import EveryBatch, targets_from
+from ..data import EveryBatch, check_binarized, targets_from
 from ..dictionary import BertDictionary
 from .masking import SpanMasking, block_generator, hide_spans
 
@@ -104,6 +104,7 @@ class TextBlocks:
 
     def __init__(self, prefix: str, block_size: int, break_mode: str):
         self._made_from = (prefix, block_size, break_mode)
+        check_binarized(prefix)
         self._index = MMapIndexedDataset.Index(index_file_path(prefix))
         lines = self._index.sizes - 1  # less the eos of each
         self.sizes = block_lengths(lines, block_size, break_mode).astype(np.int32)
@@ -169,7 +170,7 @@ class SpanDataset(EveryBatch):
     def __getitem__(self, index: int) -> dict:
         """Returns `id` and the tensors of `masking.HiddenBlock`, by name."""
         block = self.blocks[index]
-        if block.max() >= len(self.dictionary):
+        if block.min() < 0 or block.max() >= len(self.dictionary):
             raise UserError(
                 f"block {index} has id {block.max()}, its dictionary {len(self.dictionary)} entries: "
                 "the text was binarized with another dictionary; run fairseq-preprocess again"

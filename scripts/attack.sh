@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Opens the hostile and damaged inputs of tests/attack, and prints the table of docs/reliability.md: bash scripts/attack.sh [--only WORDS]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/scripts/environment.sh" test onnxruntime onnxscript
+cd "$root"
+export OMP_NUM_THREADS=1
+out=$(mktemp -d) data=tests/golden/data
+trap 'rm -rf "$out"' EXIT
+bang=(python -m bang) vocabulary=$data/vocab_small.txt
+"${bang[@]}" export tests/golden/mixed/checkpoint.pt "$out/exported" --vocab $vocabulary 2> "$out/log" || { cat "$out/log" >&2; exit 1; }
+fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt --testpref $data/tokenized_test \
+    --destdir "$out/data" --srcdict $vocabulary --tgtdict $vocabulary > "$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
+PYTHONPATH=$root:$root/tests python -m attack.runner "$out/exported" "$out/data" "$@"
