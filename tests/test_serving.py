@@ -189,6 +189,8 @@ REFUSED = {
     "a wide beam": (b'{"texts": "a", "mode": "ar", "beam": 9}', 400, "beam=9: this service's limit is 8"),
     "half a beam": (b'{"texts": "a", "mode": "ar", "beam": 2.5}', 400, "beam=2.5: give a whole number"),
     "a true beam": (b'{"texts": "a", "mode": "ar", "beam": true}', 400, "beam=True: give a whole number"),
+    "a number as the beginning": (b'{"texts": "a", "prefix": 5}', 400, "prefix=5: give what all texts begin with"),
+    "a beginning in NAR": (b'{"texts": "a", "mode": "nar", "prefix": "b"}', 400, "prefix: mode nar sees no token"),
     "no switch": (b'{"texts": "a", "truncate": "no"}', 400, 'truncate="no": give one of true, false'),
     "a switch of 1": (b'{"texts": "a", "truncate": 1}', 400, "truncate=1: give one of true, false"),
     "another way": (b'{"texts": "a", "on_error": "stop"}', 400, 'on_error="stop": give one of "raise", "blank"'),
@@ -205,6 +207,16 @@ def test_what_is_refused(name, client):
     error = answer.json()["error"]
     assert error.startswith(message) and "\n" not in error and len(error) < 500
     assert client.post("/generate", json={"texts": "a", "mode": "nar"}).status_code == 200
+
+
+def test_what_texts_begin_with(client, model):
+    texts = {"texts": TEXTS[:2], "mode": "ar", "beam": 1}
+    for prefix in ("a library", ["a library", ""]):
+        found = client.post("/generate", json={**texts, "prefix": prefix}).json()
+        wanted = model.generate(TEXTS[:2], "ar", beam=1, prefix=prefix, details=True)
+        for one, other in zip(found, wanted, strict=True):
+            same(one, plain(other))
+    assert found[0]["text"].startswith("a library")
 
 
 def test_errors_left_blank(client):

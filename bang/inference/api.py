@@ -560,7 +560,7 @@ class Bang:
             if prefix is None:
                 raise UserError(f"text {number} has no prefix: give one for each text, empty for none")
             try:
-                source = self._source(text, number, truncate)
+                source = self._encode_source(text, number, truncate)
                 if prefix:
                     source = source._replace(prefix=self._prefix(prefix, number, len(source.ids), options))
             except ValueError as error:
@@ -569,7 +569,7 @@ class Bang:
                 source = _Source(np.empty(0, dtype=np.int32), error=str(error))
             yield source
 
-    def _source(self, text: str, number: int, truncate: bool) -> _Source:
+    def _encode_source(self, text: str, number: int, truncate: bool) -> _Source:
         """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
         if not isinstance(text, str):
             raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")

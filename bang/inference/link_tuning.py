@@ -37,7 +37,7 @@ def tuned(
     assert len(sources) == len(targets)
     if "nar" not in model.modes:
         raise UserError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
-    ids = [model._source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
+    ids = [model._encode_source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
     parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
     if not parts:
         raise UserError("no source to tune on: all are empty")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..inference.api import Bang, Generation
 from ..options import DESCRIBED
-from .requests import MULTIPLIERS, SWITCHES, TEXTS, Limits
+from .requests import MULTIPLIERS, PREFIX, SWITCHES, TEXTS, Limits
 
 EXAMPLE = {TEXTS: ["A header-only dbus-binding leveraging C++-11.", "Fast estimators for survival analysis."], "mode": "nar"}
 
@@ -61,7 +61,10 @@ _ERROR = {"type": "object", "properties": {"error": {"type": "string", "descript
 
 def _request(model: Bang, limits: Limits) -> dict[str, Any]:
     texts = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": limits.texts}]}
-    properties: dict[str, Any] = {TEXTS: {**texts, "description": "raw text: one, or several in a list"}}
+    properties: dict[str, Any] = {
+        TEXTS: {**texts, "description": "raw text: one, or several in a list"},
+        PREFIX: {**texts, "default": "", "description": "what every text begins with, or a list with one for each; not in NAR"},
+    }
     for name, (choices, default, text) in SWITCHES.items():
         properties[name] = {"enum": list(choices), "default": default, "description": text}
     for name, option in DESCRIBED.items():

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..inference.api import Bang
 from ..options import DESCRIBED
 
-TEXTS = "texts"
+TEXTS, PREFIX = "texts", "prefix"
 SWITCHES = {
     "truncate": ((True, False), False, "cut texts that are longer than the model takes; else they are an error"),
     "drop_repeats": ((True, False, None), None, "drop a word that repeats the one before it; null: in NAR and semi-NAR alone"),
@@ -60,7 +60,7 @@ def parse(body: bytes, model: Bang, limits: Limits) -> dict[str, Any]:
         UserError: it holds something else; one line. A `Refusal` where the status is not 400.
     """
     arguments = _read_json(body)
-    known = [TEXTS, *SWITCHES, *DESCRIBED]
+    known = [TEXTS, PREFIX, *SWITCHES, *DESCRIBED]
     for name in arguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -71,6 +71,9 @@ def parse(body: bytes, model: Bang, limits: Limits) -> dict[str, Any]:
         raise UserError(f"{TEXTS}: give a text or a list of texts")
     if isinstance(texts, list) and len(texts) > limits.texts:
         raise Refusal(413, f"{len(texts)} texts in one request; the limit is {limits.texts}: send several requests")
+    prefix = arguments.setdefault(PREFIX, "")
+    if not (isinstance(prefix, str) or isinstance(prefix, list) and all(isinstance(one, str) for one in prefix)):
+        raise UserError(f"{PREFIX}={_shown(prefix)}: give what all texts begin with, or a list of it, one for each text")
     for name, (choices, default, _) in SWITCHES.items():
         value = arguments.setdefault(name, default)
         if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):

@@ -6,10 +6,10 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
-from importlib import metadata
 
 import uvicorn
 
+from .. import __version__
 from ..errors import UserError
 from ..inference.api import Bang
 from ..options import check_number
@@ -63,7 +63,7 @@ def serve(
     with listen(host, port) as bound:
         model = load()
         _warm_up(model)
-        service = Service(model, limits, rows, wait, _version())
+        service = Service(model, limits, rows, wait, __version__)
         server = uvicorn.Server(_config(service, bound, is_loopback(host), names))
 
         def end(*_) -> None:
@@ -79,14 +79,6 @@ def _warm_up(model: Bang) -> None:
     for mode in model.modes:
         if mode in (model.engine.shares or model.modes):
             model.generate("one text ahead", mode, beam=1, min_len=1, max_len=5)
-
-
-def _version() -> str:
-    """Of bang; a checkout that is not installed has none."""
-    try:
-        return metadata.version("bang")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _config(service: Service, bound: socket.socket, guarded: bool, names: tuple[str, ...]) -> uvicorn.Config:
