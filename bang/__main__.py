@@ -46,7 +46,7 @@ def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
 
 
 def _complete() -> None:
-    """Answers a shell that asks what may come next, which argcomplete's script tells by an environment variable; then exits."""
+    """Shell completion: answers if argcomplete's environment variable is set, and exits."""
     if "_ARGCOMPLETE" not in os.environ:
         return
     import argcomplete

@@ -85,7 +85,7 @@ def try_lock(file: int) -> bool | None:
         file: its descriptor; forked workers have it too, until they close it.
 
     Returns:
-        Whether nobody else has it; None where files cannot be locked.
+        Whether no other process has it; None where files cannot be locked.
     """
     try:
         import fcntl

@@ -104,7 +104,7 @@ def slots_ahead(trained: Iterable[Blocks | None], block: int) -> int:
     """Slots behind blocks of so many that a link may look at: up to `AHEAD`, as far as blocks of the training reached.
 
     Args:
-        trained: of each model; None: nobody knows.
+        trained: of each model; None: unknown.
     """
     reach = min(blocks.longest if blocks is not None else 0 for blocks in trained)
     return min(max(reach - block, 0), AHEAD)

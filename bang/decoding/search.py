@@ -101,7 +101,7 @@ class SourcePairs:
 
     def __init__(self, source: np.ndarray, size: int, passed_over: tuple[int, int]):
         self._size = size
-        self._row = np.arange(len(source))  # tells a row's pairs from others'
+        self._row = np.arange(len(source))  # keeps the pairs of different rows apart
         first, second = source[:, :-1].astype(np.int64), source[:, 1:]
         key = self._of_row(first * size + second)
         pad, eos = passed_over

@@ -266,7 +266,7 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-_EXPORTING = threading.RLock()  # what is switched off within is everybody's
+_EXPORTING = threading.RLock()  # the settings changed within are global
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The configuration of the model in `transformers`: the network's sizes, and what its training tells of it."""
+"""The configuration of the model in `transformers`: the network's sizes, and facts of its training."""
 
 from typing import Any
 

@@ -84,7 +84,7 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
 
 
 def _setting(name: str, arguments: dict[str, Any], configs: list) -> Any:
-    """The first value that somebody gave; None: nobody did."""
+    """The first value that was given; None: none was."""
     values = [arguments.get(name), *(getattr(config, name, None) for config in configs)]
     return next((value for value in values if value is not None), None)
 

@@ -654,7 +654,7 @@ def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Op
     """What each text begins with, "" for nothing.
 
     Args:
-        count: of the texts; None: nobody knows.
+        count: of the texts; None: unknown.
     """
     if prefix is None or prefix == "":
         return itertools.repeat("")

@@ -133,7 +133,7 @@ def compare(model: Bang, text: str, modes: list[str], both: bool = False, **opti
 
 
 def hint(model: Bang, text: str) -> str:
-    """What to tell somebody whose text the model's vocabulary was not made for; empty: nothing.
+    """A hint for a text that the model's vocabulary was not made for; empty: none.
 
     A text is taken for English if its letters are Latin ones and, where it has ten words, one of them is among the
     commonest.
@@ -168,8 +168,8 @@ def render(found: list[Shown], hint: str = "") -> str:
         )
     names = ("mode", "word pieces by the pass that wrote them; the text", "score a piece", "passes", "ms", f"speed of {than}")
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    told = f'<div class="hint">{html.escape(hint)}</div>' if hint else ""
-    return f'{_STYLE}<div class="bang">{told}<table>{head}{"".join(rows)}</table></div>'
+    shown_hint = f'<div class="hint">{html.escape(hint)}</div>' if hint else ""
+    return f'{_STYLE}<div class="bang">{shown_hint}<table>{head}{"".join(rows)}</table></div>'
 
 
 def _title(mode: str) -> str:

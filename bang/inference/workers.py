@@ -1,6 +1,6 @@
 """Several processes that generate side by side, each with the model: answers come in order, memory stays flat.
 
-A process that is killed, for lack of memory for instance, is told and replaced, and its texts are generated again.
+A killed process (out of memory, for instance) is reported and replaced, and its texts are generated again.
 """
 
 import itertools
@@ -57,7 +57,7 @@ class _Worker:
 
     def take(self, chunk: _Chunk) -> None:
         self.chunk, self.is_ready = chunk, False
-        with suppress(BrokenPipeError):  # it is dead, which the next answer will tell
+        with suppress(BrokenPipeError):  # it is dead: the next read finds out
             self.pipe.send((chunk.first, chunk.texts))
 
     def end(self) -> None:
@@ -231,7 +231,7 @@ def _work(pipe: Connection, load: dict[str, Any], options: dict[str, Any], detai
             if not details:
                 answers = [replace(answer, pieces=[], piece_scores=(), passes=()) for answer in answers]
             pipe.send((answers, messages.take()))
-    except (EOFError, BrokenPipeError):  # nobody listens any more
+    except (EOFError, BrokenPipeError):  # the parent has ended
         return
     except (UserError, OSError) as error:
         pipe.send((error, []))

@@ -197,7 +197,7 @@ class BangTask(FairseqTask):
         return path if os.path.exists(path) else None
 
     def _whole(self, path: str, run) -> str:
-        """The last checkpoint of a run; where it is damaged the newest whole one, and fairseq's trainer is told so."""
+        """The last checkpoint of a run; where it is damaged the newest whole one, which fairseq's trainer then loads."""
         whole = checkpoints.resumable(path)
         if whole != path:
             logger.warning("checkpoint %s: cannot be read; going on from %s, the newest that can", path, whole)

@@ -1,4 +1,4 @@
-"""What describes a model: the options that make its network and tell its training, in config.json or in a checkpoint.
+"""The description of a model: the options of its network and its training, in config.json or in a checkpoint.
 
 One schema for both, and one comparison with the weights, before anything is built: a number in a description costs its
 writer nothing. Standard library only.
@@ -55,7 +55,7 @@ OPTIONS: dict[str, _Kind] = {
     "block_size": _whole(1, 1 << 20),
     **dict.fromkeys(("disable_ngram_loss", "random_block_offset", "joint_modes"), _FLAG),
 }
-"""The options that are acted upon: of the network, and those of the training that tell which modes it knows."""
+"""The options that are acted upon: of the network, and those of the training that decide which modes it knows."""
 
 
 def check_options(options: Mapping[str, Any], source: str) -> None:
@@ -81,7 +81,7 @@ class Shaped(Protocol):
 
 
 def layers_of(weights: Mapping[str, Any], source: str) -> dict[str, int]:
-    """How many layers the weights' names tell, {"encoder": 6, "decoder": 6}.
+    """The number of layers, from the weights' names: {"encoder": 6, "decoder": 6}.
 
     Raises:
         ValueError: one between others lacks.
@@ -99,7 +99,7 @@ def layers_of(weights: Mapping[str, Any], source: str) -> dict[str, int]:
 
 
 def widths_of(weights: Mapping[str, Shaped]) -> dict[str, int]:
-    """The widths that shapes tell, by the option that has to agree."""
+    """The widths, from the weights' shapes, by the option that has to agree."""
     found = {}
     for side in ("encoder", "decoder"):
         for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
@@ -116,7 +116,7 @@ def check_weights_fit(options: Mapping[str, Any], weights: Mapping[str, Shaped],
         options: of the network, checked by `check_options`; one that is None or not there is not compared.
         weights: under our names.
     """
-    told = {f"{side}_layers": count for side, count in layers_of(weights, source).items()} | widths_of(weights)
+    found = {f"{side}_layers": count for side, count in layers_of(weights, source).items()} | widths_of(weights)
     tables = {
         f"{side}.{name}.weight": len(weights[f"{side}.{name}.weight"].shape) if f"{side}.{name}.weight" in weights else 0
         for side in ("encoder", "decoder")
@@ -125,13 +125,13 @@ def check_weights_fit(options: Mapping[str, Any], weights: Mapping[str, Shaped],
     for name, dimensions in tables.items():
         if dimensions != 2:
             raise UserError(f"{source}: no {name} among its weights, or no table; it is damaged, or of another model")
-    told["max_source_positions"] = weights["encoder.embed_positions.weight"].shape[0] - 1  # one is for pads
-    told["max_target_positions"] = weights["decoder.embed_positions.weight"].shape[0] - 2  # and one for the last slot
-    for name, size in told.items():
+    found["max_source_positions"] = weights["encoder.embed_positions.weight"].shape[0] - 1  # one is for pads
+    found["max_target_positions"] = weights["decoder.embed_positions.weight"].shape[0] - 2  # and one for the last slot
+    for name, size in found.items():
         if options.get(name) is not None and options[name] != size:
             raise UserError(f"{source}: its {name} is {options[name]!r:.40}, and its weights are of {size}")
     for side in ("encoder", "decoder"):
-        heads, width = options.get(f"{side}_attention_heads"), told[f"{side}_embed_dim"]
+        heads, width = options.get(f"{side}_attention_heads"), found[f"{side}_embed_dim"]
         if heads is not None and width % heads:
             raise UserError(f"{source}: its {side}_attention_heads is {heads}, which does not divide its width of {width}")
     relative = weights.get("decoder.layers.0.ngram_self_attn.relative_linear.weight")

@@ -127,7 +127,7 @@ def checksums(folder: StrPath, files: Iterable[str], config: dict[str, Any]) -> 
 
 
 def _check_sums(folder: StrPath, config: dict[str, Any]) -> None:
-    """Refuses a folder of which a bit has changed since it was made; folders of older versions tell no sums."""
+    """Refuses a folder of which a bit has changed since it was made; folders of older versions have no checksums."""
     sums = config.get("sha256") or {}
     files = [name for name in sums if name in (config.get("files") or ())]
     for name, found in checksums(folder, files, config).items():

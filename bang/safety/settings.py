@@ -111,7 +111,7 @@ def check(state: dict, path: str) -> dict:
 
 
 def _check_course(state: dict, path: str) -> None:
-    """Refuses what tells of the training, or of the task, in other types than fairseq's."""
+    """Refuses a training or task state of other types than fairseq's."""
 
     def typed(owner: Mapping[str, Any], name: str, kind: type) -> Any:
         value = owner.get(name)

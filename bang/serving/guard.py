@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 class LocalOnly:
     """ASGI middleware that refuses foreign `Host` and `Origin` headers with 403, before any of the body is read.
 
-    A web page can have its visitor's browser send requests to the visitor's own machine. Such a request tells the page's
+    A web page can have its visitor's browser send requests to the visitor's own machine. Such a request carries the page's
     `Origin`. A page whose name was made to resolve to 127.0.0.1 (DNS rebinding) has that name in `Host`.
 
     Args:

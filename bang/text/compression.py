@@ -1,4 +1,4 @@
-"""Files that are compressed by gzip or Zstandard, which the end of their name tells."""
+"""Files compressed by gzip or Zstandard, recognized by the end of their name."""
 
 import contextlib
 import gzip

@@ -33,7 +33,7 @@ _COMPRESSED = {
 }
 """How compressed files begin, and what gives their text."""
 _NO_ROOM = re.compile(r"no space left|file too large|quota exceeded|unexpected pos|failed writing", flags=re.I)
-"""How libraries in Rust and C++ (safetensors, torch) tell what Python tells as an OSError."""
+"""How libraries in Rust and C++ (safetensors, torch) report what Python reports as an OSError."""
 _hinted: set[str] = set()  # names of what was said to look like JSON
 
 
@@ -176,7 +176,7 @@ def write_whole(path: StrPath, text: str) -> None:
 def unfinished(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     """A file or folder beside `target`, under a name of its own; what killed processes left there is removed.
 
-    It is locked while this process lives. So a leftover is told from what another process is writing now, also where
+    It is locked while this process lives. So a leftover differs from what another process is writing now, also where
     process numbers come again, as in containers.
     """
     for stray in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
@@ -201,7 +201,7 @@ def unfinished(target: Path, make: Callable[[Path], object]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool | None]:
-    """Whether a file or folder could be locked; None where that cannot be told."""
+    """Whether a file or folder could be locked; None where that is unknown."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -22,7 +22,7 @@ TEXT = "text"
 """The column of the texts, if no other is named; a plain line is one."""
 
 PEEK = 1000
-"""Rows of JSONL that tell its columns."""
+"""Rows of JSONL that are read to find its columns."""
 
 _ENDINGS = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV, ".tsv": TSV, ".parquet": PARQUET}
 _FIELD = 1 << 24

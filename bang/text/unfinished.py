@@ -146,7 +146,7 @@ class Piped:
 
     Args:
         file: stays open.
-        at_once: hand each row on at once: somebody waits for it.
+        at_once: write each row out at once, for interactive use.
     """
 
     def __init__(self, output: TableOutput, file: BinaryIO, at_once: bool = False):
