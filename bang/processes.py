@@ -35,15 +35,16 @@ def _prctl() -> Callable[[int, int], int] | None:
     return ctypes.PyDLL(None).prctl  # keeps the GIL: a child between fork and exec must not wait for it
 
 
-def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+def end_with_parent(parent: int, number: int | None = None) -> None:
     """In a child: it gets a signal when its parent ends, however that ends.
 
     On Linux it is the thread that started the child whose end counts.
 
     Args:
         parent: its process number, taken before the child was started.
-        number: of the signal.
+        number: of the signal; None: SIGKILL, which Windows does not have.
     """
+    number = signal.SIGKILL if number is None else number
     prctl = _prctl()
     if prctl is None:
         threading.Thread(target=_watch, args=(parent, number), daemon=True).start()

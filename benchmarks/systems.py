@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+from bang.errors import UserError
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB = REPOSITORY / "vocab.txt"
 LINK = REPOSITORY / "models" / "debian-synopsis" / "link.bin"
@@ -45,7 +47,7 @@ def check(systems: list[str]) -> None:
     for name in systems:
         package = PACKAGES.get(name.partition("-")[0])
         if package is not None and find_spec(package) is None:
-            raise ValueError(f"{name} needs the package {package}: pip install '.[benchmarks]', or leave it out of --systems")
+            raise UserError(f"{name} needs the package {package}: pip install '.[benchmarks]', or leave it out of --systems")
 
 
 def prepare(systems: list[str], arch: str, folder: Path) -> None:
@@ -242,5 +244,5 @@ def read_sources(path: Path, count: int, length: int | None) -> list:
         tokenized = [stream[i * (length - 1) : (i + 1) * (length - 1)] for i in range(count)]
     sources = [np.array(line[:511] + [ids["[SEP]"]]) for line in tokenized[:count]]
     if len(sources) < count or len(sources[-1]) < 2:
-        raise ValueError(f"{path}: too short for {count} sources" + (f" of {length}" if length else ""))
+        raise UserError(f"{path}: too short for {count} sources" + (f" of {length}" if length else ""))
     return sorted(sources, key=len, reverse=True)

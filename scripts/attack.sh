@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1
 out=$(mktemp -d) data=tests/golden/data
 trap 'rm -rf "$out"' EXIT
 bang=(python -m bang) vocabulary=$data/vocab_small.txt
-"${bang[@]}" export tests/golden/mixed/checkpoint.pt "$out/exported" --vocab $vocabulary 2> "$out/log" || { cat "$out/log" >&2; exit 1; }
-fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt --testpref $data/tokenized_test \
-    --destdir "$out/data" --srcdict $vocabulary --tgtdict $vocabulary > "$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
+logged "$out/log" "${bang[@]}" export tests/golden/mixed/checkpoint.pt "$out/exported" --vocab $vocabulary
+logged "$out/log" fairseq-preprocess --user-dir bang --task translation_bang --source-lang src --target-lang tgt --testpref $data/tokenized_test \
+    --destdir "$out/data" --srcdict $vocabulary --tgtdict $vocabulary
 PYTHONPATH=$root:$root/tests python -m attack.runner "$out/exported" "$out/data" "$@"

@@ -68,7 +68,9 @@ def imported(*folders):
                 found.add(node.module.split(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
                 found |= {arg.value.split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
-    own = {"bang", "conftest", "post_processed_nar", "support"} | {file.stem for file in (ROOT / "scripts").glob("*.py")}
+    own = {"attack", "bang", "conftest", "post_processed_nar", "support"} | {
+        file.stem for file in (ROOT / "scripts").glob("*.py")
+    }
     own |= {file.stem for folder in ("tests", "benchmarks", "research") for file in (ROOT / folder).glob("*.py")}
     return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 

@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_keeps_its_start_and_plan(trained, tmp_path):
     (run / "start").write_text("none\n")
     (run / "planned").write_text("1500\n")
     kept = [(run / name).read_text() for name in ("start", "planned")]
-    (run / "checkpoints" / "checkpoint_last.pt").touch()
+    torch.save({"extra_state": {"previous_training_time": 1800.0}}, run / "checkpoints" / "checkpoint_last.pt")
     found = trained()
     assert after(found, "--max-update") == "1500" and after(found, "--encoder-embed-dim") == "256"
     assert after(found, "--stop-time-hours") == str(0.5 + 8 / 60)

@@ -111,7 +111,15 @@ def test_a_text_and_a_list(name, client, expected):
         same(found, wanted)
 
 
-def test_requests_at_once_get_their_own_answers_and_wrong_ones_fail_alone(client, expected):
+@pytest.fixture
+def patient_client(model):
+    """Of a service that waits so long for a batch that requests sent at once meet in one."""
+    with serving(model, wait=0.2) as (address, _), httpx.Client(base_url=address, timeout=60) as opened:
+        yield opened
+
+
+def test_requests_at_once_get_their_own_answers_and_wrong_ones_fail_alone(patient_client, expected):
+    client = patient_client
     before = metrics(client)
     wrong = {"mode": "nar", "texts": ["a", 5]}
 

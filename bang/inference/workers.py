@@ -195,6 +195,9 @@ class _Pool:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """A process that is started within never gets Ctrl-C: that is for the one that started it, which ends it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

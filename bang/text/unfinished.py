@@ -3,7 +3,6 @@
 A run that was stopped or killed is gone on with from there, if it is of the same input, model and options.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UserError
+from ..processes import try_lock
 from .files import StrPath, replacing
 from .table_input import PARQUET, Row
 from .table_output import RowWriter, TableOutput
@@ -99,10 +99,8 @@ class Unfinished:
         return words
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self._part}: another process writes it: wait for it, or name another output") from None
+        if try_lock(self._file.fileno()) is False:
+            raise UserError(f"{self._part}: another process writes it: wait for it, or name another output")
 
     def write(self, row: Row, generated: Any) -> None:
         self._writer.write(row, generated)
