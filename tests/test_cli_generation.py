@@ -98,6 +98,7 @@ def test_prefix_size(generate):
     assert sum(free[n][1].split()[:2] == targets[n].split()[:2] for n in free) < 12
 
 
+@pytest.mark.slow
 def test_constraints(interactive, lines):
     """Pieces after a tab must be in the text, in the order given; without them they are not."""
     wanted = ["network library", "python", "documentation"]
@@ -123,6 +124,7 @@ def test_print_alignment(generate):
     assert len({pair.split("-")[0] for pairs in alignments.values() for pair in pairs}) > 10
 
 
+@pytest.mark.slow
 def test_validate(cli, data_bin, golden_model, pairs):
     """The loss of fairseq-validate is that of the test part as one batch, for any batch size."""
     losses = []

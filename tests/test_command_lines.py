@@ -215,6 +215,7 @@ def test_two_workers_that_resume_equal_two_that_never_stopped(train_two, tmp_pat
     assert all(torch.equal(moments[0][i][name], moments[1][i][name]) for i in moments[0] for name in ("exp_avg", "exp_avg_sq"))
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_update_freq_2(train, train_two, tmp_path):
     options = ["--nar-ratio", "0.5", "--dropout", "0", "--attention-dropout", "0", "--max-tokens", "300", "--max-epoch", "2"]
     one = train(tmp_path / "one", *options, "--update-freq", "2")

@@ -149,6 +149,7 @@ def test_pack_and_export_put_it_into_the_folder(tmp_path, link_file, capsys, mon
         Bang.load(folder)
 
 
+@pytest.mark.slow
 def test_generate_command(tmp_path, link_file, capfdbinary, monkeypatch):
     import io
     import sys

@@ -207,6 +207,7 @@ def test_fairseq_generate_and_bang_generate_write_the_same(data_bin, link_file, 
     assert [text for _, (_, text) in sorted(hypotheses(log).items())] == expected
 
 
+@pytest.mark.slow
 def test_a_link_beside_a_checkpoint_and_in_folders(link_file, tmp_path, exported):
     for name, path in (("checkpoint.pt", CHECKPOINT), ("link.bin", link_file)):
         shutil.copy(path, tmp_path / name)

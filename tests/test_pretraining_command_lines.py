@@ -113,6 +113,7 @@ def test_finetuning_in_every_mode_from_the_pretrained_model(mode, pretrained, ru
     assert cfg["criterion"]["stream_decay"] == (0.7 if mode == "n-stream" else 1)
 
 
+@pytest.mark.slow
 def test_the_warmup_of_a_recipe_fits_the_run(run, data_bin, tmp_path):
     """A fairseq-train that only shows its arguments stands in."""
     (tmp_path / "fairseq-train").write_text('#!/bin/sh\necho "$@"\n')
@@ -126,6 +127,7 @@ def test_the_warmup_of_a_recipe_fits_the_run(run, data_bin, tmp_path):
     assert "--warmup-updates=7 " in run(*command, "--warmup-updates=7", env=path)  # nothing to count
 
 
+@pytest.mark.slow
 def test_several_nodes_run_under_torchrun(run, shards, data_bin, tmp_path):
     """A torchrun that only shows its arguments stands in for the GPUs."""
     (tmp_path / "torchrun").write_text('#!/bin/sh\necho "$@"\n')
@@ -163,6 +165,7 @@ def last_line(output):
     return output.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_bad_input_gets_one_line(run, shards, tmp_path):
     first, second = shards.split(":")
 

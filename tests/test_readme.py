@@ -49,6 +49,7 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_fairseqs_commands(checkout):
     page = DOCS / "fairseq.md"
     (prepare,), (train,), generate = (blocks(page, section) for section in ("Data", "Fine-tuning", "Generation"))
@@ -103,6 +104,7 @@ def test_ship_a_model(checkout):
     in_folder(checkout, "python ship.py")
 
 
+@pytest.mark.slow
 def test_pretraining(checkout):
     """After fairseq's commands, whose binarized pairs it fine-tunes on."""
     (block,) = blocks(DOCS / "pretraining.md")
