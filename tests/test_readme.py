@@ -49,7 +49,6 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_fairseqs_commands(checkout):
     page = DOCS / "fairseq.md"
     (prepare,), (train,), generate = (blocks(page, section) for section in ("Data", "Fine-tuning", "Generation"))
