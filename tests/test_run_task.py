@@ -268,12 +268,12 @@ def test_whole_task_then_only_what_changed(data, tmp_path):
                        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # fmt: skip
         done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout, re.findall(r"^\[\d+/11\] (\S+?)(: up to date)?$", done.stderr, flags=re.M)
+        return done.stdout, re.findall(r"^\[\d+/12\] (\S+?)(: up to date)?$", done.stderr, flags=re.M)
 
     dry, _ = run_task("--generate", "--max-len-b 12", "--dry-run")
-    assert len(re.findall(r"^# \[\d+/11\]", dry, flags=re.M)) == 11 and not (tmp_path / "out").exists()
+    assert len(re.findall(r"^# \[\d+/12\]", dry, flags=re.M)) == 12 and not (tmp_path / "out").exists()
     printed, steps = run_task("--generate", "--max-len-b 12")
-    assert len(steps) == 11 and not any(done for _, done in steps)
+    assert len(steps) == 12 and not any(done for _, done in steps)
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [os.path.basename(path) for path in scores["systems"]] == [
         "ar.txt", "semi-nar.txt", "nar.txt", "semi-nar-link.txt", "nar-link.txt"

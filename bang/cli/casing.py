@@ -10,6 +10,7 @@ commonest in the table. Nothing but case changes.
 
 import argparse
 import os
+import sys
 
 from ..text.casing import Casing
 from ..text.files import read_lines, refuse_overwriting
@@ -27,4 +28,4 @@ def run(args: argparse.Namespace) -> None:
     table = Casing.count(line for path in args.targets for line in read_lines(path))
     table.save(args.out)
     words = len(table.inside.keys() | table.first.keys())
-    print(f"{args.out}: {words:,} words, {len(table.pairs):,} pairs; {os.path.getsize(args.out) / 1e6:.2f} MB")
+    print(f"{args.out}: {words:,} words, {len(table.pairs):,} pairs; {os.path.getsize(args.out) / 1e6:.2f} MB", file=sys.stderr)
