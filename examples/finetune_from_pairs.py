@@ -8,10 +8,10 @@
 import sys
 
 from bang import Bang
-from bang.recipes.tasks import Options, task_plan
+from bang.recipes.tasks import TaskOptions, task_plan
 
 data, out, *train = sys.argv[1:]
-options = Options(mode="ar", start="models/debian-synopsis/checkpoint.pt", train=["--lr", "0.0001", *train])
+options = TaskOptions(mode="ar", start="models/debian-synopsis/checkpoint.pt", train=["--lr", "0.0001", *train])
 task_plan(data, out, options).run()
 print(open(f"{out}/scores.txt").read())
 model = Bang.load(f"{out}/checkpoints/checkpoint_best.pt")

@@ -123,7 +123,7 @@ def plain(value: Any) -> Any:
             return once(value, lambda: (value, convert(vars(value))[1]))
         if isinstance(value, dict):
             return once(value, lambda: (value, of_dict(value)))
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):  # workers exchange sizes
             return once(value, lambda: of_list(value))
         return value, 1
 
