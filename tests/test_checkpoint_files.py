@@ -10,6 +10,7 @@ from fairseq.file_io import PathManager
 
 from bang.plugin import checkpoint_files
 from bang.recipes.precision import training_option
+from bang.safety import files
 from bang.safety.checkpoints import resumable
 from bang.safety.files import DamagedError
 
@@ -75,7 +76,7 @@ def test_where_no_whole_one_lies_beside_it_that_is_told(tmp_path, train_here):
     folder.mkdir()
     shutil.copy(CHECKPOINT, folder / "checkpoint_last.pt")
     halve(folder / "checkpoint_last.pt")
-    state = torch.load(CHECKPOINT, weights_only=False)
+    state = files.read(str(CHECKPOINT))
     torch.save({name: state[name] for name in ("args", "model")}, folder / "checkpoint1.pt")  # without an optimizer's state
     with pytest.raises(DamagedError, match="cannot be read; .*; no whole one lies beside it: remove it to begin anew$"):
         train_here("--max-update", "1")

@@ -1,4 +1,4 @@
-"""Several processes that generate: in order, as one does; a killed one is told and replaced."""
+"""Several processes that generate: in order, as one does; a killed one is reported and replaced."""
 
 import itertools
 import os

@@ -497,35 +497,23 @@ class Bang:
         bar: Any,
     ) -> Iterator[Generation]:
         with bar:
-            yield from self._answers(sources, windows, options, drop_repeats, batch_tokens, first, bar)
-
-    def _answers(
-        self,
-        sources: Iterator[_Source],
-        windows: Iterable[int],
-        options: Options,
-        drop_repeats: bool,
-        batch_tokens: int,
-        first: int,
-        bar: Any,
-    ) -> Iterator[Generation]:
-        numbered = enumerate(sources, start=first)
-        for size in windows:
-            window, failure = {}, None
-            try:
-                for number, source in itertools.islice(numbered, size):
-                    window[number] = source
-            except Exception as error:  # what came before it is answered first
-                failure = error
-            cut = [number for number, source in window.items() if source.truncated]
-            if cut:
-                limit = self.engine.max_source_positions - 1
-                logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
-            yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
-            if failure is not None:
-                raise failure
-            if len(window) < size:
-                return
+            numbered = enumerate(sources, start=first)
+            for size in windows:
+                window, failure = {}, None
+                try:
+                    for number, source in itertools.islice(numbered, size):
+                        window[number] = source
+                except Exception as error:  # what came before it is answered first
+                    failure = error
+                cut = [number for number, source in window.items() if source.truncated]
+                if cut:
+                    limit = self.engine.max_source_positions - 1
+                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
+                yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
+                if failure is not None:
+                    raise failure
+                if len(window) < size:
+                    return
 
     def _window(
         self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any

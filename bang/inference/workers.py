@@ -238,5 +238,5 @@ def _work(pipe: Connection, load: dict[str, Any], options: dict[str, Any], detai
         return
     except (UserError, OSError) as error:
         pipe.send((error, []))
-    except Exception:
+    except Exception:  # our own bug: the parent raises it with this traceback
         pipe.send((RuntimeError(f"a worker failed:\n{traceback.format_exc()}"), []))

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,9 +113,10 @@ class TableOutput:
         return schema.append(arrow.field(self.column, arrow.string()))
 
 
-class RowWriter:
+class RowWriter(ABC):
     """Writes rows in parts."""
 
+    @abstractmethod
     def write(self, row: Row, generated: Any) -> None:
         """Adds a row.
 
@@ -123,11 +125,10 @@ class RowWriter:
         Raises:
             UserError: the row has columns that the format cannot keep.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def end_part(self) -> None:
         """Makes whole what was written so far, and hands it to the system."""
-        raise NotImplementedError
 
 
 class _TextWriter(RowWriter):
