@@ -19,6 +19,8 @@ import torch
 from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL
 from support.kills import Killed, after, content, logged, strays
 
+from bang.safety import files
+
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("BANG_KILLS") or 6)
 ENVIRONMENT = {
@@ -180,7 +182,6 @@ def test_training(data_bin, undisturbed, tmp_path):
 
 HALF = """
 import os, signal
-from bang.safety import files
 from bang.safety import files
 from bang.plugin import checkpoint_files
 plain = checkpoint_files.shutil.copyfileobj
