@@ -182,7 +182,6 @@ def test_training(data_bin, undisturbed, tmp_path):
 
 HALF = """
 import os, signal
-from bang.safety import files
 from bang.plugin import checkpoint_files
 plain = checkpoint_files.shutil.copyfileobj
 def copy(source, target, length):
