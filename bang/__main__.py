@@ -11,12 +11,12 @@ import difflib
 import importlib
 import os
 import pkgutil
-import signal
 import sys
 from collections.abc import Sequence
 
 from . import __version__, cli
 from .errors import UserError, shows_tracebacks, user_error_message
+from .processes import orderly_end
 
 COMMANDS = sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if not module.name.startswith("_"))
 
@@ -56,21 +56,22 @@ def _complete() -> None:
     argcomplete.autocomplete(_parser(name if name in COMMANDS else None))
 
 
-def _terminate(*_) -> None:
-    """Ends in an orderly way, so that no half file or worker stays; asked once more, it is under way."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit("terminated")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130."""
+    """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130, SIGTERM in 143."""
     _complete()
     argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with orderly_end():
+            _run(argv)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(argv: Sequence[str]) -> None:
     name = argv[0].replace("-", "_") if argv else None
     args, unknown = _parser(name if name in COMMANDS else None).parse_known_args(argv)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, args.parser)}")
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         args.run(args)
         if sys.stdout is not None:  # closed: `bang pack … >&-`
@@ -78,14 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of stdout, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except (OSError, UserError) as error:
         if shows_tracebacks():
             raise
         sys.exit(f"bang {args.command}: error: {user_error_message(error)}")
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # a program that calls this has its own way to end
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 from .errors import UserError
@@ -20,6 +21,8 @@ LOCK = ".lock"
 """File of a folder that a process works in. It says which one, and is locked while that process lives."""
 WATCH = 0.5
 """Seconds between two looks at the parent, where there is no signal for its end."""
+AGAIN = 2.0
+"""Seconds after which a further signal ends a process at once: one Ctrl-C may come as two signals."""
 _PR_SET_PDEATHSIG = 1
 
 _held: dict[Path, BinaryIO] = {}
@@ -62,13 +65,13 @@ def _watch(parent: int, number: int) -> None:
 
 @contextlib.contextmanager
 def started(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """As subprocess.Popen in a with statement; the program gets SIGTERM when this process ends, however that ends."""
+    """As subprocess.Popen in a with statement; the program gets SIGTERM at an error, and when this process ends, however."""
     if _prctl() is not None:
         follow = functools.partial(end_with_parent, os.getpid(), signal.SIGTERM)
-        with subprocess.Popen(words, preexec_fn=follow, **options) as process:
+        with subprocess.Popen(words, preexec_fn=follow, **options) as process, _ended_by_errors(process):
             yield process
         return
-    with subprocess.Popen(words, **options) as process:
+    with subprocess.Popen(words, **options) as process, _ended_by_errors(process):
         # a shell that reads from this process: it reads to the end when this process ends
         watch = ["sh", "-c", f"trap '' INT TERM; read -r _; kill {process.pid}"]
         with subprocess.Popen(watch, stdin=subprocess.PIPE) as watcher:
@@ -77,6 +80,56 @@ def started(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
                 process.wait()
             finally:
                 watcher.kill()
+
+
+@contextlib.contextmanager
+def _ended_by_errors(process: subprocess.Popen) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # Ctrl-C, a terminal that is gone: the program must not go on alone
+        process.terminate()
+        raise
+
+
+def exit_status(process: subprocess.Popen) -> int:
+    """The status of a program that has ended, as a shell tells it: 128 and the signal's number where one ended it."""
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """SIGTERM (status 143) and Ctrl-C end what runs within by an exception: no half file stays, and a training saves.
+
+    While a module is imported they end the process at once: nothing is half done then, and libraries take an exception for
+    a failed import, go on without, or show a traceback. Signals that are ignored, as under nohup, stay so.
+    """
+    first: list[float] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if _imports(frame) or first and time.monotonic() - first[0] > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not first:
+            first.append(time.monotonic())
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler in plain}
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # a program that calls this has its own way to end
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported there."""
+    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        frame = frame.f_back
+    return frame is not None
 
 
 def try_lock(file: int) -> bool | None:

@@ -4,11 +4,14 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import GOLDEN, ROOT
+from support.kills import of_session
 
 import bang
 from bang import cli, packages
@@ -144,6 +147,50 @@ def test_a_traceback_is_to_be_had(monkeypatch, tmp_path):
     monkeypatch.setenv("BANG_TRACEBACK", "0")
     with pytest.raises(SystemExit, match="^bang generate: error: .*none: no such model"):
         main(["generate", str(tmp_path / "none")])
+
+
+ENDED_IN_AN_IMPORT = """
+import os, runpy, signal, sys
+class Ends:
+    def find_spec(name, *_):
+        if name == module:
+            os.kill(os.getpid(), number)
+number, module = signal.Signals(int(sys.argv.pop(1))), sys.argv.pop(1)
+sys.meta_path.insert(0, Ends)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+runpy.run_module("bang", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module, arguments", [
+    ("bang.cli.finetune", ["finetune", "--mode", "nar", "data", "out"]),
+    ("bang.recipes.precision", ["finetune", "--mode", "nar", "data", "out", "--warmup-updates", "1"]),
+    ("bang.recipes.steps", ["run-task", "raw", "--mode", "nar", "--out", "out"]),
+    ("onnxruntime", ["generate", "{exported}"]),
+])  # fmt: skip
+def test_a_signal_while_modules_are_imported(module, arguments, number, exported, tmp_path):
+    """It ends the command at once: libraries would take an exception for a failed import."""
+    words = [sys.executable, "-c", ENDED_IN_AN_IMPORT, str(int(number)), module]
+    done = subprocess.run(
+        [*words, *(word.format(exported=exported) for word in arguments)], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (-number, "") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_signal_in_the_first_second_of_finetuning(whole_group, data_bin, tmp_path):
+    """While another process counts the updates."""
+    words = ["bash", ROOT / "scripts" / "finetune.sh", "--mode", "nar", data_bin, tmp_path / "out"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    while len(of_session(process.pid)) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=20)
+    assert (process.returncode, *said) == (143, b"", b"")
+    assert not of_session(process.pid) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout"])

@@ -110,3 +110,41 @@ def test_where_files_cannot_be_locked_nothing_is_held(tmp_path, monkeypatch):
     processes.hold_folder(tmp_path / "gone")()
     monkeypatch.setattr(processes, "try_lock", lambda *_, **__: None)
     processes.hold_folder(tmp_path)()
+
+
+def test_signals_end_in_an_orderly_way_and_asked_again_at_once():
+    """One Ctrl-C may come as two signals; who asks later, means it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as end, processes.orderly_end():
+            signal.raise_signal(signal.SIGINT)
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+        assert end.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    twice = """
+import signal, sys, time
+from bang import processes
+processes.AGAIN = 0
+with processes.orderly_end():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+        print("goes on")
+"""
+    assert subprocess.run([sys.executable, "-c", twice], cwd=ROOT, stdout=subprocess.PIPE).returncode == -signal.SIGTERM
+
+
+def test_an_error_ends_the_program_that_was_started():
+    with pytest.raises(KeyError), processes.started(["sleep", "60"]) as process:
+        raise KeyError
+    assert processes.exit_status(process) == 143

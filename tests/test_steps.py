@@ -327,17 +327,17 @@ def test_after_a_failure_no_other_step_of_the_group_begins(tmp_path):
 
 RECIPE = """
 import signal, sys
-from bang.__main__ import _terminate
+from bang.processes import orderly_end
 from bang.recipes.steps import Command, Plan, Step
 
-signal.signal(signal.SIGTERM, _terminate)  # as the command bang does
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 plan, kind = Plan("steps"), sys.argv[1]
 for number in range(2):
     output = {kind: f"{kind}{number}"} if kind != "plain" else {}
     command = Command(["bash", "-c", f"echo $$ > pid{number}; exec sleep 60"], **output)
     plan.add(Step(f"part{number}", [command], [], [f"out{number}"], group="parts"))
-plan.run()
+with orderly_end():  # as the command bang does
+    plan.run()
 """
 
 
@@ -357,7 +357,7 @@ def test_a_signal_stops_the_command_that_runs_and_those_that_wait(sent, kind, tm
         _, said = process.communicate(timeout=20)
     finally:
         process.kill()
-    assert process.returncode == (1 if sent == signal.SIGTERM else -signal.SIGINT), said
+    assert process.returncode == (143 if sent == signal.SIGTERM else -signal.SIGINT), said
     with pytest.raises(ProcessLookupError):
         os.kill(int(written.read_text()), 0)
     assert not (tmp_path / "pid1").exists() and "part1" not in said

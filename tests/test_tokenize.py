@@ -192,7 +192,7 @@ def test_command_leaves_no_half_file(workers, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command_leaves_nothing(number, status, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..processes import started
+from ..processes import exit_status, started
 from ..text.files import StrPath, read_lines, unfinished
 from ..text.vocabulary import VOCAB
 
@@ -79,13 +79,9 @@ def binarize(words: Callable[[Path], Sequence[str]], out: StrPath) -> None:
     with unfinished(out / "data", Path.mkdir) as folder:
         # As a module: an interpreter whose programs are not on the PATH has it too.
         with started([sys.executable, "-m", "fairseq_cli.preprocess", *words(folder)[1:]]) as process:
-            try:
-                process.wait()
-            except BaseException:
-                process.terminate()
-                raise
+            process.wait()
         if process.returncode:
-            sys.exit(process.returncode)
+            sys.exit(exit_status(process))
         made = sorted(folder.iterdir(), key=lambda path: path.suffix == ".idx")
         for path in made:  # data without an index is refused: never a new one beside an old one
             if path.suffix == ".idx":

@@ -108,11 +108,7 @@ class Runner:
             self._running.add(process)
         try:
             with stack:
-                try:
-                    yield process
-                except BaseException:  # the terminal is gone, for instance: the command must not go on alone
-                    process.terminate()
-                    raise
+                yield process
         finally:
             with self._lock:
                 self._running.discard(process)

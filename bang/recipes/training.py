@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..processes import exit_status, started
 from ..text.files import StrPath
 from .binarize import PACKAGE
 from .gpus import gpu_count
@@ -152,12 +153,13 @@ def with_warmup(options: list[str], most: int, machines: Machines, always_tell: 
         return options
     # a process of its own: fairseq's registries and logging are filled by it
     words = [sys.executable, "-m", "bang.recipes.expected_run", "--world", machines.world, "--warmup", most, *options]
-    counted = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, text=True)
-    if counted.returncode != 0:
-        sys.exit(counted.returncode)  # it has said why
+    with started(list(map(str, words)), stdout=subprocess.PIPE, text=True) as process:
+        counted = process.communicate()[0]
+    if process.returncode != 0:  # it has said why, or a signal has ended it
+        sys.exit(exit_status(process))
     if machines.rank == 0:
-        print(counted.stdout, end="", flush=True)
-    return options if given else [*options, "--warmup-updates", counted.stdout.rpartition("warm-up: ")[2].strip()]
+        print(counted, end="", flush=True)
+    return options if given else [*options, "--warmup-updates", counted.rpartition("warm-up: ")[2].strip()]
 
 
 def command(options: Sequence[str], machines: Machines, precision: str = "") -> list[str]:
