@@ -2,20 +2,25 @@
 
 import importlib.util
 import multiprocessing
+import pickle
+import shutil
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import GOLDEN, ROOT
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from bang.errors import user_error_message
 from bang.plugin import command_line
 from bang.plugin.data import PairDataset
+from bang.safety import hooks
 from bang.text.vocabulary import read_vocabulary
 from bang.trained_modes import split_shares
 
+USER_DIR = ["--user-dir", ROOT / "bang"]
 COMMAND = ["data-bin", "--task", "translation_bang", "--arch", "bang_ar_nar_mixed", "--optimizer", "adam", "--max-tokens", "9"]
 COMMAND += ["--criterion", "ngram_language_loss_NAR_mixed"]
 
@@ -150,3 +155,79 @@ def test_nothing_is_said_of_how_fairseq_calls_hydra(data_bin, run, tmp_path):
     ]
     said = run(*command, "--batch-size", "4", fails=True, env={"PYTHONWARNINGS": "", "LOGLEVEL": "WARNING"})
     assert said.splitlines() == [f"fairseq-generate: error: checkpoint {tmp_path}/gone.pt: no such file"]
+
+
+MISTAKES = [
+    (
+        "fairseq-train",
+        "--arch bang_ar_nar_mixed --criterion ngram_language_loss_NAR_mixed --cpu",
+        "Must specify batch size either",
+    ),
+    (
+        "fairseq-train",
+        "--arch bang_ar_nar_mixed --max-tokens 500 --distributed-world-size 2 --cpu",
+        "world size is 2 but have 0 available",
+    ),
+    ("fairseq-train", "--arch bang_ar_nar_mixed --max-tokens 500 --fp16", "--fp16: needs a GPU that torch can use"),
+    ("fairseq-generate", "", "--path required for generation!"),
+    ("fairseq-generate", "--path gone.pt", "checkpoint gone.pt: no such file"),
+    (
+        "fairseq-interactive",
+        "--path {golden}/mixed/checkpoint.pt --batch-size 9 --buffer-size 2",
+        "--batch-size cannot be larger than",
+    ),
+    ("fairseq-validate", "--path gone.pt --batch-size 4", "Model file not found: gone.pt"),
+]
+
+
+@pytest.mark.parametrize("program, options, said", [
+    pytest.param(*each, marks=() if index in (0, 2) else pytest.mark.slow) for index, each in enumerate(MISTAKES)
+])  # fmt: skip
+def test_a_mistake_is_the_last_line(program, options, said, data_bin, run, tmp_path):
+    """Also where it is fairseq that refuses: no traceback, and no warning of a library."""
+    words = options.format(golden=GOLDEN).split()
+    output = run(program, data_bin, *USER_DIR, "--task", "translation_bang", *words, fails=True, cwd=tmp_path)
+    assert output.splitlines()[-1].startswith(f"{program}: error: {said}"), output[-500:]
+    assert "Traceback" not in output and "Warning" not in output
+
+
+def test_a_folder_without_binarized_pairs(run, tmp_path):
+    checkpoint = GOLDEN / "mixed" / "checkpoint.pt"
+    output = run("fairseq-generate", tmp_path, *USER_DIR, "--task", "translation_bang", "--path", checkpoint, fails=True)
+    assert output.splitlines()[-1].startswith(f"fairseq-generate: error: {tmp_path}: holds no binarized pairs, such as train.")
+
+
+def test_what_fairseq_refuses_is_told_from_defects():
+    def refusal(code, package):
+        try:
+            exec(code, {"__package__": package})
+        except BaseException as error:
+            return command_line.describe_refusal(error)
+
+    assert refusal("assert False, 'give --path'", "fairseq_cli") == "give --path; BANG_TRACEBACK=1 shows where"
+    assert refusal("raise Exception('no pair' + chr(10) + 'more')", "fairseq.tasks.translation").startswith("no pair; BANG_")
+    for code, package in (("assert False, 'ours'", "bang.plugin.task"), ("assert False", "fairseq_cli"),
+                         ("1 / 0", "fairseq"), ("{}['x']", "fairseq"), ("assert False, 'x'", "fairseqs")):  # fmt: skip
+        assert refusal(code, package) is None, (code, package)
+
+
+def test_weights_that_do_not_fit_name_their_file(run, data_bin, tmp_path):
+    """A checkpoint without a fingerprint of its dictionary, and data of a larger one."""
+    folder = shutil.copytree(data_bin, tmp_path / "bin")
+    for side in ("src", "tgt"):
+        with open(folder / f"dict.{side}.txt", "a", encoding="utf-8") as file:
+            file.write("zzanother 1\n")
+    checkpoint = GOLDEN / "mixed" / "checkpoint.pt"
+    words = ["--task", "translation_bang", "--path", checkpoint, "--batch-size", "4", "--cpu"]
+    said = run("fairseq-generate", folder, *USER_DIR, *words, fails=True).splitlines()[-1]
+    assert said.startswith(
+        f"fairseq-generate: error: checkpoint {checkpoint}: encoder.embed_tokens.weight is (1389, 48) there and "
+    )
+
+
+def test_weights_pickle_as_any_others_do():
+    """Workers that train together get them from the first, and take plain data alone."""
+    weights = hooks.Weights({"a": torch.ones(1)})
+    weights.source = "checkpoint c.pt"
+    again = pickle.loads(pickle.dumps(weights))
+    assert type(again) is OrderedDict and again == weights

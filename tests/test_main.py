@@ -162,14 +162,13 @@ runpy.run_module("bang", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("module, arguments", [
-    ("bang.cli.finetune", ["finetune", "--mode", "nar", "data", "out"]),
-    ("bang.recipes.precision", ["finetune", "--mode", "nar", "data", "out", "--warmup-updates", "1"]),
-    ("bang.recipes.steps", ["run-task", "raw", "--mode", "nar", "--out", "out"]),
-    ("onnxruntime", ["generate", "{exported}"]),
+@pytest.mark.parametrize("number, module, arguments", [
+    (signal.SIGTERM, "bang.cli.finetune", ["finetune", "--mode", "nar", "data", "out"]),
+    (signal.SIGINT, "bang.recipes.precision", ["finetune", "--mode", "nar", "data", "out", "--warmup-updates", "1"]),
+    (signal.SIGTERM, "bang.recipes.steps", ["run-task", "raw", "--mode", "nar", "--out", "out"]),
+    (signal.SIGTERM, "onnxruntime", ["generate", "{exported}"]),
 ])  # fmt: skip
-def test_a_signal_while_modules_are_imported(module, arguments, number, exported, tmp_path):
+def test_a_signal_while_modules_are_imported(number, module, arguments, exported, tmp_path):
     """It ends the command at once: libraries would take an exception for a failed import."""
     words = [sys.executable, "-c", ENDED_IN_AN_IMPORT, str(int(number)), module]
     done = subprocess.run(

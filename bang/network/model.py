@@ -59,7 +59,7 @@ class BangModel(FairseqEncoderDecoderModel):
         """As fairseq's; says in one line which option does not match the checkpoint."""
         self.upgrade_state_dict(state_dict)
         if strict:
-            checkpoints.check_fits(state_dict, self.state_dict(), "checkpoint")
+            checkpoints.check_fits(state_dict, self.state_dict(), getattr(state_dict, "source", "checkpoint"))
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
     def forward(

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
-from ..errors import shows_tracebacks, user_error_message
+from ..errors import UserError, shows_tracebacks, user_error_message
 from ..processes import end_with_parent
 from . import workers
 
@@ -39,6 +40,8 @@ def settle_options(args: argparse.Namespace) -> None:
         args.stop_min_lr = args.min_lr
     if getattr(args, "bf16", False) and importlib.util.find_spec("torch_xla") is None:
         args.tpu = False
+    if getattr(args, "fp16", False) and not torch.cuda.is_available():
+        raise UserError("--fp16: needs a GPU that torch can use, and there is none: give --bf16, or leave it out")
     by_torchrun = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys()
     on_cpu = getattr(args, "cpu", False) or not torch.cuda.is_available()
     if by_torchrun and on_cpu and getattr(args, "distributed_init_method", None) is None:
@@ -72,6 +75,20 @@ def program() -> str:
     return f"fairseq-{script.stem}" if script.parent.name == "fairseq_cli" else script.name
 
 
+def describe_refusal(error: BaseException) -> str | None:
+    """One line for what fairseq itself refuses, by an assert or a bare exception that says why; None for any other error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    place = frames[-1].f_globals.get("__package__") or "" if frames else ""
+    said = str(error).strip().splitlines()
+    if (
+        place.partition(".")[0] not in ("fairseq", "fairseq_cli")
+        or type(error) not in (AssertionError, Exception, ValueError)
+        or not said
+    ):
+        return None
+    return f"{said[0]}; BANG_TRACEBACK=1 shows where"
+
+
 def print_user_errors() -> None:
     """In a command line of fairseq's own: a user's mistake ends in one line, not below a traceback.
 
@@ -84,10 +101,12 @@ def print_user_errors() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a traceback itself and nothing comes here
     show = sys.excepthook
 
-    def print_mistake(kind, error, traceback):
-        mistake = user_error_message(error) or workers.describe_loss(error)
+    def print_mistake(kind, error, trace):
+        if isinstance(error, KeyboardInterrupt):  # the status says it
+            return
+        mistake = user_error_message(error) or workers.describe_loss(error) or describe_refusal(error)
         if mistake is None:
-            show(kind, error, traceback)
+            show(kind, error, trace)
         else:
             print(f"{name}: error: {mistake}", file=sys.stderr)
 

@@ -105,6 +105,12 @@ class BangTranslationTask(BangTask, TranslationTask):
     def setup_task(cls, cfg: BangTranslationConfig, **kwargs):
         """Loads the dictionaries of --data, which must agree on the special pieces, and be the same in every folder."""
         cls.check_checkpoints(cfg, **kwargs)
+        folder = utils.split_paths(cfg.data)[0]
+        if None in (cfg.source_lang, cfg.target_lang) and None in data_utils.infer_language_pair(folder):
+            raise UserError(
+                f"{folder}: holds no binarized pairs, such as train.src-tgt.src.idx: give the folder that fairseq-preprocess or "
+                "bang binarize wrote; where there are only dictionaries, give --source-lang and --target-lang"
+            )
         try:
             task = super().setup_task(cfg)
             _check_dictionaries(cfg)

@@ -10,7 +10,6 @@ itself is left out.
 import argparse
 import logging
 import math
-import sys
 from pathlib import Path
 
 from fairseq import options, tasks, utils
@@ -108,8 +107,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
 
     parser = options.get_training_parser()
+    parser.prog, parser.usage = "fairseq-train", argparse.SUPPRESS  # whose options they are; its usage is 300 lines
     args = options.parse_args_and_arch(parser, ["--user-dir", str(USER_DIR), *command])
-    with exit_on_mistakes(Path(sys.argv[0]).name):
+    with exit_on_mistakes(parser.prog):
         print(describe(convert_namespace_to_omegaconf(args), known.world, known.warmup), flush=True)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import platform
 import tarfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -35,6 +36,15 @@ def _hydra_alone() -> Iterator[None]:
             yield
         finally:
             GlobalHydra.instance().hydra = before
+
+
+class Weights(OrderedDict[str, Any]):
+    """Weights of a checkpoint, which know its file: a model that they do not fit names it."""
+
+    source = "checkpoint"
+
+    def __reduce__(self) -> Any:  # for workers that train together they are what every checkpoint holds
+        return OrderedDict(self).__reduce__()
 
 
 FILE = "checkpoint"
@@ -70,6 +80,8 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on
         check_options(training, f"checkpoint {path}")
         check_weights_fit(options, state["model"], f"checkpoint {path}")
         check_numbers(state["model"], f"checkpoint {path}")
+        state["model"] = Weights(state["model"])
+        state["model"].source = f"checkpoint {path}"
     return state
 
 
