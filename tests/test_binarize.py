@@ -56,3 +56,9 @@ def test_what_makes_no_data_is_refused(tokenized, tmp_path):
         path.unlink()
     assert refused("--text").startswith(f"bang binarize: error: {tokenized} has no text.{{train,valid,test}}: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["binarize", "raw", "out"], ["run-task", "raw", "--mode", "nar", "--out", "out"]])
+def test_less_than_one_worker(arguments):
+    with pytest.raises(SystemExit, match=f"^bang {arguments[0]}: error: --workers=-1: give a whole number, at least 1"):
+        main([*arguments, "--workers", "-1"])

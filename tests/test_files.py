@@ -14,7 +14,10 @@ from conftest import ROOT
 from support.kills import lines
 
 from bang.__main__ import main
+from bang.errors import UserError
+from bang.text import files, tokenize
 from bang.text.files import CompressedError, _hinted, new_folder, read_lines, replacing, write_whole
+from bang.text.table_input import TableInput
 
 
 def zipped(text: bytes) -> bytes:
@@ -131,3 +134,31 @@ def test_on_a_full_disk_a_file_stays_as_it_was(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "text"], cwd=ROOT, capture_output=True, text=True)
     assert "File too large" in done.stderr and (tmp_path / "text").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("read", [
+    lambda: list(files.read_lines("/dev/zero")),
+    lambda: list(TableInput("/dev/zero")),
+    lambda: list(TableInput("/dev/zero", "jsonl")),
+    lambda: TableInput("/dev/zero", "csv"),
+    lambda: tokenize.tokenize_files(["/dev/zero"], ["out"]),
+])  # fmt: skip
+def test_a_line_that_never_ends(read, monkeypatch, tmp_path):
+    """It would take all memory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 20)
+    with pytest.raises(UserError, match="^/dev/zero, line 1: longer than 1 MB: give a file with one text a line$"):
+        read()
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_cut_at_line_feeds_alone(tmp_path, monkeypatch):
+    """Also where a part that is read at once ends within a line, and behind one."""
+    (tmp_path / "in").write_bytes(b"one\r\n\ntwo\x0bthree\nfour")
+    assert list(files.read_lines(tmp_path / "in")) == ["one\r", "", "two\x0bthree", "four"]
+    for size in range(1, 20):
+        monkeypatch.setattr(tokenize, "CHUNK_BYTES", size)
+        chunks = list(tokenize._read_chunks([tmp_path / "in"]))
+        assert b"".join(chunk.data for chunk in chunks) == (tmp_path / "in").read_bytes()
+        assert all(chunk.data.endswith(b"\n") for chunk in chunks[:-2]) and chunks[-1].data == b""
+        assert [chunk.first_line for chunk in chunks][:2] == [1, 1 + chunks[0].data.count(b"\n")]

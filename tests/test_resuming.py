@@ -150,3 +150,30 @@ def test_berts_name_of_the_passage_separator_is_no_other_dictionary(stripped, ma
         else:
             with pytest.raises(ValueError, match="start.pt: trained with another dictionary than that of the model; binarize"):
                 starts.load_into(model, str(tmp_path / "start.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [[], ["--bf16"]])
+def test_a_resumed_run_equals_one_that_never_stopped(precision, train_here, tmp_path):
+    """36 updates, stopped behind the 12th amid an epoch: weights, float32 ones of bf16 too, and moments, bit by bit."""
+    words = ["--batch-size", "7", "--dropout", "0.1", *precision, "--save-dir"]
+    for folder, last in (("whole", 36), ("resumed", 12), ("resumed", 36)):
+        train_here(*words, tmp_path / folder, "--max-update", last)
+    whole, resumed = (torch.load(tmp_path / folder / "checkpoint_last.pt") for folder in ("whole", "resumed"))
+    assert resumed["optimizer_history"][-1]["num_updates"] == 36
+    different = [
+        name
+        for part in ("model", "last_optimizer_state")
+        for (name, one), (_, other) in zip(tensors(whole[part]), tensors(resumed[part]), strict=True)
+        if not torch.equal(one, other)
+    ]
+    assert not different and len(list(tensors(whole["last_optimizer_state"]))) > 2
+
+
+def tensors(state, name=""):
+    """All tensors in nested containers, with their names."""
+    if torch.is_tensor(state):
+        yield name, state
+    elif isinstance(state, (dict, list)):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from tensors(value, f"{name}.{key}")

@@ -9,6 +9,7 @@ Of TOKENIZED it takes the parts {train,valid,test}.{src,tgt} that are there, wit
 import argparse
 import shlex
 
+from ..options import check_number
 from ..recipes.binarize import binarize, binarize_words, find_prefixes
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB, read_vocabulary
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_number("--workers", args.workers, least=1)
     read_vocabulary(args.vocab)
     prefixes = find_prefixes(args.tokenized, args.text)
 

@@ -29,6 +29,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..options import check_number
 from ..recipes.default_start import Choice, choose, keep
 from ..recipes.steps import Plan
 from ..recipes.tasks import EVALUATED_IN, PRESETS, TaskOptions, task_plan
@@ -78,6 +79,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_options(args: argparse.Namespace, **more: Any) -> tuple[TaskOptions, Choice]:
     """What the command line asks for, and the start that is chosen."""
+    check_number("--workers", args.workers, least=1)
     names = ("vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
     values, train = {name: getattr(args, name) for name in names}, shlex.split(args.train)
     choice = choose(args.start, train, args.out)

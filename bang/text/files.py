@@ -5,6 +5,7 @@ Standard library only: whatever reads or writes a file uses it.
 
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import re
@@ -21,6 +22,8 @@ from ..processes import is_at, try_lock
 
 StrPath = str | os.PathLike[str]
 STANDARD_INPUTS = ("stdin", "-")
+LONGEST_LINE = 1 << 26
+"""Bytes of a line: /dev/zero, or a few bytes that are decompressed, would take all memory for one."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,27 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
+def whole_line(file: BinaryIO, name: StrPath, number: int) -> bytes:
+    """The next line of a file, or the rest of one, with its line feed; empty at the end.
+
+    Raises:
+        ValueError: it is far longer than any text, as where a line never ends.
+    """
+    line = file.readline(LONGEST_LINE + 1)
+    if len(line) > LONGEST_LINE:
+        raise UserError(f"{name}, line {number}: longer than {LONGEST_LINE >> 20} MB: give a file with one text a line")
+    return line
+
+
+def whole_lines(file: BinaryIO, name: StrPath) -> Iterator[bytes]:
+    """The lines of a file, as `whole_line` gives them."""
+    for number in itertools.count(1):
+        line = whole_line(file, name, number)
+        if not line:
+            return
+        yield line
+
+
 def read_lines(path: StrPath) -> Iterator[str]:
     """Yields the lines of a UTF-8 file without their line feeds.
 
@@ -108,7 +132,7 @@ def read_lines(path: StrPath) -> Iterator[str]:
         ValueError: a line is not UTF-8.
     """
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(whole_lines(file, path), start=1):
             yield decode_line(line.removesuffix(b"\n"), path, number)
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import UserError
 from ..packages import import_extra
 from . import compression
-from .files import CompressedError, StrPath, decode_line, standard_input
+from .files import CompressedError, StrPath, decode_line, standard_input, whole_lines
 
 LINES, JSONL, CSV, TSV, PARQUET = "lines", "jsonl", "csv", "tsv", "parquet"
 FORMATS = (LINES, JSONL, CSV, TSV, PARQUET)
@@ -131,7 +131,8 @@ class TableInput:
             return None
         if self.format == PARQUET:
             return import_extra("pyarrow.parquet", "bulk").read_metadata(self.path).num_rows
-        with open(self.path, "rb") as file, compression.reading(file, self.name) as data:
+        with open(self.path, "rb") as file, compression.reading(file, self.name) as read:
+            data = whole_lines(read, self.name)
             if self.format in (CSV, TSV):
                 fields = csv.reader((line.decode(errors="replace") for line in data), Dialect(self.format))
                 return max(sum(1 for row in fields if row) - 1, 0)
@@ -143,7 +144,7 @@ class TableInput:
             if not os.path.isfile(self.path):
                 raise UserError(f"{self.name}: Parquet cannot be read from a pipe: give --input a file")
             return self._parquet(file)
-        lines = self._opened.enter_context(compression.reading(file, self.name))
+        lines = whole_lines(self._opened.enter_context(compression.reading(file, self.name)), self.name)
         if self.format == LINES:
             return self._lines(lines)
         return self._jsonl(lines) if self.format == JSONL else self._csv(lines)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..processes import end_with_parent
-from .files import StrPath, decode_line, refuse_overwriting, replacing, standard_input, standard_output
+from .files import StrPath, decode_line, refuse_overwriting, replacing, standard_input, standard_output, whole_line
 from .vocabulary import VOCAB
 from .wordpieces import load_word_pieces
 
@@ -48,7 +48,9 @@ def _read_chunks(inputs: Sequence[StrPath]) -> Iterator[Chunk]:
         with nullcontext(standard_input()) if path == STANDARD_STREAM else open(path, "rb") as file:
             line, data = 1, None
             while data != b"":  # even an empty stdin gives a chunk, so that it has its output
-                data = b"".join(file.readlines(CHUNK_BYTES))
+                data = file.read(CHUNK_BYTES)
+                if data and not data.endswith(b"\n"):
+                    data += whole_line(file, path, line + data.count(b"\n"))
                 yield Chunk(index, str(path), line, data)
                 line += data.count(b"\n")
 
