@@ -9,6 +9,7 @@ Where argcomplete is installed (the extra "completion"), a shell completes comma
 import argparse
 import difflib
 import importlib
+import io
 import os
 import pkgutil
 import sys
@@ -59,6 +60,8 @@ def _complete() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand; a user's mistake ends in one line and status 1, Ctrl-C in status 130, SIGTERM in 143."""
     _complete()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what is no UTF-8 in an argument is printed as it came
+        sys.stdout.reconfigure(errors="surrogateescape")
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         with orderly_end():

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Iterator
 
+NO_NUMBERS = "computes no numbers (NaN): its weights are damaged, or too large for its precision"
+"""Of a model, behind its name; what it would write is nonsense."""
 _IN_WORKER = re.compile(r"^bang\.errors\.UserError: (.+)\s*\Z", flags=re.M)
 
 

@@ -60,5 +60,5 @@ def test_what_makes_no_data_is_refused(tokenized, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["binarize", "raw", "out"], ["run-task", "raw", "--mode", "nar", "--out", "out"]])
 def test_less_than_one_worker(arguments):
-    with pytest.raises(SystemExit, match=f"^bang {arguments[0]}: error: --workers=-1: give a whole number, at least 1"):
+    with pytest.raises(SystemExit, match=f"^bang {arguments[0]}: error: --workers=-1: give a whole number, 1 or more"):
         main([*arguments, "--workers", "-1"])

@@ -149,6 +149,18 @@ def test_a_traceback_is_to_be_had(monkeypatch, tmp_path):
         main(["generate", str(tmp_path / "none")])
 
 
+def test_names_that_are_no_utf_8(tmp_path):
+    """They are printed as they came."""
+    words = [sys.executable, "-m", "bang", "visibility", "--length", "4", "--out", b"\xff/gone"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+    words = [sys.executable, "-m", "bang", "binarize", "--dry-run", tmp_path, os.fsencode(tmp_path) + b"/\xff"]
+    (tmp_path / "train.src").write_text("a\n")
+    (tmp_path / "train.tgt").write_text("a\n")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"})
+    assert done.returncode == 0 and b"\xff" in done.stdout, done.stderr
+
+
 ENDED_IN_AN_IMPORT = """
 import os, runpy, signal, sys
 class Ends:

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from attack import corpus
-from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses, without_sums
 from fairseq import checkpoint_utils, file_utils, models, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
-from bang import starts
+from bang import Bang, starts
+from bang.errors import UserError
 from bang.inference.trained_model import read_checkpoint, size_options
 from bang.network.model import BangModel
 from bang.safety import description, files, settings
@@ -452,3 +453,18 @@ def test_sizes_are_compared_before_anything_is_built(name, value, message, new, 
 def test_the_schema_has_the_networks_options():
     options = set(size_options("bang_ar_nar_mixed"))
     assert options <= description.OPTIONS.keys() and set(utils.get_available_activation_fns()) == set(description.ACTIVATIONS)
+
+
+@pytest.mark.parametrize("options", [{"mode": "ar", "beam": 3}, {"mode": "ar", "beam": 1}, {"mode": "nar"}])
+def test_finite_weights_that_compute_no_numbers(options, exported, tmp_path):
+    """What they overflow to would be written as texts, or find no hypothesis: in torch and in the ONNX runtime alike."""
+    state = files.read(str(GOLDEN / "mixed" / "checkpoint.pt"))
+    state["model"]["encoder.layers.0.fc1.weight"] = torch.full_like(state["model"]["encoder.layers.0.fc1.weight"], 3e38)
+    torch.save(state, tmp_path / "large.pt")
+    folder = without_sums(shutil.copytree(exported, tmp_path / "export"))
+    size = (folder / "encoder.weights").stat().st_size
+    (folder / "encoder.weights").write_bytes(np.full(size // 4, 3e38, np.float32).tobytes())
+    for path, vocab in ((tmp_path / "large.pt", VOCAB_SMALL), (folder, None)):
+        model = Bang.load(path, vocab=vocab)
+        with pytest.raises(UserError, match="computes no numbers"):
+            model.generate("a library", max_len=6, **options)

@@ -1,5 +1,7 @@
 """What fairseq-train does with a run of ours: what it saves, refuses and warns of."""
 
+import time
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -120,3 +122,11 @@ def test_updates_of_a_run(max_epoch, max_update, batches, update_freq, expected)
 @pytest.mark.parametrize("updates, expected", [(3, 1), (19, 1), (500, 50), (10_000, 1000), (10**6, 1000)])
 def test_a_warmup_that_fits(updates, expected):
     assert training_run.fitting_warmup(updates, most=1000) == expected
+
+
+def test_updates_of_very_many_epochs():
+    """In time that grows with their number alone: 100,000 epochs took minutes before the first update."""
+    run = OmegaConf.create({"optimization": {"max_epoch": 200_000, "max_update": 0, "update_freq": [1]}})
+    start = time.process_time()
+    assert training_run.updates_by_epoch(run, [5, 3]) == [5, 3] * 100_000
+    assert time.process_time() - start < 5

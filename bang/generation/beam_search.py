@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import torch
 from fairseq.search import Search
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..decoding.limits import check_lengths, length_limits
 from ..decoding.ngrams import completing_tokens
-from ..errors import UserError
+from ..errors import NO_NUMBERS, UserError
 from ..network.decoder import BangDecoder
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,10 @@ class _Mended(SequenceGenerator):
             return super().generate(
                 models, dict(sample, id=place), prefix_tokens=prefix_tokens, constraints=constraints, **kwargs
             )
+        except AssertionError as error:
+            if not re.fullmatch(r"\d+ < \d+", str(error)):  # a sentence is at its limit, and has no hypothesis
+                raise
+            raise UserError(f"the model {NO_NUMBERS}") from error
         finally:
             self.min_len, self.max_len_a, self.max_len_b = lengths
 

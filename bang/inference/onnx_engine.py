@@ -19,7 +19,7 @@ from ..decoding.linked import Linked
 from ..decoding.passes import canvas
 from ..decoding.rescore import best_for_ar
 from ..decoding.search import Slots
-from ..errors import UserError, damaged
+from ..errors import NO_NUMBERS, UserError, damaged
 from ..modes import MODES
 from ..options import Options, check_number
 from ..safety.folder import VOCABULARY, check_vocabulary, read_pieces
@@ -99,9 +99,7 @@ class OnnxEngine:
         given = None if prefixes is None else [ids for ids in prefixes for _ in range(draws)]
         found = self._generate(repeated, options, given, draw_keys(sources, draws))
         if np.isnan([hypothesis.score for hypothesis in found]).any():
-            raise UserError(
-                f"{self._graphs.folder}: computes no numbers (NaN): its weights are damaged, or too large for its precision"
-            )
+            raise UserError(f"{self._graphs.folder}: {NO_NUMBERS}")
         return [ranked(found[first : first + draws]) for first in range(0, len(found), draws)] if draws > 1 else found
 
     def _generate(
@@ -128,6 +126,8 @@ class OnnxEngine:
         session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), Bounds(least, limit, keys))
         blocking = options.no_repeat_ngram_size
         found = search(session, beam, least, limit, self._graphs.specials, options.len_penalty, blocking, prefix)
+        if not all(found):
+            raise UserError(f"{self._graphs.folder}: {NO_NUMBERS}")
         return [ranked([_of_beam(hypothesis) for hypothesis in best[: options.nbest]]) for best in found]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:

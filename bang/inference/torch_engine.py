@@ -1,6 +1,7 @@
 """The engine of `Bang` on torch and fairseq: any mode, beam search, GPUs."""
 
 import gc
+import math
 import os
 import threading
 import weakref
@@ -17,7 +18,7 @@ from .. import modes
 from ..decoding.choice import Bounds, Chooser, draw_keys
 from ..decoding.passes import canvas
 from ..decoding.search import Slots
-from ..errors import UserError
+from ..errors import NO_NUMBERS, UserError
 from ..generation.session import TorchSession
 from ..network.model import BangModel
 from ..options import Options, check_number
@@ -75,6 +76,8 @@ class TorchEngine:
             found = task.inference_step(generator, [self._network], batch, prefix_tokens=prefix)
         eos = self._dictionary.eos()
         texts = dict(zip(order, ([_hypothesis(text, eos) for text in of_row[: options.nbest]] for of_row in found)))
+        if any(math.isnan(text.score) for of_row in texts.values() for text in of_row):
+            raise UserError(f"the model {NO_NUMBERS}")
         return [
             ranked([text for row in range(first, first + draws) for text in texts[row]]) for first in range(0, len(texts), draws)
         ]

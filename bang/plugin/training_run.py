@@ -50,11 +50,12 @@ def updates_by_epoch(run: DictConfig, batches: Iterable[int]) -> list[int] | Non
         return None
     frequency = run.optimization.update_freq
     updates: list[int] = []
+    left = last_update
     for epoch, count in enumerate(cycle(batches)):
-        left = last_update - sum(updates)
         if epoch >= last_epoch or left <= 0:
             break
         updates.append(min(math.ceil(count / frequency[min(epoch, len(frequency) - 1)]), left))
+        left -= updates[-1]
     return updates
 
 

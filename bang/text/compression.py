@@ -5,7 +5,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ..errors import UserError
@@ -23,7 +23,7 @@ def ending(name: StrPath) -> str:
 
 
 @contextlib.contextmanager
-def reading(file: Any, name: StrPath) -> Iterator[Iterable[bytes]]:
+def reading(file: Any, name: StrPath) -> Iterator[BinaryIO]:
     """The bytes that a file named so holds, decompressed where its name says that they are compressed.
 
     Args:
