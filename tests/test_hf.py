@@ -468,6 +468,11 @@ def test_folders_that_are_none_get_one_line(copied, ours, tmp_path, capsys):
     assert "model.safetensors: cannot be read; truncated" in refused("pack", copied, tmp_path / "new")
     (copied / "model.safetensors").unlink()
     assert "lacks model.safetensors" in refused("pack", copied, tmp_path / "new")
+    config = json.loads((copied / "config.json").read_text())
+    for more in ({"deep": json.loads("[" * 900 + "]" * 900)}, {"encoder_ffn_embed_dim": 1 << 62}):
+        (copied / "config.json").write_text(json.dumps({**config, **more}))
+        assert f"{copied}: " in refused("pack", copied, tmp_path / "new")
+    (copied / "config.json").write_text(json.dumps(config))
     (copied / "tokenizer.json").write_text("{}")
     assert "no tokenizer can be read from it" in refused("pack", copied, tmp_path / "new")
     (copied / "tokenizer.json").unlink()

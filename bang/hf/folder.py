@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 
 from ..decoding.link import find_link
 from ..deploy.pack import card, with_defaults
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..inference.trained_model import DECODER_TABLE, DTYPES, ENCODER_TABLE, TrainedModel
 from ..plugin.dictionary import BertDictionary
 from ..safety import checkpoints
@@ -91,6 +91,11 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
     Raises:
         FileNotFoundError, ValueError: it is not whole; one line.
     """
+    with damaged(folder):
+        return _read_folder(folder, link, casing)
+
+
+def _read_folder(folder: StrPath, link: StrPath | None, casing: StrPath | None) -> TrainedModel:
     pieces, config = read_pieces(folder), BangConfig.from_pretrained(folder, local_files_only=True)
     if len(pieces) != config.vocab_size:
         raise UserError(f"{folder}: its tokenizer has {len(pieces)} word pieces, and the weights are of {config.vocab_size}")
