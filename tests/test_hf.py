@@ -461,6 +461,11 @@ def test_folders_that_are_none_get_one_line(copied, ours, tmp_path, capsys):
     assert "brings its own vocabulary" in refused("pack", copied, tmp_path / "new", "--vocab", VOCAB_SMALL)
     with pytest.raises(UserError, match="this is a folder of bang pack: make one for transformers with bang pack --format hf"):
         BangForConditionalGeneration.from_pretrained(ours)
+    config = json.loads((copied / "config.json").read_text())
+    for more in ({"deep": json.loads("[" * 900 + "]" * 900)}, {"encoder_ffn_embed_dim": 1 << 62}):
+        (copied / "config.json").write_text(json.dumps({**config, **more}))
+        assert f"{copied}: damaged, or made for another version" in refused("pack", copied, tmp_path / "new")
+    (copied / "config.json").write_text(json.dumps(config))
     weights = load_file(copied / "model.safetensors")
     save_file({**weights, "more": torch.zeros(1)}, copied / "model.safetensors", metadata={"format": "pt"})
     assert f"{copied}: does not fit this model: has unknown more" in refused("pack", copied, tmp_path / "new")
@@ -468,11 +473,6 @@ def test_folders_that_are_none_get_one_line(copied, ours, tmp_path, capsys):
     assert "model.safetensors: cannot be read; truncated" in refused("pack", copied, tmp_path / "new")
     (copied / "model.safetensors").unlink()
     assert "lacks model.safetensors" in refused("pack", copied, tmp_path / "new")
-    config = json.loads((copied / "config.json").read_text())
-    for more in ({"deep": json.loads("[" * 900 + "]" * 900)}, {"encoder_ffn_embed_dim": 1 << 62}):
-        (copied / "config.json").write_text(json.dumps({**config, **more}))
-        assert f"{copied}: " in refused("pack", copied, tmp_path / "new")
-    (copied / "config.json").write_text(json.dumps(config))
     (copied / "tokenizer.json").write_text("{}")
     assert "no tokenizer can be read from it" in refused("pack", copied, tmp_path / "new")
     (copied / "tokenizer.json").unlink()
