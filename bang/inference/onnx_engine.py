@@ -221,6 +221,8 @@ def _session(path: Path, kind: str, number: int, threads: int | None) -> Inferen
     # a thread that waits sleeps soon: where other work shares the cores, spinning on makes a text several times as slow
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.intra_op_num_threads = threads or cpu.count()
+    # batches have ever new shapes: plans that are kept for each are of no use, and an arena keeps the most that any batch took
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     on_cpu, provider = kind == "cpu", _PROVIDERS[kind]
     # fused they take six times and 1.3 times as long as their two parts
     slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if on_cpu else []
