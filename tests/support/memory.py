@@ -1,7 +1,6 @@
 """The most memory that processes hold. `getrusage` and `wait4` would count what the process that started them held, too."""
 
 import contextlib
-import os
 import re
 import subprocess
 import time
