@@ -45,7 +45,9 @@ class NgramLossConfig(FairseqDataclass):
 @dataclass
 class MixedLossConfig(NgramLossConfig):
     nar_ratio: float = field(default=0.0, metadata={"help": "share of the updates that train NAR (0: none, 1: all)"})
-    semi_nar_ratio: float = field(default=0.0, metadata={"help": "share of the updates that train semi-NAR; AR has the rest after both shares"})
+    semi_nar_ratio: float = field(
+        default=0.0, metadata={"help": "share of the updates that train semi-NAR; AR has the rest after both shares"}
+    )
     block_size: int = describe("block_size")
     random_block_offset: bool = field(
         default=False,
