@@ -115,7 +115,7 @@ def _read_weights(folder: StrPath) -> dict[str, Tensor]:
     """The weights of all its files: `transformers` splits large models."""
     paths = sorted(Path(folder).glob("model*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the complete folder")
     weights: dict[str, Tensor] = {}
     for path in paths:
         try:

@@ -50,7 +50,7 @@ def read_pieces(folder: StrPath) -> list[str]:
     """
     path = Path(folder, TOKENIZER)
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: lacks {TOKENIZER}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {TOKENIZER}; copy the complete folder")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower

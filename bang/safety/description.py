@@ -94,7 +94,7 @@ def layers_of(weights: Mapping[str, Any], source: str) -> dict[str, int]:
     for side, numbers in found.items():
         lacking = next((number for number in range(len(numbers)) if number not in numbers), None)
         if lacking is not None:
-            raise UserError(f"{source}: lacks the {side}'s layer {lacking} and has layer {max(numbers)}; take it whole")
+            raise UserError(f"{source}: lacks the {side}'s layer {lacking} and has layer {max(numbers)}; copy the file again")
     return {side: len(numbers) for side, numbers in found.items()}
 
 

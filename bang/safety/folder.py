@@ -95,7 +95,7 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
         raise UserError(f"{path}: generation default {error}") from None
     for name in config.get("files") or ():
         if not Path(folder, name).is_file():
-            raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
+            raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy all of it")
     _check_sums(folder, config)
     return config
 
