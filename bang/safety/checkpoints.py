@@ -59,7 +59,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
         if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _PRECISIONS:
             kind = str(value.dtype).removeprefix("torch.")
             layout = "" if value.layout == torch.strided else f"{value.layout} ".removeprefix("torch.")
-            raise UserError(f"{source}: {name} holds {layout}{kind}, and weights must be real numbers; copy the file again")
+            raise UserError(f"{source}: {name} holds {layout}{kind}, and weights are real numbers; copy the file again")
         if value.numel():
             low, high = torch.aminmax(value.detach())  # NaN if one is
             if not (low.isfinite() and high.isfinite()):
