@@ -84,7 +84,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: str = field(default="nar", metadata={"help": DECODING_HELP})
+    decoding: str = field(default="nar", metadata={"help": f"the mode to generate in: {', '.join(MODES)}"})
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)
