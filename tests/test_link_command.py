@@ -168,7 +168,7 @@ def test_generate_command(tmp_path, link_file, capfdbinary, monkeypatch):
         generate("--mode", "speculative", "--link", link_file)
 
 
-def test_weights_are_told_whole(capsys):
-    from bang.cli.link import _told
+def test_all_weights_are_printed(capsys):
+    from bang.cli.link import _format_weights
 
-    assert all(name in _told(Weights()) for name in asdict(Weights()))
+    assert all(name in _format_weights(Weights()) for name in asdict(Weights()))

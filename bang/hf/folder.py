@@ -50,7 +50,7 @@ def write_folder(
     generation: Mapping[str, Any] | None = None,
     source: Sequence[StrPath] = (),
 ) -> None:
-    """Writes a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` load, whole or not at all.
+    """Writes a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` load, completely or not at all.
 
     Args, Raises: as `deploy.pack.write_folder`.
     """
@@ -67,12 +67,12 @@ def write_folder(
         usage = _usage(Path(folder).name, mode)
         (new / CARD).write_text(_HEAD + card(model, Path(folder).name, dtype, source, usage), encoding="utf-8")
         for path in new.iterdir():
-            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors keeps its file from other users
+            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors makes its file unreadable for other users
 
 
 @contextlib.contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """A second's work needs none, and `transformers` shows it in pipes too."""
+    """Saving takes a second, and `transformers` shows its progress bar in pipes too."""
     enabled = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -89,7 +89,7 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
         link, casing: see `find_link` and `find_casing`.
 
     Raises:
-        FileNotFoundError, ValueError: it is not whole; one line.
+        FileNotFoundError, ValueError: it is incomplete or damaged; one line.
     """
     pieces, config = read_pieces(folder), BangConfig.from_pretrained(folder, local_files_only=True)
     if len(pieces) != config.vocab_size:
@@ -112,10 +112,10 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
 
 
 def _read_weights(folder: StrPath) -> dict[str, Tensor]:
-    """Those of all its files: `transformers` cuts large models up."""
+    """The weights of all its files: `transformers` splits large models."""
     paths = sorted(Path(folder).glob("model*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the complete folder")
     weights: dict[str, Tensor] = {}
     for path in paths:
         try:
