@@ -94,8 +94,8 @@ def plain_pass_masks(
         block_sizes: of each block.
     """
     queries = cached + (0 if anchors is None else sum(block_sizes))
-    make = _kept_pass_masks if queries * (first + queries) <= _KEPT else _plain_pass_masks
-    return make(first, cached, anchors, block_sizes, buckets, device)
+    given = first, cached, anchors, block_sizes, buckets, device
+    return _kept_pass_masks(*given) if queries * (first + queries) <= _KEPT else _plain_pass_masks(*given)
 
 
 def _plain_pass_masks(
