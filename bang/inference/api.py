@@ -38,10 +38,6 @@ READ_AHEAD = 1024
 
 _LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
-_OF_CALL = (
-    "mode", "details", "prefix", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "first", "progress",
-)  # fmt: skip
-"""What `Bang.generate` takes beside `Options`."""
 
 
 class TextTooLong(UserError):
@@ -152,7 +148,7 @@ class _Several(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     ids: np.ndarray  # int32: a list of a million texts has to fit into memory; eos alone: no text
     truncated: bool = False
     error: str | None = None
@@ -185,9 +181,8 @@ class Bang:
         self.engine = engine
         self.pieces = list(pieces)
         self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
-        self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         self.normalization, self.casing = normalization, casing
-        self._word_pieces = WordPieces(self.pieces, normalization)
+        self.encoder = SourceEncoder(self.pieces, normalization, engine.max_source_positions)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
 
@@ -331,7 +326,7 @@ class Bang:
         is_one, is_stream = isinstance(texts, str), not _has_length(texts)
         check_number("first", first, least=1)
         prefixes = _prefixes(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
-        sources = self._sources([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
+        sources = self.encoder.encode_all([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
         bar = _bar(progress, None if is_stream else 1 if is_one else len(texts))
@@ -388,10 +383,10 @@ class Bang:
             raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        (source,) = self._sources([text], _prefixes(prefix, 1, chosen), chosen, truncate, "raise")
+        (source,) = self.encoder.encode_all([text], _prefixes(prefix, 1, chosen), chosen, truncate, "raise")
         return self._streamed(source, chosen, drop_repeats, details)
 
-    def _streamed(self, source: _Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
+    def _streamed(self, source: Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
         if len(source.ids) == 1:  # an empty text
             yield Generation("", []) if details else ""
             return
@@ -401,94 +396,17 @@ class Bang:
             yield generation if details else generation.text
 
     def _options(self, mode: str | None, given: dict) -> Options:
-        unknown = given.keys() - DESCRIBED.keys()
-        if unknown:
-            near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
-            meant = f", maybe {near} is meant" if near else ""
-            raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
-        options = replace(self._defaults_of(mode, given), **(given if mode is None else {"mode": mode, **given}))
-        if options.mode not in self.engine.modes:
-            raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
-        if options.link:
-            self._check_link(options)
-        if options.rescore:
-            self._check_rescoring(options, bool(given.get("rescore")))
-        if options.case == "source" and not self.normalization.do_lower_case:
-            raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
-        self._check_several(options, given)
-        beam_search = modes.find(options.mode).beam_search
-        if not beam_search and given.get("beam", 1) > 1:
-            raise UserError(
-                f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1"
-            )
-        if beam_search and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
-            most = (len(self.pieces) - 1) // 2
-            raise UserError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
-        self._warn_untrained(options)
-        return options
-
-    def _defaults_of(self, mode: str | None, given: dict) -> Options:
-        """The model's defaults; without draws, and with one text, in a mode that has no others and where none are asked for."""
-        chosen = modes.MODES.get(self.defaults.mode if mode is None else mode) if mode is None or isinstance(mode, str) else None
-        if chosen is None or "sampling" in chosen.options or given.keys() & {"sampling", "nbest"}:
-            return self.defaults
-        return replace(self.defaults, nbest=1, sampling=False, sampling_topk=0, sampling_topp=0.0, temperature=1.0)
-
-    def _check_several(self, options: Options, given: dict) -> None:
-        """Refuses draws, and several texts of a source, where the mode has none."""
-        mode = modes.find(options.mode)
-        if options.sampling and "sampling" not in mode.options:
-            have = ", ".join(name for name, other in modes.MODES.items() if "sampling" in other.options)
-            raise UserError(f"sampling=True: mode {mode.name} draws nothing; leave it out, or give one of {have}")
-        if options.sampling and given.get("beam", 1) > 1:
-            raise UserError(f"beam={options.beam} with sampling=True: what is drawn has no beam; nbest gives several draws")
-        if options.nbest > 1 and not options.sampling:
-            if not mode.beam_search:
-                raise UserError(
-                    f"nbest={options.nbest}: mode {mode.name} has one text; several come of AR's beam, or of sampling"
-                )
-            if options.nbest > options.beam:
-                raise UserError(
-                    f"nbest={options.nbest}, beam={options.beam}: a beam search has as many texts as its beam; raise it"
-                )
-
-    def _check_link(self, options: Options) -> None:
-        """Refuses a link that is asked for where there can be none."""
-        mode = modes.find(options.mode)
-        if "link" not in mode.options:
-            have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
-            raise UserError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
-        if not mode.may_link(options):
-            raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
-        if self.engine.link is None:
-            raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
-
-    def _check_rescoring(self, options: Options, given: bool) -> None:
-        """Refuses a choice by AR where there is nothing to choose from, or no AR; `given`: it is no default of the model."""
-        mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
-        if "rescore" not in mode.options:
-            if given:
-                raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
-            return
-        if self.engine.link is None or options.link is False:
-            raise UserError(
-                f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
-            )
-        if "ar" not in self.engine.modes:
-            raise UserError(
-                f"{asked}: AR chooses the text, and this model has {', '.join(self.engine.modes)} alone; leave it out"
-            )
-
-    def _warn_untrained(self, options: Options) -> None:
-        """Says once where the model was not trained for the mode, or for such blocks."""
+        """The options of a call; says once where the model was not trained for the mode, or for such blocks."""
+        options = choose_options(mode, given, self.defaults, self.engine, self.pieces, self.normalization)
         for warning in warnings_of(self.engine.shares, self.engine.blocks, modes.find(options.mode), options):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("%s", warning)
+        return options
 
     def _stream(
         self,
-        sources: Iterator[_Source],
+        sources: Iterator[Source],
         windows: Iterable[int],
         options: Options,
         drop_repeats: bool,
@@ -507,8 +425,7 @@ class Bang:
                     failure = error
                 cut = [number for number, source in window.items() if source.truncated]
                 if cut:
-                    limit = self.engine.max_source_positions - 1
-                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
+                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), self.encoder.limit, cut[0])
                 yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
                 if failure is not None:
                     raise failure
@@ -516,7 +433,7 @@ class Bang:
                     return
 
     def _window(
-        self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any
+        self, sources: list[Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any
     ) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
         casing = self._restores_case(options)
@@ -540,59 +457,7 @@ class Bang:
             return None
         return self.casing if options.case is None else self.casing or Casing()
 
-    def _sources(
-        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str, first: int = 1
-    ) -> Iterator[_Source]:
-        for number, text in enumerate(texts, start=first):
-            prefix = next(prefixes, None)
-            if prefix is None:
-                raise UserError(f"text {number} has no prefix: give one for each text, empty for none")
-            try:
-                source = self._encode_source(text, number, truncate)
-                if prefix:
-                    source = source._replace(prefix=self._prefix(prefix, number, len(source.ids), options))
-            except ValueError as error:
-                if on_error == "raise":
-                    raise
-                source = _Source(np.empty(0, dtype=np.int32), error=str(error))
-            yield source
-
-    def _encode_source(self, text: str, number: int, truncate: bool) -> _Source:
-        """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
-        if not isinstance(text, str):
-            raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            lone = f"{text[error.start]!r} at character {error.start + 1}"
-            raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        limit = self.engine.max_source_positions - 1
-        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
-        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
-        if len(pieces) > limit and not truncate:
-            raise TextTooLong(
-                f"text {number} has over {limit} word pieces, the model's limit: "
-                "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
-            )
-        ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
-        return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
-
-    def _prefix(self, prefix: str, number: int, length: int, options: Options) -> np.ndarray:
-        """The ids of what the text of a source of `length` ids begins with."""
-        if not isinstance(prefix, str):
-            raise UserError(f"the prefix of text {number} is no text but of type {type(prefix).__name__}: give str")
-        pieces = [piece for piece in self._word_pieces(prefix).split() if piece != "[PAD]"]
-        if "[SEP]" in pieces:
-            raise UserError(f"the prefix of text {number} has [SEP], which ends a text: leave it out")
-        limit = int(options.max_len_a * length + options.max_len)
-        if len(pieces) > limit:
-            raise UserError(
-                f"the prefix of text {number} has {len(pieces)} word pieces, over the limit of {limit} of the text: shorten it, "
-                "or raise max_len (--max-len)"
-            )
-        return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
-
-    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None) -> Generation:
+    def _generation(self, hypothesis: Hypothesis, source: Source, drop_repeats: bool, casing: Casing | None) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
         if casing is not None:
@@ -636,6 +501,73 @@ def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 _NO_IDS = np.empty(0, dtype=np.int64)
+
+
+class SourceEncoder:
+    """Makes the sources of texts: ids of word pieces.
+
+    Args:
+        pieces, normalization: of the vocabulary.
+        longest: source that the network takes, eos included.
+    """
+
+    def __init__(self, pieces: Sequence[str], normalization: Normalization, longest: int):
+        self.word_pieces = WordPieces(pieces, normalization)
+        self.limit = longest - 1  # word pieces
+        self._ids = {piece: index for index, piece in enumerate(pieces)}
+
+    def encode_all(
+        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str, first: int = 1
+    ) -> Iterator[Source]:
+        """The sources of texts, one after the other; the arguments are those of `Bang.generate`."""
+        for number, text in enumerate(texts, start=first):
+            prefix = next(prefixes, None)
+            if prefix is None:
+                raise UserError(f"text {number} has no prefix: give one for each text, empty for none")
+            try:
+                source = self.encode(text, number, truncate)
+                if prefix:
+                    source = source._replace(prefix=self._prefix(prefix, number, len(source.ids), options))
+            except ValueError as error:
+                if on_error == "raise":
+                    raise
+                source = Source(np.empty(0, dtype=np.int32), error=str(error))
+            yield source
+
+    def encode(self, text: str, number: int, truncate: bool) -> Source:
+        """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            lone = f"{text[error.start]!r} at character {error.start + 1}"
+            raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
+        limit = self.limit
+        found = (piece for piece in self.word_pieces.pieces(text) if piece != "[PAD]")
+        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
+        if len(pieces) > limit and not truncate:
+            raise TextTooLong(
+                f"text {number} has over {limit} word pieces, the model's limit: "
+                "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
+            )
+        ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
+        return Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
+
+    def _prefix(self, prefix: str, number: int, length: int, options: Options) -> np.ndarray:
+        """The ids of what the text of a source of `length` ids begins with."""
+        if not isinstance(prefix, str):
+            raise UserError(f"the prefix of text {number} is no text but of type {type(prefix).__name__}: give str")
+        pieces = [piece for piece in self.word_pieces(prefix).split() if piece != "[PAD]"]
+        if "[SEP]" in pieces:
+            raise UserError(f"the prefix of text {number} has [SEP], which ends a text: leave it out")
+        limit = int(options.max_len_a * length + options.max_len)
+        if len(pieces) > limit:
+            raise UserError(
+                f"the prefix of text {number} has {len(pieces)} word pieces, over the limit of {limit} of the text: shorten it, "
+                "or raise max_len (--max-len)"
+            )
+        return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
 
 
 def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
@@ -703,6 +635,90 @@ def _has_length(texts: Any) -> bool:
         return len(texts) >= 0
     except TypeError:
         return False
+
+
+def choose_options(
+    mode: str | None, given: dict, defaults: Options, engine: Engine, pieces: Sequence[str], normalization: Normalization
+) -> Options:
+    """The options of a call: those that are given, and the model's defaults.
+
+    Args:
+        mode, given: of the call. The rest is of the model.
+    Raises:
+        ValueError: an option that is none, or that the mode or the model does not serve; one line.
+    """
+    unknown = given.keys() - DESCRIBED.keys()
+    if unknown:
+        near = _nearest(min(unknown), [*DESCRIBED, "mode", "details", *CallOptions.__annotations__])
+        meant = f", maybe {near} is meant" if near else ""
+        raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
+    options = replace(_defaults_of(mode, given, defaults), **(given if mode is None else {"mode": mode, **given}))
+    if options.mode not in engine.modes:
+        raise UserError(f"mode {options.mode!r}: this model has {', '.join(engine.modes)}")
+    if options.link:
+        _check_link(options, engine)
+    if options.rescore:
+        _check_rescoring(options, bool(given.get("rescore")), engine)
+    if options.case == "source" and not normalization.do_lower_case:
+        raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
+    _check_several(options, given)
+    beam_search = modes.find(options.mode).beam_search
+    if not beam_search and given.get("beam", 1) > 1:
+        raise UserError(f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1")
+    if beam_search and 2 * options.beam >= len(pieces):  # a search looks at twice as many candidates
+        most = (len(pieces) - 1) // 2
+        raise UserError(f"beam={options.beam}: the vocabulary of {len(pieces)} pieces holds one of {most} at most")
+    return options
+
+
+def _defaults_of(mode: str | None, given: dict, defaults: Options) -> Options:
+    """The model's defaults; without draws, and with one text, in a mode that has no others and where none are asked for."""
+    chosen = modes.MODES.get(defaults.mode if mode is None else mode) if mode is None or isinstance(mode, str) else None
+    if chosen is None or "sampling" in chosen.options or given.keys() & {"sampling", "nbest"}:
+        return defaults
+    return replace(defaults, nbest=1, sampling=False, sampling_topk=0, sampling_topp=0.0, temperature=1.0)
+
+
+def _check_several(options: Options, given: dict) -> None:
+    """Refuses draws, and several texts of a source, where the mode has none."""
+    mode = modes.find(options.mode)
+    if options.sampling and "sampling" not in mode.options:
+        have = ", ".join(name for name, other in modes.MODES.items() if "sampling" in other.options)
+        raise UserError(f"sampling=True: mode {mode.name} draws nothing; leave it out, or give one of {have}")
+    if options.sampling and given.get("beam", 1) > 1:
+        raise UserError(f"beam={options.beam} with sampling=True: what is drawn has no beam; nbest gives several draws")
+    if options.nbest > 1 and not options.sampling:
+        if not mode.beam_search:
+            raise UserError(f"nbest={options.nbest}: mode {mode.name} has one text; several come of AR's beam, or of sampling")
+        if options.nbest > options.beam:
+            raise UserError(f"nbest={options.nbest}, beam={options.beam}: a beam search has as many texts as its beam; raise it")
+
+
+def _check_link(options: Options, engine: Engine) -> None:
+    """Refuses a link that is asked for where there can be none."""
+    mode = modes.find(options.mode)
+    if "link" not in mode.options:
+        have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
+        raise UserError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
+    if not mode.may_link(options):
+        raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
+    if engine.link is None:
+        raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
+
+
+def _check_rescoring(options: Options, given: bool, engine: Engine) -> None:
+    """Refuses a choice by AR where there is nothing to choose from, or no AR; `given`: it is no default of the model."""
+    mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
+    if "rescore" not in mode.options:
+        if given:
+            raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
+        return
+    if engine.link is None or options.link is False:
+        raise UserError(
+            f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
+        )
+    if "ar" not in engine.modes:
+        raise UserError(f"{asked}: AR chooses the text, and this model has {', '.join(engine.modes)} alone; leave it out")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:
