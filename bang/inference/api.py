@@ -320,12 +320,12 @@ class Bang:
         check_number("read_ahead", read_ahead, least=1)
         if on_error not in _ON_ERROR:
             raise UserError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
-        _check_texts(texts)
+        check_texts(texts)
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        is_one, is_stream = isinstance(texts, str), not _has_length(texts)
+        is_one, is_stream = isinstance(texts, str), not has_length(texts)
         check_number("first", first, least=1)
-        prefixes = _prefixes(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
+        prefixes = prefixes_of(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
         sources = self.encoder.encode_all([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
@@ -383,7 +383,7 @@ class Bang:
             raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        (source,) = self.encoder.encode_all([text], _prefixes(prefix, 1, chosen), chosen, truncate, "raise")
+        (source,) = self.encoder.encode_all([text], prefixes_of(prefix, 1, chosen), chosen, truncate, "raise")
         return self._streamed(source, chosen, drop_repeats, details)
 
     def _streamed(self, source: Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
@@ -570,7 +570,7 @@ class SourceEncoder:
         return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
 
 
-def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
+def prefixes_of(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
     """What each text begins with, "" for nothing.
 
     Args:
@@ -584,7 +584,7 @@ def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Op
         raise UserError(f"prefix: mode {mode.name} sees no token of its text; leave it out, or give one of {have}")
     if isinstance(prefix, str):
         return itertools.repeat(prefix)
-    _check_texts(prefix)
+    check_texts(prefix)
     if count is not None:
         prefix = list(prefix)
         if len(prefix) != count:
@@ -617,7 +617,7 @@ def _growing(most: int) -> Iterator[int]:
     yield from itertools.repeat(most)
 
 
-def _check_texts(texts: Any) -> None:
+def check_texts(texts: Any) -> None:
     """Refuses what is no text and no texts.
 
     Raises:
@@ -630,7 +630,7 @@ def _check_texts(texts: Any) -> None:
         raise UserError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
 
 
-def _has_length(texts: Any) -> bool:
+def has_length(texts: Any) -> bool:
     try:
         return len(texts) >= 0
     except TypeError:
