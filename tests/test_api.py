@@ -28,7 +28,9 @@ from tqdm import tqdm
 from bang import Bang
 from bang.inference import load as loader
 from bang.inference import trained_model
-from bang.inference.api import CallOptions, Generation, Hypothesis, _growing
+from bang.inference.api import Generation, _growing
+from bang.inference.call_options import CallOptions
+from bang.inference.engine import Hypothesis
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.options import DESCRIBED, Options, OptionValues

@@ -11,7 +11,8 @@ from ..decoding.tune import tune
 from ..errors import UserError
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
-from .api import BATCH_TOKENS, Bang, batches
+from .api import Bang
+from .engine import BATCH_TOKENS, batches
 
 _LEAST_SLOTS, _MOST_SLOTS = 16, 128
 _SPECIALS = "[PAD]", "[UNK]", "[SEP]"

@@ -25,7 +25,7 @@ class Loaded(NamedTuple):
     """What `Bang.load` makes a `Bang` of.
 
     Attributes:
-        engine: see `api.Engine`.
+        engine: see `engine.Engine`.
         pieces: the vocabulary in the order of its ids.
         generation: defaults of `api.Options`.
         normalization: of the vocabulary's text.

@@ -28,7 +28,7 @@ from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from ..trained_modes import Blocks, slots_ahead
 from . import cpu
-from .api import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
 from .onnx_beam import Found, search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
@@ -45,7 +45,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxEngine:
-    """Runs an exported model; see `api.Engine`. Threads may share it: it keeps nothing between calls.
+    """Runs an exported model; see `engine.Engine`. Threads may share it: it keeps nothing between calls.
 
     Args:
         folder: of `bang export`.
@@ -131,7 +131,7 @@ class OnnxEngine:
         return [ranked([_of_beam(hypothesis) for hypothesis in best[: options.nbest]]) for best in found]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         given = None if prefix is None else prefix[None]
         for text in self._decoding([source], options, given, draw_keys([source], 1)).stream():
             yield self._of_text(text, options)
@@ -188,7 +188,7 @@ class OnnxEngine:
         return options.rescore if "rescore" in MODES[options.mode].options else 0
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
         session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), bounds)
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)

@@ -25,13 +25,13 @@ from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from ..trained_modes import slots_ahead
-from .api import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded_prefixes, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
 class TorchEngine:
-    """Runs the network of a trained model; see `api.Engine`.
+    """Runs the network of a trained model; see `engine.Engine`.
 
     Args:
         device: "cpu", "cuda" …; None: a GPU if there is one.
@@ -80,7 +80,7 @@ class TorchEngine:
         ]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """See `api.Engine`; the lock is free between passes."""
+        """See `engine.Engine`; the lock is free between passes."""
         self._check_process()
         with self._lock, torch.inference_mode():
             generator = self._generator(options, True)[1]
@@ -120,7 +120,7 @@ class TorchEngine:
         return order, batch, given
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         special = self._dictionary
         tokens = np.full((len(sources), max(map(len, sources))), special.pad())
         for row, ids in enumerate(sources):
