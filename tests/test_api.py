@@ -316,6 +316,7 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(mode="nar", prefix="b"), "prefix: mode nar sees no token of its text; leave it out, or give one"),
     (["a", "b"], dict(prefix=["c"]), "1 prefixes for 2 texts: give one for each text, empty for none"),
     (["a"], dict(prefix=[7]), "the prefix of text 1 is no text but of type int"),
+    (["a"], dict(prefix=["b\ud83d!"]), "the prefix of text 1 is no Unicode text: half a surrogate pair"),
     (["a"], dict(prefix=7), "a int is no text"),
     (["a"], dict(prefix="b [SEP]"), r"the prefix of text 1 has \[SEP\], which ends a text"),
     (["a"], dict(prefix="b b b", max_len=2), "the prefix of text 1 has 3 word pieces, over the limit of 2 of the text"),

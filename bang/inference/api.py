@@ -1,7 +1,8 @@
 """Load once, call with raw text: `Bang.load(model).generate(texts, mode="nar")`.
 
-Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` imports with the model. This module
-makes ids of raw text, batches of ids, and text of what the engine generates.
+Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` imports with the model. `sources` makes
+ids of raw text, `call_options` checks what a call asks for. This module makes batches of ids, and text of what the engine
+generates.
 """
 
 import contextlib
@@ -26,10 +27,9 @@ from ..trained_modes import best_trained, warnings_of
 from .call_options import CallOptions, choose_options
 from .engine import BATCH_TOKENS, Engine, Hypothesis, batches
 from .load import load_model
-from .sources import _NO_IDS, Source, SourceEncoder, check_texts, has_length, prefixes_of
+from .sources import NO_IDS, Source, SourceEncoder, check_texts, has_length, prefixes_of
 
 logger = logging.getLogger(__name__)
-
 
 READ_AHEAD = 1024
 """Most texts that are read ahead of an answer, to batch texts of like lengths."""
@@ -354,7 +354,7 @@ class Bang:
         for batch in batches([len(source.ids) for source in sources], batch_tokens // draws):
             chosen = [sources[index] for index in batch]
             given = [source.prefix for source in chosen]
-            prefixes = () if all(ids is None for ids in given) else ([_NO_IDS if ids is None else ids for ids in given],)
+            prefixes = () if all(ids is None for ids in given) else ([NO_IDS if ids is None else ids for ids in given],)
             hypotheses = self.engine.generate([source.ids.astype(np.int64) for source in chosen], options, *prefixes)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
                 found[index] = self._generation(hypothesis, sources[index], drop_repeats, casing)

@@ -18,14 +18,24 @@ class TextTooLong(UserError):
 
 
 class Source(NamedTuple):
-    ids: np.ndarray  # int32: a list of a million texts has to fit into memory; eos alone: no text
+    """A text ready for the network.
+
+    Attributes:
+        ids: eos last; eos alone: an empty text. int32: a list of a million texts has to fit into memory.
+        truncated: it was cut to what the model takes.
+        error: why there are no ids.
+        text: as it was given.
+        prefix: ids that the generated text begins with; None: free.
+    """
+
+    ids: np.ndarray
     truncated: bool = False
     error: str | None = None
     text: str = ""
-    prefix: np.ndarray | None = None  # ids that the generated text begins with; None: free
+    prefix: np.ndarray | None = None
 
 
-_NO_IDS = np.empty(0, dtype=np.int64)
+NO_IDS = np.empty(0, dtype=np.int64)
 
 
 class SourceEncoder:
@@ -61,16 +71,8 @@ class SourceEncoder:
 
     def encode(self, text: str, number: int, truncate: bool) -> Source:
         """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
-        if not isinstance(text, str):
-            raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            lone = f"{text[error.start]!r} at character {error.start + 1}"
-            raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
         limit = self.limit
-        found = (piece for piece in self.word_pieces.pieces(text) if piece != "[PAD]")
-        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
+        pieces = list(itertools.islice(self._pieces(text, f"text {number}"), limit + 1))  # a text may be far longer
         if len(pieces) > limit and not truncate:
             raise TextTooLong(
                 f"text {number} has over {limit} word pieces, the model's limit: "
@@ -81,9 +83,7 @@ class SourceEncoder:
 
     def _prefix(self, prefix: str, number: int, length: int, options: Options) -> np.ndarray:
         """The ids of what the text of a source of `length` ids begins with."""
-        if not isinstance(prefix, str):
-            raise UserError(f"the prefix of text {number} is no text but of type {type(prefix).__name__}: give str")
-        pieces = [piece for piece in self.word_pieces(prefix).split() if piece != "[PAD]"]
+        pieces = list(self._pieces(prefix, f"the prefix of text {number}"))
         if "[SEP]" in pieces:
             raise UserError(f"the prefix of text {number} has [SEP], which ends a text: leave it out")
         limit = int(options.max_len_a * length + options.max_len)
@@ -93,6 +93,17 @@ class SourceEncoder:
                 "or raise max_len (--max-len)"
             )
         return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
+
+    def _pieces(self, text: Any, name: str) -> Iterator[str]:
+        """The word pieces of what must be a text."""
+        if not isinstance(text, str):
+            raise UserError(f"{name} is no text but of type {type(text).__name__}: give str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            lone = f"{text[error.start]!r} at character {error.start + 1}"
+            raise UserError(f"{name} is no Unicode text: half a surrogate pair, {lone}") from None
+        return (piece for piece in self.word_pieces.pieces(text) if piece != "[PAD]")
 
 
 def prefixes_of(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
