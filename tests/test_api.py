@@ -522,7 +522,9 @@ def test_blocks_that_were_not_trained_are_told_once(options, warning, texts, cap
     assert len(told) == (warning is not None) and all(message.startswith(warning) for message in told)
 
 
-@pytest.mark.parametrize("shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares(0.4, 0.2)])
+@pytest.mark.parametrize(
+    "shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares({"nar_ratio": 0.4, "semi_nar_ratio": 0.2})]
+)
 def test_default_mode_is_the_best_trained(shares):
     """Also of a folder that stores the share with its rounding error."""
     engine = type("Engine", (), {"modes": MODES, "shares": shares, "max_source_positions": 9})

@@ -52,9 +52,9 @@ def test_of_checkpoints_old_and_new(name, modes, golden_states, golden_model):
 
 
 def test_shares_are_free_of_rounding():
-    assert split_shares(0.7, 0.3) == {"nar": 0.7, "semi-nar": 0.3}
-    assert split_shares(0.1, 0.2)["ar"] == 0.7
-    assert split_shares(0.4, 0.2) == {"nar": 0.4, "semi-nar": 0.2, "ar": 0.4}
+    assert split_shares({"nar_ratio": 0.7, "semi_nar_ratio": 0.3}) == {"nar": 0.7, "semi-nar": 0.3}
+    assert split_shares({"nar_ratio": 0.1, "semi_nar_ratio": 0.2})["ar"] == 0.7
+    assert split_shares({"nar_ratio": 0.4, "semi_nar_ratio": 0.2}) == {"nar": 0.4, "semi-nar": 0.2, "ar": 0.4}
     cfg = options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.1, ngram=2)
     assert trained_modes(cfg) == {"ar": 0.6, "semi-nar": 0.7, "nar": 0.3}
 

@@ -60,7 +60,7 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
     if custom_generate not in (None, decode):
         return given, arguments, custom_generate
     configs = [config for config in (given, model.generation_config) if config is not None]
-    mode = modes.find(_setting("mode", arguments, configs) or "ar")
+    mode = modes.find(_setting("mode", arguments, configs) or modes.AR)
     if mode.name not in model.config.decodes:
         raise UserError(f"mode {mode.name!r}: this model has {', '.join(model.config.decodes)}")
     model.check_inference()

@@ -71,7 +71,7 @@ def _check_several(options: Options, given: dict) -> None:
     """Refuses draws, and several texts of a source, where the mode has none."""
     mode = modes.find(options.mode)
     if options.sampling and "sampling" not in mode.options:
-        have = ", ".join(name for name, other in modes.MODES.items() if "sampling" in other.options)
+        have = ", ".join(modes.with_option("sampling"))
         raise UserError(f"sampling=True: mode {mode.name} draws nothing; leave it out, or give one of {have}")
     if options.sampling and given.get("beam", 1) > 1:
         raise UserError(f"beam={options.beam} with sampling=True: what is drawn has no beam; nbest gives several draws")
@@ -86,7 +86,7 @@ def _check_link(options: Options, engine: Engine) -> None:
     """Refuses a link that is asked for where there can be none."""
     mode = modes.find(options.mode)
     if "link" not in mode.options:
-        have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
+        have = ", ".join(modes.with_option("link"))
         raise UserError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
     if not mode.may_link(options):
         raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
@@ -99,13 +99,14 @@ def _check_rescoring(options: Options, given: bool, engine: Engine) -> None:
     mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
     if "rescore" not in mode.options:
         if given:
-            raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
+            have = " or ".join(modes.with_option("rescore"))
+            raise UserError(f"{asked}: mode {mode.name} has no candidates, which are {have}'s: leave it out, or give mode {have}")
         return
     if engine.link is None or options.link is False:
         raise UserError(
             f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
         )
-    if "ar" not in engine.modes:
+    if modes.AR not in engine.modes:
         raise UserError(f"{asked}: AR chooses the text, and this model has {', '.join(engine.modes)} alone; leave it out")
 
 

@@ -9,6 +9,7 @@ from ..decoding.link import Link, Weights
 from ..decoding.search import Rules, Slots, SourcePairs, best_paths
 from ..decoding.tune import tune
 from ..errors import UserError
+from ..modes import NAR
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
 from .api import Bang
@@ -36,8 +37,8 @@ def tuned(
         ValueError: all sources are empty, or the model has no NAR.
     """
     assert len(sources) == len(targets)
-    if "nar" not in model.modes:
-        raise UserError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
+    if NAR not in model.modes:
+        raise UserError(f"the model has {', '.join(model.modes)} and no {NAR}, which the weights are chosen by")
     ids = [model.encoder.encode(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
     parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
     if not parts:

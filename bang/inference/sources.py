@@ -116,7 +116,7 @@ def prefixes_of(prefix: str | Iterable[str] | None, count: int | None, options: 
         return itertools.repeat("")
     mode = modes.find(options.mode)
     if not mode.strategy(options).anchored:
-        have = ", ".join(name for name, other in modes.MODES.items() if other.strategy(Options(mode=name)).anchored)
+        have = ", ".join(name for name, other in modes.MODES.items() if other.anchored)
         raise UserError(f"prefix: mode {mode.name} sees no token of its text; leave it out, or give one of {have}")
     if isinstance(prefix, str):
         return itertools.repeat(prefix)

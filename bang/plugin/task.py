@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..generation.beam_search import AlignedArGenerator, ArGenerator
 from ..generation.generator import LoopGenerator
 from ..generation.statistics import Statistics
-from ..modes import MODES, WITHOUT_THRESHOLD, Mode, options_without_effect
+from ..modes import AR, MODES, NAR, WITHOUT_THRESHOLD, Mode, options_without_effect
 from ..options import DESCRIBED, Options, describe
 from ..trained_modes import slots_ahead, warning_of_blocks
 from . import raw_text, training_run
@@ -51,7 +51,7 @@ UNKNOWN_SAMPLE = 1000  # first texts of a split, checked for raw text that was b
 
 @dataclass
 class BangTranslationConfig(TranslationConfig, BangTaskConfig):
-    decoding: str = field(default="ar", metadata={"help": DECODING_HELP})
+    decoding: str = field(default=AR, metadata={"help": DECODING_HELP})
     block_size: int = describe("block_size")
     commit_threshold: float = describe("commit_threshold")
     rescore: int = describe("rescore")
@@ -84,7 +84,7 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: str = field(default="nar", metadata={"help": DECODING_HELP})
+    decoding: str = field(default=NAR, metadata={"help": DECODING_HELP})
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)
@@ -251,7 +251,7 @@ class BangTranslationTask(BangTask, TranslationTask):
     def _check_models(self, mode: Mode, options: Options, models) -> None:
         """Refuses a mode that the models do not run; warns where they were not trained for it, or for such blocks."""
         for model in models:
-            runs, trained = getattr(model, "decodes", ("ar",)), getattr(model, "trained_modes", None)
+            runs, trained = getattr(model, "decodes", (AR,)), getattr(model, "trained_modes", None)
             if mode.name not in runs:
                 raise UserError(f"--decoding {mode.name}: this checkpoint's model decodes {' or '.join(runs)} alone")
             if trained and mode.training not in trained:
@@ -264,9 +264,9 @@ class BangTranslationTask(BangTask, TranslationTask):
             if of_blocks:
                 logger.warning("%s", of_blocks)
             if options.rescore and "rescore" in mode.options and self.link is not None:
-                if "ar" not in runs:
+                if AR not in runs:
                     raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
-                if trained and "ar" not in trained:
+                if trained and AR not in trained:
                     logger.warning(
                         "--rescore: this checkpoint was trained for %s alone, not for AR, which chooses the text: expect a poor "
                         "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
