@@ -30,7 +30,8 @@ from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
-from bang.decoding.link import Link, Weights, make_link
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link, Weights
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint

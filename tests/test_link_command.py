@@ -7,7 +7,8 @@ import pytest
 from conftest import GOLDEN, REFERENCES, TEXTS, VOCAB_SMALL
 
 from bang.__main__ import main
-from bang.decoding.link import Link, Weights, make_link
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link, Weights
 from bang.deploy import export as deploy_export
 from bang.inference import link_tuning
 from bang.inference.api import Bang

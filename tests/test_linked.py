@@ -12,7 +12,9 @@ from conftest import GOLDEN, ROOT, TEXTS, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
-from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.search import Rules, best_paths
+from bang.decoding.source_pairs import SourcePairs
 from bang.deploy.export import export
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine

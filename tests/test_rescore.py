@@ -10,7 +10,9 @@ from support.generation import options
 
 from bang import visibility
 from bang.decoding import rescore
-from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.search import Rules, best_paths
+from bang.decoding.source_pairs import SourcePairs
 from bang.inference.api import Bang
 from bang.options import Options
 from bang.trained_modes import Blocks

@@ -5,8 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ..decoding.candidates import Slots
 from ..decoding.link import Link
-from ..decoding.search import Slots
 from ..options import Options
 from ..trained_modes import Blocks
 

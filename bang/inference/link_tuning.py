@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..decoding.candidates import Slots
 from ..decoding.link import Link, Weights
-from ..decoding.search import Rules, Slots, SourcePairs, best_paths
+from ..decoding.search import Rules, best_paths
+from ..decoding.source_pairs import SourcePairs
 from ..decoding.tune import tune
 from ..errors import UserError
 from ..modes import NAR

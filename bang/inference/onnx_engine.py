@@ -12,13 +12,13 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
 from ..decoding import loop
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, draw_keys
 from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
 from ..decoding.rescore import best_for_ar
-from ..decoding.search import Slots
 from ..errors import UserError, damaged
 from ..modes import MODES
 from ..options import Options, check_number

@@ -12,9 +12,9 @@ from onnxruntime import InferenceSession, OrtValue
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from .. import visibility
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
-from ..decoding.search import Slots
 from ..decoding.session import BaseSession
 from ..errors import UserError
 

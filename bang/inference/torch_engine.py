@@ -14,9 +14,9 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser, draw_keys
 from ..decoding.passes import canvas
-from ..decoding.search import Slots
 from ..errors import UserError
 from ..generation.session import TorchSession
 from ..network.model import BangModel
