@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     Attributes:
         engine: see `engine.Engine`.
         pieces: the vocabulary in the order of its ids.
-        generation: defaults of `api.Options`.
+        generation: defaults of `options.Options`.
         normalization: of the vocabulary's text.
         casing: gives texts capitals; None: there is none.
     """

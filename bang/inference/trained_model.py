@@ -50,7 +50,7 @@ class TrainedModel:
         criterion: options of the training criterion, which say what modes were trained.
         updates: how many the weights have seen.
         languages: file endings of the training pairs' sources and targets.
-        generation: defaults of `api.Options`, where they are not its own.
+        generation: defaults of `options.Options`, where they are not its own.
         link: of NAR and semi-NAR; None: it has none.
         casing: gives texts capitals; None: it has none.
         source: the file or folder, for messages.
