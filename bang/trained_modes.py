@@ -126,11 +126,17 @@ def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode:
         mode, options: of decoding.
     """
     warnings = []
+    trained = ", ".join(f"{name} {share:.0%}" for name, share in (shares or {}).items())
     if shares and mode.training not in shares:
-        trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
+        warnings.append(
+            f"mode {mode.name}: this model was not trained for it ({trained}); expect poor texts: choose a mode that it was "
+            "trained for, or train it with another --nar-ratio or --semi-nar-ratio"
+        )
     if options.rescore and "rescore" in mode.options and shares and modes.AR not in shares:
-        warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
+        warnings.append(
+            f"rescore={options.rescore}: this model was not trained for AR ({trained}), which chooses the text; expect a poor "
+            "choice: leave it out"
+        )
     of_blocks = warning_of_blocks(blocks, mode, options)
     return warnings + ([of_blocks] if of_blocks else [])
 

@@ -128,7 +128,7 @@ def test_a_choice_by_what_was_not_trained_is_told(shares, warned, golden_model, 
     model.trained_modes, model.trained_blocks = shares, Blocks(1, 1)
     with caplog.at_level(logging.WARNING):
         make_task(decoding="nar", rescore=2, link=str(link_file)).build_generator([model], options())
-    assert ("--rescore: this checkpoint was trained for nar alone, not for AR, which chooses the text" in caplog.text) == warned
+    assert ("rescore=2: this model was not trained for AR (nar 100%), which chooses the text" in caplog.text) == warned
 
 
 def test_the_host_waits_as_often_however_many_candidates(golden_model, make_task, pairs, link_file, monkeypatch):

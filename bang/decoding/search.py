@@ -326,12 +326,10 @@ def best_paths(
     slots: Slots,
     count: int = 1,
     weights: Weights | None = None,
-    forced: np.ndarray | None = None,
-    banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
     search = PathSearch(link, pairs, text, length, rules, count, weights)
-    search.extend(slots, forced, banned)
+    search.extend(slots)
     return search.best()
 
 
