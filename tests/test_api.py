@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, debian, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -48,7 +48,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def texts():
-    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:30]
+    return debian("test.src")[:30]
 
 
 @pytest.mark.parametrize("log, options", [

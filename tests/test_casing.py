@@ -6,7 +6,7 @@ import re
 import runpy
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import DEBIAN, GOLDEN, ROOT, VOCAB_SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,13 +16,12 @@ from bang.errors import UserError
 from bang.text.casing import CASING_FILE, Casing
 from bang.text.evaluate import evaluate
 
-EXAMPLES = ROOT / "examples" / "debian"
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 TARGETS = ["GNU R package for XML", "Django module for UPnP media", "a UPnP renderer", "library for XML and UPnP media"] * 3
 
 
 def lines(name):
-    return (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+    return (DEBIAN / name).read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture(scope="module")

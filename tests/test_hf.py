@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, SPECIAL, TEXTS, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, SPECIAL, TEXTS, VOCAB_SMALL, debian
 from safetensors.torch import load_file, save_file
 from support.pages import DOCS, blocks
 from torch.nn import functional as F
@@ -30,7 +30,7 @@ from bang.text.wordpieces import WordPieces
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 DEFAULTS = ["--beam", "3", "--max-len", "20", "--len-penalty", "1.2"]
 SHIPPED = ROOT / "models" / "debian-synopsis" / "checkpoint.pt"
-SOURCES = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()
+SOURCES = debian("test.src")
 EOS = 102
 
 
@@ -340,7 +340,7 @@ def test_the_trainer_lowers_the_loss(model, tokenizer, tmp_path):
     pytest.importorskip("accelerate")
     from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-    targets = (ROOT / "examples" / "debian" / "test.tgt").read_text(encoding="utf-8").splitlines()
+    targets = debian("test.tgt")
     data = [dict(tokenizer(src), labels=tokenizer(tgt)["input_ids"]) for src, tgt in zip(SOURCES[:16], targets[:16])]
     arguments = Seq2SeqTrainingArguments(
         tmp_path / "run", max_steps=20, per_device_train_batch_size=4, learning_rate=5e-3,

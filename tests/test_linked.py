@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, TEXTS, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, TEXTS, VOCAB_SMALL, debian, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 
 from bang import visibility
@@ -150,7 +150,7 @@ def test_the_shipped_models_export_writes_its_texts(tmp_path):
     model = read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt")
     export(model, tmp_path / "exported")
     runtime, own = Bang.load(tmp_path / "exported", threads=1), Bang(TorchEngine(model, device="cpu"), model.dictionary.symbols)
-    texts = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:200]
+    texts = debian("test.src")[:200]
     for mode in ("nar", "semi-nar"):
         options = dict(mode=mode, max_len=40, truncate=True)
         found = own.generate(texts, **options)

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses, without_sums
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian, hypotheses, without_sums
 from fairseq import checkpoint_utils
 
 from bang import Bang
@@ -26,7 +26,7 @@ NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"
 
 @pytest.fixture(scope="module")
 def texts():
-    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
+    return debian("test.src")[:12]
 
 
 @pytest.fixture(scope="module")
