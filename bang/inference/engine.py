@@ -91,10 +91,10 @@ def ranked(found: Sequence[Hypothesis]) -> Hypothesis:
     return best._replace(others=others)
 
 
-def padded_prefixes(prefixes: Sequence[np.ndarray], pad: int) -> np.ndarray:
-    """Prefixes of several lengths as one array, (B, longest)."""
-    found = np.full((len(prefixes), max(map(len, prefixes))), pad)
-    for row, ids in enumerate(prefixes):
+def padded(texts: Sequence[np.ndarray], pad: int) -> np.ndarray:
+    """Ids of texts of several lengths as one array, padded on the right, int64, (B, longest)."""
+    found = np.full((len(texts), max(map(len, texts))), pad)
+    for row, ids in enumerate(texts):
         found[row, : len(ids)] = ids
     return found
 

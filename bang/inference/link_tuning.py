@@ -15,7 +15,7 @@ from ..modes import NAR
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
 from .api import Bang
-from .engine import BATCH_TOKENS, batches
+from .engine import BATCH_TOKENS, batches, padded
 
 _LEAST_SLOTS, _MOST_SLOTS = 16, 128
 _SPECIALS = "[PAD]", "[UNK]", "[SEP]"
@@ -69,10 +69,7 @@ def tuned(
 def _pairs(link: Link, sources: list[np.ndarray], specials: Sequence[int]) -> SourcePairs:
     """What all trials ask of the sources; `specials` are the ids of pad, unk and eos."""
     pad, _, eos = specials
-    padded = np.full((len(sources), max(map(len, sources))), pad)
-    for row, source in enumerate(sources):
-        padded[row, : len(source)] = source
-    return SourcePairs(padded, link.size, (pad, eos))
+    return SourcePairs(padded(sources, pad), link.size, (pad, eos))
 
 
 def _texts(link: Link, weights: Weights, pairs: SourcePairs, canvas: Slots, specials: Sequence[int]) -> list[list[int]]:

@@ -28,7 +28,7 @@ from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from ..trained_modes import Blocks, slots_ahead
 from . import cpu
-from .engine import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded, ranked
 from .load import Loaded
 from .onnx_beam import Found, search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
@@ -120,7 +120,7 @@ class OnnxEngine:
                 for part in parts
                 for found in self._generate(sources[part], options, None if prefixes is None else prefixes[part], keys[part])
             ]
-        prefix = None if prefixes is None else padded_prefixes(prefixes, self._graphs.specials[0])
+        prefix = None if prefixes is None else padded(prefixes, self._graphs.specials[0])
         if beam == 1:
             texts = self._texts(self._decoding(sources, options, prefix, keys), options)
             return [self._of_text(text, options) for text in texts]

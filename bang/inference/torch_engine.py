@@ -25,7 +25,7 @@ from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from ..trained_modes import slots_ahead
-from .engine import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
@@ -114,7 +114,7 @@ class TorchEngine:
         batch = dataset.collater([dataset[index] for index in range(len(tokens))])
         order = batch["id"].tolist()
         batch["id"] = torch.from_numpy(keys[order])
-        given = None if prefixes is None else torch.from_numpy(padded_prefixes(prefixes, self._dictionary.pad())[order])
+        given = None if prefixes is None else torch.from_numpy(padded(prefixes, self._dictionary.pad())[order])
         if self._device.type == "cuda":
             batch, given = utils.move_to_cuda((batch, given), self._device)
         return order, batch, given
@@ -122,14 +122,11 @@ class TorchEngine:
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `engine.Engine`."""
         special = self._dictionary
-        tokens = np.full((len(sources), max(map(len, sources))), special.pad())
-        for row, ids in enumerate(sources):
-            tokens[row, : len(ids)] = ids
         lengths = torch.tensor([len(ids) for ids in sources])
         chooser = Chooser(special.pad(), special.unk(), special.eos())
         slots = min(slots, self._network.max_decoder_positions())
         with self._lock, torch.inference_mode():
-            src_tokens = torch.from_numpy(tokens).to(self._device)
+            src_tokens = torch.from_numpy(padded(sources, special.pad())).to(self._device)
             bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
             session = TorchSession([self._network], src_tokens, lengths.to(self._device), chooser, bounds)
             return session.likeliest(canvas(len(sources), slots), count)
