@@ -244,7 +244,7 @@ def test_limits(model, texts):
     short = model.generate(texts, "nar", max_len=3, details=True)
     assert max(len(generation.pieces) for generation in short) == 3
     by_source = model.generate(texts, "ar", beam=1, max_len=0, max_len_a=0.3, min_len=50, details=True)
-    lengths = [len(model.encoder.word_pieces(text).split()) + 1 for text in texts]
+    lengths = [len(model.tokenizer.word_pieces(text).split()) + 1 for text in texts]
     assert [len(generation.pieces) for generation in by_source] == [min(50, int(0.3 * length)) for length in lengths]
 
 
@@ -255,7 +255,7 @@ def test_too_long_a_text(model, caplog):
     found = model.generate(["fine", long], "nar", truncate=True, details=True)
     assert [generation.truncated for generation in found] == [False, True]
     assert "1 texts cut to 511 word pieces, the first is text 2" in caplog.text
-    pieces = model.encoder.word_pieces(long).split()[:511]
+    pieces = model.tokenizer.word_pieces(long).split()[:511]
     assert found[1].text == model.generate(" ".join(pieces).replace(" ##", ""), "nar")
 
 
@@ -710,7 +710,7 @@ def test_a_model_that_is_deleted_is_gone(texts, exported):
             model = Bang.load(**arguments)
             for mode in MODES:
                 model.generate(texts[:2], mode, max_len=4)
-            parts = [model, model.engine, model.encoder.word_pieces]
+            parts = [model, model.engine, model.tokenizer.word_pieces]
             if hasattr(model.engine, "_network"):
                 parts += [model.engine._network, model.engine._network.decoder.embed_tokens.weight]
             left = [weakref.ref(part) for part in parts]

@@ -27,7 +27,7 @@ from ..trained_modes import best_trained, warnings_of
 from .call_options import CallOptions, choose_options
 from .engine import BATCH_TOKENS, Engine, Hypothesis, batches
 from .load import load_model
-from .sources import NO_IDS, Source, SourceEncoder, check_texts, has_length, prefixes_of
+from .sources import NO_IDS, Source, SourceTokenizer, check_texts, has_length, prefixes_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Bang:
         self.pieces = list(pieces)
         self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
         self.normalization, self.casing = normalization, casing
-        self.encoder = SourceEncoder(self.pieces, normalization, engine.max_source_positions)
+        self.tokenizer = SourceTokenizer(self.pieces, normalization, engine.max_source_positions)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
 
@@ -238,7 +238,7 @@ class Bang:
         is_one, is_stream = isinstance(texts, str), not has_length(texts)
         check_number("first", first, least=1)
         prefixes = prefixes_of(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
-        sources = self.encoder.encode_all([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
+        sources = self.tokenizer.encode_all([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
         bar = _bar(progress, None if is_stream else 1 if is_one else len(texts))
@@ -295,7 +295,7 @@ class Bang:
             raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        (source,) = self.encoder.encode_all([text], prefixes_of(prefix, 1, chosen), chosen, truncate, "raise")
+        (source,) = self.tokenizer.encode_all([text], prefixes_of(prefix, 1, chosen), chosen, truncate, "raise")
         return self._streamed(source, chosen, drop_repeats, details)
 
     def _streamed(self, source: Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
@@ -337,7 +337,7 @@ class Bang:
                     failure = error
                 cut = [number for number, source in window.items() if source.truncated]
                 if cut:
-                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), self.encoder.limit, cut[0])
+                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), self.tokenizer.limit, cut[0])
                 yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
                 if failure is not None:
                     raise failure

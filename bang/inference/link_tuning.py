@@ -41,11 +41,13 @@ def tuned(
     assert len(sources) == len(targets)
     if NAR not in model.modes:
         raise UserError(f"the model has {', '.join(model.modes)} and no {NAR}, which the weights are chosen by")
-    ids = [model.encoder.encode(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
+    ids = [
+        model.tokenizer.encode(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)
+    ]
     parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
     if not parts:
         raise UserError("no source to tune on: all are empty")
-    lengths = [len(model.encoder.word_pieces(text).split()) for text in targets]
+    lengths = [len(model.tokenizer.word_pieces(text).split()) for text in targets]
     slots = 1 + min(max(_LEAST_SLOTS, int(1.5 * np.percentile(lengths, 95))), _MOST_SLOTS)
     count = min(link.weights.candidates, link.size)
     canvases = [model.engine.canvas([ids[index] for index in part], slots, count) for part in parts]

@@ -38,7 +38,7 @@ class Source(NamedTuple):
 NO_IDS = np.empty(0, dtype=np.int64)
 
 
-class SourceEncoder:
+class SourceTokenizer:
     """Makes the sources of texts: ids of word pieces.
 
     Args:
