@@ -9,11 +9,11 @@ decoder gives and which of them are kept (`Strategy`).
 import math
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import visibility
 from .errors import UserError
-from .options import Options
+from .options import DESCRIBED, Options
 from .visibility import Layout
 
 AR, NAR = "ar", "nar"
@@ -114,6 +114,10 @@ class Mode:
     def beam_search(self) -> bool:
         """Whether a beam may be searched."""
         return "beam" in self.options
+
+    def value(self, options: Options, name: str) -> Any:
+        """An option's value; its default where it has no effect in this mode."""
+        return getattr(options, name) if name in self.options else DESCRIBED[name].default
 
     def may_link(self, options: Options) -> bool:
         """Whether a link may choose the tokens: where several of a pass are kept that nothing verifies."""

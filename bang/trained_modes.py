@@ -132,7 +132,7 @@ def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode:
             f"mode {mode.name}: this model was not trained for it ({trained}); expect poor texts: choose a mode that it was "
             "trained for, or train it with another --nar-ratio or --semi-nar-ratio"
         )
-    if options.rescore and "rescore" in mode.options and shares and modes.AR not in shares:
+    if mode.value(options, "rescore") and shares and modes.AR not in shares:
         warnings.append(
             f"rescore={options.rescore}: this model was not trained for AR ({trained}), which chooses the text; expect a poor "
             "choice: leave it out"

@@ -5,8 +5,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging as hf_logging
 
@@ -18,6 +16,7 @@ from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..safety import checkpoints
 from ..safety.folder import WEIGHTS
+from ..safety.tensors import read_safetensors
 from ..text.casing import CASING_FILE, find_casing
 from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
@@ -100,10 +99,7 @@ def _read_weights(folder: StrPath) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
     weights: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be read; truncated, or no safetensors file ({error})") from None
+        weights |= read_safetensors(path)
     return weights
 
 

@@ -144,8 +144,8 @@ class OnnxEngine:
         """Tokens before which each text must not end, and after which it must."""
         mode = MODES[options.mode]
         limit = length_limits(np.array([len(ids) for ids in sources]), options.max_len_a, options.max_len, self._max_len)
-        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
-        return np.minimum(least_length(options.min_len, mode.strategy(options).anchored, penalty), limit), limit
+        least = least_length(options.min_len, mode.strategy(options).anchored, mode.value(options, "eos_penalty"))
+        return np.minimum(least, limit), limit
 
     def _slots(self, sources: list[np.ndarray], options: Options) -> int:
         """Most slots of a pass of a row."""
@@ -161,7 +161,7 @@ class OnnxEngine:
         strategy, (least, limit) = mode.strategy(options), self._lengths(sources, options)
         chooser = OfLogProbs(
             *specials,
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
             temperature=options.temperature,
             sampling=options.sampling,
             topk=options.sampling_topk,
@@ -169,7 +169,7 @@ class OnnxEngine:
             seed=options.seed,
         )
         session = OnnxSession(self._graphs, sources, chooser, Bounds(least, limit, keys))
-        blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
+        blocking = mode.value(options, "no_repeat_ngram_size")
         linked = None
         if self.link is not None and options.link is not False and mode.may_link(options):
             rescore, ahead = self._rescored(options), slots_ahead([self.blocks], 1 + strategy.drafts)
@@ -185,7 +185,7 @@ class OnnxEngine:
 
     def _rescored(self, options: Options) -> int:
         """How many paths AR chooses from; 0: it does not."""
-        return options.rescore if "rescore" in MODES[options.mode].options else 0
+        return MODES[options.mode].value(options, "rescore")
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
         """See `engine.Engine`."""

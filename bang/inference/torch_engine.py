@@ -177,7 +177,7 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options, 
     task = model.task(decoding=mode.name, **of_task)
     generation = GenerationConfig(
         beam=options.beam if mode.beam_search else 1,
-        no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        no_repeat_ngram_size=mode.value(options, "no_repeat_ngram_size"),
         max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
         sampling=options.sampling, sampling_topk=options.sampling_topk or -1, sampling_topp=options.sampling_topp or -1.0,
         temperature=options.temperature,

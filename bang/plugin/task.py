@@ -281,7 +281,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
             link=link,
-            rescore=options.rescore if link is not None and "rescore" in mode.options else 0,
+            rescore=mode.value(options, "rescore") if link is not None else 0,
             ahead=slots_ahead([getattr(model, "trained_blocks", None) for model in models], 1 + mode.strategy(options).drafts),
         )
         # fairseq has no hook for the end of a run
@@ -304,7 +304,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             self.target_dictionary.unk(),
             self.target_dictionary.eos(),
             unk_penalty=getattr(args, "unkpen", 0),
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
             temperature=getattr(args, "temperature", 1.0),
             **sampling,
         )
