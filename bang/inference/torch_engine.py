@@ -1,5 +1,6 @@
 """The engine of `Bang` on torch and fairseq: any mode, beam search, GPUs."""
 
+import contextlib
 import gc
 import os
 import threading
@@ -216,17 +217,35 @@ def load(
     folder: StrPath, config: dict[str, Any], link: StrPath | None = None, casing: StrPath | None = None, **options
 ) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_folder(folder, link, casing), options)
+    with _freed():
+        return _ready(read_folder(folder, link, casing), options)
 
 
 def load_checkpoint(
     path: StrPath, vocab: StrPath | None, link: StrPath | None = None, casing: StrPath | None = None, **options
 ) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_checkpoint(path, vocab, link, casing), options)
+    with _freed():
+        return _ready(read_checkpoint(path, vocab, link, casing), options)
 
 
 def _ready(model: TrainedModel, options: dict[str, Any]) -> Loaded:
     engine = TorchEngine(model, **options)
-    gc.collect()  # exceptions inside omegaconf and hydra keep the frames of the loading in cycles, and with them the weights
     return Loaded(engine, model.dictionary.symbols, model.generation, model.dictionary.normalization, model.casing)
+
+
+@contextlib.contextmanager
+def _freed() -> Iterator[None]:
+    """Frees what loading leaves in cycles: exceptions inside omegaconf and hydra keep its frames, and with them the weights.
+
+    Without automatic collections all of it stays in the youngest generation. A full collection takes seconds in a large
+    program.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if enabled:
+            gc.enable()
