@@ -572,7 +572,7 @@ def test_importing_loads_neither_torch_nor_fairseq():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_logging_stays_as_it_was(tmp_path):
+def test_logging_stays_as_it_was():
     code = (
         "import logging; from bang import Bang; "
         f"Bang.load({str(CHECKPOINT)!r}, vocab={str(VOCAB_SMALL)!r}); "

@@ -123,7 +123,7 @@ def generate_command(monkeypatch, capsys):
     return call
 
 
-def test_the_api_writes_capitals_where_there_is_a_table(command_table, tmp_path):
+def test_the_api_writes_capitals_where_there_is_a_table(command_table):
     text = lines("test.src")[0]
     plain = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
     lower = plain.generate(text, "nar")

@@ -124,7 +124,7 @@ def test_targets_without_a_text(tmp_path):
         command(tmp_path / "empty", "--out", tmp_path / "empty")
 
 
-def test_pack_and_export_put_it_into_the_folder(tmp_path, link_file, capsys, monkeypatch):
+def test_pack_and_export_put_it_into_the_folder(tmp_path, link_file, monkeypatch):
     """Where it is the default of NAR and semi-NAR; an export of the folder takes it along, and the checkpoint back leaves it."""
     folder = tmp_path / "packed"
     main(["pack", str(CHECKPOINT), str(folder), "--vocab", str(VOCAB_SMALL), "--link", str(link_file)])
@@ -151,7 +151,7 @@ def test_pack_and_export_put_it_into_the_folder(tmp_path, link_file, capsys, mon
 
 
 @pytest.mark.slow
-def test_generate_command(tmp_path, link_file, capfdbinary, monkeypatch):
+def test_generate_command(link_file, capfdbinary, monkeypatch):
     import io
     import sys
     from types import SimpleNamespace
@@ -169,7 +169,7 @@ def test_generate_command(tmp_path, link_file, capfdbinary, monkeypatch):
         generate("--mode", "speculative", "--link", link_file)
 
 
-def test_weights_are_told_whole(capsys):
+def test_weights_are_told_whole():
     from bang.cli.link import _told
 
     assert all(name in _told(Weights()) for name in asdict(Weights()))

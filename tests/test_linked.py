@@ -93,7 +93,7 @@ def test_texts_are_the_best_paths(options, golden_model, linked, link, sources):
         assert all(score <= 0 for score in text.positional_scores)
 
 
-def test_scores_and_passes_are_the_networks(golden_model, linked, link, sources):
+def test_scores_and_passes_are_the_networks(golden_model, linked, sources):
     """A NAR text of several pieces: log-probabilities of its slots, and the pass that ran each."""
     model, options = golden_model("mixed"), Options(mode="nar", max_len=60, min_len=20)
     text = linked.generate(sources[:1], options)[0]
@@ -210,7 +210,7 @@ def test_fairseq_generate_and_bang_generate_write_the_same(data_bin, link_file, 
 
 
 @pytest.mark.slow
-def test_a_link_beside_a_checkpoint_and_in_folders(link_file, tmp_path, exported):
+def test_a_link_beside_a_checkpoint_and_in_folders(link_file, tmp_path):
     for name, path in (("checkpoint.pt", CHECKPOINT), ("link.bin", link_file)):
         shutil.copy(path, tmp_path / name)
     model = Bang.load(tmp_path / "checkpoint.pt", vocab=VOCAB_SMALL)

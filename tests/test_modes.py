@@ -115,7 +115,7 @@ def test_unknown_modes_are_named_in_one_line(make_task, golden_model):
         make_task(decoding="nra").build_generator([golden_model("mixed")], GenerationConfig())
 
 
-def test_fairseqs_task_the_api_and_the_command_line_share_one_description(make_task):
+def test_fairseqs_task_the_api_and_the_command_line_share_one_description():
     from bang.cli import _options
     from bang.plugin.task import OF_MODES, BangTranslationConfig
 

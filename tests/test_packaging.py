@@ -125,7 +125,7 @@ def test_the_metadata(site):
 
 
 @pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS)
-def test_each_declared_python_reads_the_code(python, site, tmp_path):
+def test_each_declared_python_reads_the_code(python, site):
     code = (
         "import pathlib, sys\nfor path in pathlib.Path(sys.argv[1]).rglob('*.py'): compile(path.read_bytes(), str(path), 'exec')"
     )

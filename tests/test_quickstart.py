@@ -146,7 +146,7 @@ def test_training_from_noise(quickstart, tmp_path):
     assert torch.load(last)["optimizer_history"][-1]["num_updates"] == 7
 
 
-def test_minilm_that_cannot_be_had_is_said(trained, tmp_path, monkeypatch, capsys):
+def test_minilm_that_cannot_be_had_is_said(trained, monkeypatch, capsys):
     said = []
     monkeypatch.setattr(quickstart_train, "minilm", lambda: None)
     monkeypatch.setattr(subprocess, "run", lambda words, **options: said.append(words))

@@ -167,7 +167,7 @@ def test_another_decoding_for_one_generator(make_task, golden_model, pairs):
     assert task.cfg.decoding == "ar"
 
 
-def test_bleu_of_text_for_people(train_here, cli, data_bin, tmp_path):
+def test_bleu_of_text_for_people(train_here, cli, data_bin):
     """--eval-bleu and --scoring with --bpe bang: `bang evaluate`'s BLEU of the detokenized texts, not of word pieces."""
     folder = train_here(
         "--load-from-pretrained-model", GOLDEN / "mixed" / "checkpoint.pt", "--activation-fn", "gelu", "--lr", "1e-12",

@@ -230,7 +230,7 @@ def test_whoever_writes_the_references_has_all_points(data, tmp_path):
         (lambda data: None, ["--vocab", "gone"], "gone"),
     ],
 )
-def test_refusals(change, arguments, message, data, tmp_path, capsys):
+def test_refusals(change, arguments, message, data, tmp_path):
     change(data)
     with pytest.raises(SystemExit) as stop:
         main(["run-task", str(data), "--mode", "nar", "--out", str(tmp_path / "out"), *arguments])

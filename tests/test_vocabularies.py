@@ -85,7 +85,7 @@ def reference(folders):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokenize_and_bpe_equal_transformers(kind, folders, reference, tmp_path, capsys):
+def test_tokenize_and_bpe_equal_transformers(kind, folders, reference, tmp_path):
     vocab, text = folders[kind] / "vocab.txt", KINDS[kind][2]
     (tmp_path / "raw").write_text(f"{text}\n", encoding="utf-8")
     main(["tokenize", "--vocab", str(vocab), "--workers", "1", "--out-dir", str(tmp_path / "out"), str(tmp_path / "raw")])
