@@ -71,3 +71,14 @@ rm -rf "$shipped" "$out/packed"
 python -m bang pack "$out/own/checkpoint_last.pt" "$out/packed" --dtype float16 --average-with "$out/references/checkpoint_last.pt"
 mkdir -p "$shipped"
 python -m bang unpack "$out/packed" "$shipped/checkpoint.pt"
+python -m bang link "$out/raw/train.tgt" --out "$shipped/link.bin" --tune "$out"/raw/valid.{src,tgt} --model "$shipped/checkpoint.pt"
+python -m bang casing "$out/raw/train.tgt" --out "$shipped/casing.tsv"
+
+# scores by kind; for scale, a text's first eight words
+for kind in pairs docstrings manuals; do
+    data=$text/$kind
+    [[ $kind == pairs ]] && data=$pairs
+    bash "$root/research/score_model.sh" "$shipped/checkpoint.pt" "$data" "$out/scores-$kind" > "$out/scores-$kind.txt"
+    cut -d' ' -f1-8 "$data/test.src" > "$out/first-words"
+    python -m bang evaluate "$out/first-words" --reference "$data/test.tgt" --metrics rouge >> "$out/scores-$kind.txt"
+done

@@ -169,7 +169,7 @@ def test_generate_command(link_file, capfdbinary, monkeypatch):
         generate("--mode", "speculative", "--link", link_file)
 
 
-def test_weights_are_told_whole():
-    from bang.cli.link import _told
+def test_all_weights_are_printed():
+    from bang.cli.link import _format_weights
 
-    assert all(name in _told(Weights()) for name in asdict(Weights()))
+    assert all(name in _format_weights(Weights()) for name in asdict(Weights()))

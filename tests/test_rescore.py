@@ -95,7 +95,7 @@ def test_refusals_and_warnings_of_the_task(golden_model, make_task, make_model, 
         return make_task(**given).build_generator([model], options())
 
     link, model = str(link_file), golden_model("mixed")
-    with pytest.raises(ValueError, match="^rescore=1: there is a choice from 2 candidates on"):
+    with pytest.raises(ValueError, match="^rescore=1: a choice needs 2 candidates or more"):
         build(model, decoding="nar", rescore=1, link=link)
     with pytest.raises(ValueError, match="^--rescore: this checkpoint's model does not run AR"):
         build(make_model("bang_nar"), decoding="nar", rescore=2, link=link)
@@ -113,7 +113,7 @@ def test_refusals_of_the_api(linked_runtime, runtime):
         with pytest.raises(ValueError, match=message):
             model.generate("a text", **given)
 
-    refused("^rescore=1: there is a choice from 2 candidates on", mode="nar", rescore=1)
+    refused("^rescore=1: a choice needs 2 candidates or more", mode="nar", rescore=1)
     refused("^rescore=4: mode semi-nar has no candidates, which are nar's: leave it out", mode="semi-nar", rescore=4)
     refused("^rescore=4: the candidates are a link's paths, and there is none; ", mode="nar", rescore=4, link=False)
     refused("^rescore=4: the candidates are a link's paths, and there is none; ", runtime, mode="nar", rescore=4)

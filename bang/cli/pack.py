@@ -4,11 +4,11 @@
     bang pack checkpoints/checkpoint_best.pt model --targets raw/train.tgt   # its texts get capitals
     bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
     bang pack run/checkpoint_last.pt model --average-with start.pt   # the mean with what the run started from
-    bang pack --format hf model for-transformers      # a folder for Hugging Face's transformers; the same without --format: back
+    bang pack --format hf model for-transformers   # a folder for Hugging Face's transformers; without --format: back
 
 The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
 (config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
-A folder for transformers holds the same as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it, after `import bang.hf`.
+A folder for transformers holds the same, to be read by `AutoModelForSeq2SeqLM` and `AutoTokenizer` after `import bang.hf`.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
             if args.last < 1:
                 raise UserError(f"--last {args.last}: give 1 or more")
             paths = pack.last_checkpoints(args.checkpoint, args.last)
-        paths = [*args.average_with, *paths]  # what is no weight is of the last
+        paths = [*args.average_with, *paths]  # all but the weights comes from the last
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
         model = dataclasses.replace(model, casing=Casing.count(line for path in args.targets for line in read_lines(path)))

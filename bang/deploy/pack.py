@@ -168,7 +168,7 @@ def write_folder(
         form.fill(model, network, new, dtype)
         (new / CARD).write_text(form.head + _card(model, name, dtype, source, form.usage(name, mode)), encoding="utf-8")
         for path in new.iterdir():
-            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors keeps its file from other users
+            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors makes its file unreadable for other users
 
 
 def _with_defaults(model: TrainedModel, generation: Mapping[str, Any] | None) -> tuple[TrainedModel, BangModel, str]:

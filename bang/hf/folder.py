@@ -53,7 +53,7 @@ def _fill(model: TrainedModel, network: BangModel, folder: Path, dtype: str) -> 
 
 @contextlib.contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """A second's work needs none, and `transformers` shows it in pipes too."""
+    """Saving takes a second, and `transformers` shows its progress bar in pipes too."""
     enabled = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -70,7 +70,7 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
         link, casing: see `find_link` and `find_casing`.
 
     Raises:
-        FileNotFoundError, ValueError: it is not whole; one line.
+        FileNotFoundError, ValueError: it is incomplete or damaged; one line.
     """
     pieces, config = read_pieces(folder), BangConfig.from_pretrained(folder, local_files_only=True)
     if len(pieces) != config.vocab_size:
@@ -93,10 +93,10 @@ def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | 
 
 
 def _read_weights(folder: StrPath) -> dict[str, Tensor]:
-    """Those of all its files: `transformers` cuts large models up."""
+    """The weights of all its files: `transformers` splits large models."""
     paths = sorted(Path(folder).glob("model*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the complete folder")
     weights: dict[str, Tensor] = {}
     for path in paths:
         weights |= read_safetensors(path)

@@ -32,12 +32,8 @@ MAX_NGRAM = 32
 
 @dataclass
 class NgramLossConfig(FairseqDataclass):
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "epsilon of label smoothing: its share of the target is spread over all pieces"}
-    )
-    disable_ngram_loss: bool = field(
-        default=False, metadata={"help": "count the loss of the first predicting stream alone, plain AR"}
-    )
+    label_smoothing: float = field(default=0.0, metadata={"help": "share of each target that is spread over all word pieces"})
+    disable_ngram_loss: bool = field(default=False, metadata={"help": "train the first predicting stream only, plain AR"})
     stream_decay: float = field(
         default=1.0, metadata={"help": "with --ngram: weight of predicting stream i in the loss is this to the power of i"}
     )
@@ -50,25 +46,27 @@ class NgramLossConfig(FairseqDataclass):
 class MixedLossConfig(NgramLossConfig):
     nar_ratio: float = field(default=0.0, metadata={"help": "share of the updates that train NAR (0: none, 1: all)"})
     semi_nar_ratio: float = field(
-        default=0.0, metadata={"help": "share of the updates that train semi-NAR; what both shares leave is AR"}
+        default=0.0, metadata={"help": "share of the updates that train semi-NAR; AR has the rest after both shares"}
     )
     block_size: int = describe("block_size")
     random_block_offset: bool = field(
         default=False,
         metadata={
-            "help": "half of the semi-NAR updates begin their blocks at a random token, so that in decoding blocks may "
-            "hang on any token (--decoding speculative, --commit-threshold), as with --ngram at less cost"
+            "help": "half of the semi-NAR updates begin their blocks at a random token, as --decoding speculative and "
+            "--commit-threshold need; cheaper than --ngram"
         },
     )
     joint_modes: bool = field(
         default=False,
-        metadata={"help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"},
+        metadata={
+            "help": "every update trains every mode, weighted by its share, on one encoder pass; otherwise each trains one"
+        },
     )
     own_texts: int = field(
         default=0,
         metadata={
-            "help": "half of the loss is of targets that the model itself writes, in AR, for the sources of the batch: of so "
-            "many draws the one nearest to the reference (1: the most probable text; 0: references alone)"
+            "help": "half of the loss is on targets that the model itself writes in AR for the batch: of this many samples the "
+            "one closest to the reference (1: the most probable text; 0: references only)"
         },
     )
 

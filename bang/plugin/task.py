@@ -36,8 +36,8 @@ from .data import PairDataset, check_binarized
 logger = logging.getLogger(__name__)
 
 DECODING_HELP = (
-    f"the mode to generate in: {', '.join(MODES)}. --beam is for ar alone: speculative gives the words of --beam 1 (it takes "
-    "fairseq's default of 5 for 1, since the two look the same)"
+    f"the mode to generate in: {', '.join(MODES)}. --beam acts in ar only; speculative gives the text of --beam 1 (fairseq's "
+    "default of 5 counts as 1 there)"
 )
 NO_EFFECT_IN_LOOP = (
     "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
@@ -58,18 +58,18 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     link: Optional[str] = field(
         default=None,
         metadata={
-            "help": "a file of bang link, or none (the default): with one NAR, and semi-NAR without a threshold, write the best "
-            "path through their slots' likeliest tokens, by what it says of neighbours"
+            "help": "a file of bang link, or none (the default): NAR, and semi-NAR without a threshold, write the best path "
+            "through their slots' likeliest tokens"
         },
     )
     upsample_primary: int = field(
-        default=1, metadata={"help": "how often an epoch holds the sentences of `train` where `train1` and others lie beside it"}
+        default=1, metadata={"help": "how often an epoch repeats `train` when `train1` and others are beside it"}
     )
     length_bucket: int = field(
         default=1,
         metadata={
-            "help": "training batches hold sources whose lengths share a bucket of so many tokens, sorted by target length "
-            "within it: a little more padding of sources, much less of targets (1: by source length first, as fairseq)"
+            "help": "batch training sources by buckets of this many tokens, and by target length within them: much less padding "
+            "of targets (1: by source length first, as fairseq)"
         },
     )
     draft_length: int = describe("draft_length")
@@ -77,14 +77,14 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     eos_penalty: float = describe("eos_penalty")
     max_nar_length: int = field(
         default=0,
-        metadata={"help": "limit on the tokens of a text that is not decoded by beam search, beside --max-len-a/b (0: none)"},
+        metadata={"help": "limit on the tokens of a text without beam search, besides --max-len-a/b (0: none)"},
     )
     log_format: Optional[str] = II("common.log_format")
 
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: str = field(default=NAR, metadata={"help": DECODING_HELP})
+    decoding: str = field(default=NAR, metadata={"help": f"the mode to generate in: {', '.join(MODES)}"})
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)

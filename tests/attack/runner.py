@@ -1,7 +1,7 @@
 """Opens hostile and damaged inputs, and says what held: one clear line, in bounded time and memory, or the right texts.
 
 python -m attack.runner --json report.json          # all of them, with tests/ in PYTHONPATH; some minutes
-bash scripts/attack.sh                              # the same, and the table of docs/reliability.md
+bash scripts/attack.sh                              # the same, and a table of what held
 """
 
 import argparse
