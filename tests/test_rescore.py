@@ -10,7 +10,9 @@ from support.generation import options
 
 from bang import visibility
 from bang.decoding import rescore
-from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.search import Rules, best_paths
+from bang.decoding.source_pairs import SourcePairs
 from bang.inference.api import Bang
 from bang.options import Options
 from bang.trained_modes import Blocks
@@ -126,7 +128,7 @@ def test_a_choice_by_what_was_not_trained_is_told(shares, warned, golden_model, 
     model.trained_modes, model.trained_blocks = shares, Blocks(1, 1)
     with caplog.at_level(logging.WARNING):
         make_task(decoding="nar", rescore=2, link=str(link_file)).build_generator([model], options())
-    assert ("--rescore: this checkpoint was trained for nar alone, not for AR, which chooses the text" in caplog.text) == warned
+    assert ("rescore=2: this model was not trained for AR (nar 100%), which chooses the text" in caplog.text) == warned
 
 
 def test_the_host_waits_as_often_however_many_candidates(golden_model, make_task, pairs, link_file, monkeypatch):

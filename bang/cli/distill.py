@@ -12,6 +12,7 @@ continues with the shard at which it was stopped. See also bang run-task.
 
 import argparse
 
+from ..modes import NAR
 from ..recipes.distill import distillation_plan
 from ..recipes.tasks import EVALUATED_IN, PRESETS
 from .run_task import add_recipe_arguments, recipe_options, run_plan
@@ -22,7 +23,7 @@ HELP = "a student learns from what an AR teacher writes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with {train,valid,test}.{src,tgt}, raw text")
     parser.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="trained for AR, of the same vocabulary")
-    parser.add_argument("--mode", default="nar", metavar="MODE", help=f"of the student: {', '.join(EVALUATED_IN)} (default: nar)")
+    parser.add_argument("--mode", default=NAR, metavar="MODE", help=f"of the student: {', '.join(EVALUATED_IN)} (default: {NAR})")
     parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
     parser.add_argument(
         "--shards",

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from ..decoding.link import NO_LINK, Weights, make_link
+from ..decoding.counting import make_link
+from ..decoding.link import NO_LINK, Weights
 from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting
 from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary

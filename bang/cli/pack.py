@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.targets and args.casing is not None:
         raise UserError("--targets makes what --casing names: give one of them")
     pack = import_heavy("bang.deploy.pack")
-    write_folder = import_heavy("bang.hf.folder").write_folder if args.format == "hf" else pack.write_folder
+    form = import_heavy("bang.hf.folder").TRANSFORMERS if args.format == "hf" else pack.OURS
     if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
         paths, model = [args.checkpoint], _read_folder(args)
     else:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
         model = dataclasses.replace(model, casing=Casing.count(line for path in args.targets for line in read_lines(path)))
-    write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+    pack.write_folder(model, args.folder, args.dtype, generation_options(args), paths, form)
 
 
 def _read_folder(args: argparse.Namespace):

@@ -4,7 +4,8 @@ import numpy as np
 
 from .choice import Chooser
 from .link import Link
-from .search import PathSearch, Rules, SourcePairs, path_scores
+from .search import PathSearch, Rules, path_scores
+from .source_pairs import SourcePairs
 
 
 class Linked:

@@ -28,29 +28,16 @@ Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept 
 P tokens of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
 
-from .link import UNIT, Keys, Link, Weights
+from .candidates import Slots
+from .link import UNIT, Link, Weights
+from .source_pairs import SourcePairs
 
 _REFUSED = -1e4
 _NONE = -np.inf
-
-
-class Slots(NamedTuple):
-    """What a pass says of its slots.
-
-    Attributes:
-        tokens: the likeliest of each slot, in any order, (B, n, K). eos and pad among them are passed over.
-        log_probs: the network's, of these, (B, n, K); -inf: no candidate.
-        end: the network's of eos, (B, n).
-    """
-
-    tokens: np.ndarray
-    log_probs: np.ndarray
-    end: np.ndarray
 
 
 class Rules(NamedTuple):
@@ -88,37 +75,6 @@ class Paths(NamedTuple):
     length: np.ndarray
     ended: np.ndarray
     score: np.ndarray
-
-
-class SourcePairs:
-    """The pairs of tokens that stand side by side in the sources of a batch: made once, however many searches ask.
-
-    Args:
-        source: ids, (B, S).
-        size: V.
-        passed_over: ids of which no pair is made: pad and eos.
-    """
-
-    def __init__(self, source: np.ndarray, size: int, passed_over: tuple[int, int]):
-        self._size = size
-        self._row = np.arange(len(source))  # keeps the pairs of different rows apart
-        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
-        key = self._of_row(first * size + second)
-        pad, eos = passed_over
-        self._keys = Keys(np.sort(key[(first != pad) & (first != eos) & (second != pad) & (second != eos)]))
-
-    def have(self, pair: np.ndarray) -> np.ndarray:
-        """Which pairs, first token * V + second, (B, ...), the row's source has."""
-        return self._keys.find(self._of_row(pair)) >= 0
-
-    def of(self, rows: np.ndarray) -> "SourcePairs":
-        """Those of these rows, (B'), in this order."""
-        found = copy.copy(self)
-        found._row = self._row[rows]
-        return found
-
-    def _of_row(self, pair: np.ndarray) -> np.ndarray:
-        return pair + self._row.reshape(-1, *[1] * (pair.ndim - 1)) * self._size**2
 
 
 class PathSearch:
@@ -373,12 +329,10 @@ def best_paths(
     slots: Slots,
     count: int = 1,
     weights: Weights | None = None,
-    forced: np.ndarray | None = None,
-    banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
     search = PathSearch(link, pairs, text, length, rules, count, weights)
-    search.extend(slots, forced, banned)
+    search.extend(slots)
     return search.best()
 
 
@@ -407,51 +361,6 @@ def path_scores(
     score += np.where(ends, -rules.eos_penalty, weights.bonus - rules.unk_penalty * (text == rules.unk))
     score += weights.gain * pairs.have(before * link.size + text)
     return np.where(np.arange(text.shape[1]) < length[:, None], score, 0.0).sum(1)
-
-
-def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The highest scores along the last dimension, exactly: of equal ones those of lower index; highest first.
-
-    Several times as fast as `argpartition`, which moves all V: the `count`-th highest of the maxima of strided blocks
-    is a bound below which nothing is wanted, and blocks that do not reach it are not looked at.
-
-    Args:
-        scores: (..., V), float32.
-        count: K, at most V.
-    Returns:
-        Indices, int64, and scores, (..., K).
-    """
-    rows = scores.reshape(-1, scores.shape[-1])
-    parts = [_likeliest(rows[start : start + _AT_ONCE], count) for start in range(0, len(rows), _AT_ONCE)]
-    index, found = (np.concatenate(x).reshape(*scores.shape[:-1], count) for x in zip(*parts))
-    return index, found
-
-
-_AT_ONCE = 16  # rows: few enough for the cache
-_BLOCK = 64
-
-
-def _likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `likeliest`, of scores (R, V)."""
-    size = scores.shape[1]
-    blocks = size // _BLOCK
-    if blocks < count:
-        row, index = np.divmod(np.arange(scores.size), size)
-    else:
-        # element i is in block i % blocks: the maxima are then element-wise, of whole vectors
-        highest = scores[:, : blocks * _BLOCK].reshape(len(scores), _BLOCK, blocks).max(1)
-        bound = np.partition(highest, blocks - count, axis=1)[:, blocks - count, None]
-        row, block = (highest >= bound).nonzero()
-        row, index = np.repeat(row, _BLOCK), (block[:, None] + blocks * np.arange(_BLOCK)).reshape(-1)
-        reached = scores[row, index] >= bound[row, 0]
-        of_tail, tail = (scores[:, blocks * _BLOCK :] >= bound).nonzero()
-        row = np.concatenate([row[reached], of_tail])
-        index = np.concatenate([index[reached], tail + blocks * _BLOCK])
-    found = scores[row, index]
-    order = np.lexsort((index, -found, row))
-    first = np.searchsorted(row[order], np.arange(len(scores)))
-    best = order[first[:, None] + np.arange(count)]
-    return index[best], found[best]
 
 
 def _ranked(slots: Slots, rules: Rules) -> Slots:

@@ -5,10 +5,9 @@ from typing import Any
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .. import plugin  # noqa: F401  (registers the architectures)
+from .. import modes, plugin  # noqa: F401  (plugin: registers the architectures)
 from ..errors import UserError
 from ..inference.trained_model import size_options
-from ..modes import MODES
 from ..network.model import BangModel, check_sizes
 from ..options import DESCRIBED, Options
 from ..safety.folder import HUGGING_FACE, MODEL
@@ -84,7 +83,7 @@ class BangConfig(PreTrainedConfig):
     @property
     def decodes(self) -> tuple[str, ...]:
         """Names of the modes that the model can decode in."""
-        return tuple(mode.name for mode in MODES.values() if mode.training in self.network.trains)
+        return modes.decoded(self.network.trains)
 
     @property
     def run(self) -> dict[str, Any]:

@@ -2,25 +2,23 @@
 
 import contextlib
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging as hf_logging
 
 from ..decoding.link import find_link
-from ..deploy.pack import card, with_defaults
+from ..deploy.pack import FolderFormat
 from ..errors import UserError
 from ..inference.trained_model import DECODER_TABLE, DTYPES, ENCODER_TABLE, TrainedModel
+from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..safety import checkpoints
-from ..safety.folder import CARD, WEIGHTS
+from ..safety.folder import WEIGHTS
+from ..safety.tensors import read_safetensors
 from ..text.casing import CASING_FILE, find_casing
-from ..text.files import StrPath, new_folder
+from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from .configuration import BangConfig
 from .modeling import BangForConditionalGeneration
@@ -43,31 +41,14 @@ def to_transformers(model: TrainedModel) -> BangForConditionalGeneration:
     return network.eval()
 
 
-def write_folder(
-    model: TrainedModel,
-    folder: StrPath,
-    dtype: str = "float32",
-    generation: Mapping[str, Any] | None = None,
-    source: Sequence[StrPath] = (),
-) -> None:
-    """Writes a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` load, completely or not at all.
-
-    Args, Raises: as `deploy.pack.write_folder`.
-    """
-    model, _, mode = with_defaults(model, generation)
-    with new_folder(folder) as new:
-        network = to_transformers(model).to(DTYPES[dtype])
-        with _without_progress_bar():
-            network.save_pretrained(new)
-        build_tokenizer(
-            model.dictionary.symbols, model.sizes["max_source_positions"], model.dictionary.normalization
-        ).save_pretrained(new)
-        if model.casing is not None:
-            model.casing.save(new / CASING_FILE)
-        usage = _usage(Path(folder).name, mode)
-        (new / CARD).write_text(_HEAD + card(model, Path(folder).name, dtype, source, usage), encoding="utf-8")
-        for path in new.iterdir():
-            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors makes its file unreadable for other users
+def _fill(model: TrainedModel, network: BangModel, folder: Path, dtype: str) -> None:
+    """What `AutoModelForSeq2SeqLM` and `AutoTokenizer` load."""
+    with _without_progress_bar():
+        to_transformers(model).to(DTYPES[dtype]).save_pretrained(folder)
+    special = model.dictionary
+    build_tokenizer(special.symbols, model.sizes["max_source_positions"], special.normalization).save_pretrained(folder)
+    if model.casing is not None:
+        model.casing.save(folder / CASING_FILE)
 
 
 @contextlib.contextmanager
@@ -83,7 +64,7 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | None = None) -> TrainedModel:
-    """Reads a folder for `transformers`: one of `write_folder`, or what `save_pretrained` made of a model and a tokenizer.
+    """Reads a folder for `transformers`: one of `bang pack --format hf`, or what `save_pretrained` made of model and tokenizer.
 
     Args:
         link, casing: see `find_link` and `find_casing`.
@@ -118,10 +99,7 @@ def _read_weights(folder: StrPath) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the complete folder")
     weights: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be read; truncated, or no safetensors file ({error})") from None
+        weights |= read_safetensors(path)
     return weights
 
 
@@ -147,3 +125,7 @@ print(tokenizer.batch_decode(model.generate(**inputs, mode="{mode}"), skip_speci
 ```
 
 `bang pack {name} FOLDER` turns it into a folder for `bang generate` and `Bang.load`."""
+
+
+TRANSFORMERS = FolderFormat(_fill, _usage, _HEAD)
+"""A folder for `transformers`: see `deploy.pack.write_folder`."""

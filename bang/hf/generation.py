@@ -60,7 +60,7 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
     if custom_generate not in (None, decode):
         return given, arguments, custom_generate
     configs = [config for config in (given, model.generation_config) if config is not None]
-    mode = modes.find(_setting("mode", arguments, configs) or "ar")
+    mode = modes.find(_setting("mode", arguments, configs) or modes.AR)
     if mode.name not in model.config.decodes:
         raise UserError(f"mode {mode.name!r}: this model has {', '.join(model.config.decodes)}")
     model.check_inference()
@@ -115,7 +115,7 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
     link = model.link if options.link is not False and mode.may_link(options) else None
     if options.link and link is None:
         raise UserError(f"link=True: this model has none, or mode {mode.name} has no use for one; leave it out")
-    rescore = options.rescore if "rescore" in mode.options else 0
+    rescore = mode.value(options, "rescore")
     if rescore and link is None:
         raise UserError(f"rescore={rescore}: the candidates are a link's paths, and there is none; leave it out")
     _warn_untrained(model, mode, options)
@@ -125,11 +125,11 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
         strategy,
         Chooser(
             config.pad_token_id, config.unk_token_id, config.eos_token_id,
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
         ),
         max_len_b=options.max_len,
         min_len=options.min_len,
-        no_repeat_ngram=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        no_repeat_ngram=mode.value(options, "no_repeat_ngram_size"),
         len_penalty=options.len_penalty,
         link=link,
         rescore=rescore,

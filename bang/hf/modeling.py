@@ -203,7 +203,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        mode: str = "ar",
+        mode: str = modes.AR,
         block_size: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
@@ -235,7 +235,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         layout = self._layout(mode, block_size, decoder_input_ids.size(1))
         call_projections(self.decoder.layers)
         if past_key_values is not None or (use_cache and labels is None):
-            if mode != "ar":
+            if mode != modes.AR:
                 raise UserError(f"mode={mode!r}: forward has a cache in AR alone; generate(mode={mode!r}) has one of its own")
             past_key_values = self._cache(past_key_values, encoder_outputs, attention_mask, len(decoder_input_ids))
             features = self._step(decoder_input_ids, past_key_values.cache, logits_to_keep)

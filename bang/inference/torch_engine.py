@@ -15,9 +15,9 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser, draw_keys
 from ..decoding.passes import canvas
-from ..decoding.search import Slots
 from ..errors import UserError
 from ..generation.session import TorchSession
 from ..network.model import BangModel
@@ -26,13 +26,13 @@ from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from ..trained_modes import slots_ahead
-from .api import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
 class TorchEngine:
-    """Runs the network of a trained model; see `api.Engine`.
+    """Runs the network of a trained model; see `engine.Engine`.
 
     Args:
         device: "cpu", "cuda" …; None: a GPU if there is one.
@@ -81,7 +81,7 @@ class TorchEngine:
         ]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """See `api.Engine`; the lock is free between passes."""
+        """See `engine.Engine`; the lock is free between passes."""
         self._check_process()
         with self._lock, torch.inference_mode():
             generator = self._generator(options, True)[1]
@@ -115,22 +115,19 @@ class TorchEngine:
         batch = dataset.collater([dataset[index] for index in range(len(tokens))])
         order = batch["id"].tolist()
         batch["id"] = torch.from_numpy(keys[order])
-        given = None if prefixes is None else torch.from_numpy(padded_prefixes(prefixes, self._dictionary.pad())[order])
+        given = None if prefixes is None else torch.from_numpy(padded(prefixes, self._dictionary.pad())[order])
         if self._device.type == "cuda":
             batch, given = utils.move_to_cuda((batch, given), self._device)
         return order, batch, given
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         special = self._dictionary
-        tokens = np.full((len(sources), max(map(len, sources))), special.pad())
-        for row, ids in enumerate(sources):
-            tokens[row, : len(ids)] = ids
         lengths = torch.tensor([len(ids) for ids in sources])
         chooser = Chooser(special.pad(), special.unk(), special.eos())
         slots = min(slots, self._network.max_decoder_positions())
         with self._lock, torch.inference_mode():
-            src_tokens = torch.from_numpy(tokens).to(self._device)
+            src_tokens = torch.from_numpy(padded(sources, special.pad())).to(self._device)
             bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
             session = TorchSession([self._network], src_tokens, lengths.to(self._device), chooser, bounds)
             return session.likeliest(canvas(len(sources), slots), count)
@@ -181,7 +178,7 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options, 
     task = model.task(decoding=mode.name, **of_task)
     generation = GenerationConfig(
         beam=options.beam if mode.beam_search else 1,
-        no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        no_repeat_ngram_size=mode.value(options, "no_repeat_ngram_size"),
         max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
         sampling=options.sampling, sampling_topk=options.sampling_topk or -1, sampling_topp=options.sampling_topp or -1.0,
         temperature=options.temperature,

@@ -145,7 +145,7 @@ class NgramLanguageLoss(FairseqCriterion):
         self.stream_decay = stream_decay
         self.sentence_avg = sentence_avg
         self.seed = seed
-        self.shares = {"ar": 1.0}
+        self.shares = {modes.AR: 1.0}
         self.joint = False
 
     def forward(self, model, sample, reduce=True):
@@ -176,7 +176,7 @@ class NgramLanguageLoss(FairseqCriterion):
             sample_size = nll_tokens = sample["ntokens"]
         else:
             scales, nll_tokens = [1.0], slots[0].size
-            per_sentence = self.sentence_avg and parts[0].mode != "ar"
+            per_sentence = self.sentence_avg and not _has_streams(parts[0].mode)
             sample_size = sample["target"].size(0) if per_sentence else nll_tokens
         weight = torch.cat([scale * s.weight for scale, s in zip(scales, slots)])
         target = torch.cat([s.target for s in slots])
@@ -199,7 +199,7 @@ class NgramLanguageLoss(FairseqCriterion):
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
         """The slots that a mode trains; semi-NAR's blocks begin at target `start`."""
-        assert mode == "ar"
+        assert _has_streams(mode)
         return visibility.streams(length, self.ngram)
 
     def _block_offset(self, update: int) -> int:
@@ -213,17 +213,18 @@ class NgramLanguageLoss(FairseqCriterion):
         slot_target, _ = layout_tensors(layout, target.device)
         expected = _at(target, slot_target, fill=self.padding_idx)  # (B, G, K)
         counts = expected.ne(self.padding_idx)
-        if mode == "ar" and "target_idx" in sample:
+        streams = _has_streams(mode)
+        if streams and "target_idx" in sample:
             # stream i counts from index i of a span on: its block hangs on a token of the span
             counts &= _at(sample["target_idx"], slot_target, fill=-1) >= torch.arange(self.ngram, device=target.device)
         # how many there are follows from how many targets stand at each index of their span
         at_least = sample["targets_from"] + [0] * MAX_NGRAM
-        numbers = at_least[: self.ngram] if mode == "ar" else [at_least[max(layout.first_anchor, 0)]]
+        numbers = at_least[: self.ngram] if streams else [at_least[max(layout.first_anchor, 0)]]
         weights = [self.stream_decay**i for i in range(len(numbers))]
         # the slots that count come first; their number is known on the host: no host sync
         index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
         weight = torch.ones(len(index), device=target.device)
-        if self.stream_decay != 1 and mode == "ar":
+        if self.stream_decay != 1 and streams:
             weight = self.stream_decay ** (index % self.ngram).float()
         size = sum(number * w for number, w in zip(numbers, weights))
         return Slots(layout, index, expected.flatten()[index], weight, size)
@@ -279,29 +280,30 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         if block_size < 1:
             raise UserError(f"--block-size {block_size}: a block holds at least 1 token")
         self.block_size = block_size
-        self.shares = split_shares(nar_ratio, semi_nar_ratio)
-        if self.ngram > 1 and "ar" not in self.shares:
+        self.shares = split_shares({"nar_ratio": nar_ratio, "semi_nar_ratio": semi_nar_ratio})
+        trains_blocks = any("block_size" in modes.find(mode).options for mode in self.shares)
+        if self.ngram > 1 and not any(map(_has_streams, self.shares)):
             logger.warning("--ngram %d has no effect: no update trains AR (--nar-ratio, --semi-nar-ratio)", ngram)
-        if block_size != visibility.BLOCK_SIZE and "semi-nar" not in self.shares:
+        if block_size != visibility.BLOCK_SIZE and not trains_blocks:
             logger.warning("--block-size %d has no effect in training without --semi-nar-ratio", block_size)
 
         self.random_block_offset, self.joint = random_block_offset, joint_modes
         if random_block_offset and getattr(task.cfg, "mask_length", None) is not None:
             raise UserError("--random-block-offset is for pairs: in pretraining --ngram hangs blocks on every token")
-        if random_block_offset and "semi-nar" not in self.shares:
+        if random_block_offset and not trains_blocks:
             logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
         if joint_modes and len(self.shares) == 1:
             logger.warning("--joint-modes has no effect: all updates train %s", *self.shares)
         if own_texts < 0:
             raise UserError(f"--own-texts {own_texts}: draw one text or more of each source (0: none)")
-        if own_texts and "ar" not in self.shares:
+        if own_texts and modes.AR not in self.shares:
             raise UserError("--own-texts: the model writes in AR, so train AR too (--nar-ratio, --semi-nar-ratio)")
         if own_texts and getattr(task.cfg, "mask_length", None) is not None:
             raise UserError("--own-texts is for pairs: pretraining has no sources to write for")
         self.own_texts = own_texts
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
-        if mode == "ar":
+        if _has_streams(mode):
             return super().layout(mode, length, start)
         return modes.find(mode).layout(length, Options(block_size=self.block_size), start)
 
@@ -317,6 +319,11 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
             return 0
         random = np.random.default_rng([self.seed, update, 1])  # apart from the draw of the mode
         return int(random.integers(self.block_size)) if random.random() < 0.5 else 0
+
+
+def _has_streams(mode: str) -> bool:
+    """Whether a mode's updates have the predicting streams of --ngram."""
+    return modes.find(mode).streams_train is not None
 
 
 def _at(values: Tensor, index: Tensor, fill: int) -> Tensor:

@@ -29,8 +29,8 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: type(value) is kind  # so that True does not pass as a number
 
 
-def _from(least: int, most: int = 1 << 40) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and least <= value <= most
+def _from(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= 1 << 40
 
 
 def _list_of(serves: Callable[[Any], bool], least: int, most: int = sys.maxsize) -> Callable[[Any], bool]:

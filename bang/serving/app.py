@@ -18,7 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from ..errors import UserError
-from ..inference.api import Bang, Generation, TextTooLong
+from ..inference.api import Bang, Generation
+from ..inference.sources import TextTooLong
 from .batching import BatchingEngine
 from .guard import LocalOnly
 from .metrics import CONTENT_TYPE, Metrics

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.api import BATCH_TOKENS, Engine, Hypothesis, batches
+from ..inference.engine import BATCH_TOKENS, Engine, Hypothesis, batches
 from ..options import Options
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class _Call:
 
 
 class BatchingEngine:
-    """An engine that decodes calls with equal options together; see `inference.api.Engine`.
+    """An engine that decodes calls with equal options together; see `inference.engine.Engine`.
 
     A source's output does not depend on its batch, so each call gets what it would get alone. A thread of this object
     serves the calls in order.
@@ -65,7 +65,7 @@ class BatchingEngine:
     def generate(
         self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
     ) -> list[Hypothesis]:
-        """See `inference.api.Engine`."""
+        """See `inference.engine.Engine`."""
         call = _Call(sources, options, prefixes)
         with self._changed:
             if self._closed:

@@ -4,7 +4,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from ..inference.api import Hypothesis
+from ..inference.engine import Hypothesis
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from support import memory
 
 from bang import Bang
-from bang.decoding.link import Link, make_link
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link
 from bang.deploy import convert
 from bang.errors import UserError, user_error_message
 from bang.plugin.dictionary import BertDictionary
