@@ -7,14 +7,17 @@ decoder gives and which of them are kept (`Strategy`).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import visibility
 from .errors import UserError
-from .options import Options
+from .options import DESCRIBED, Options
 from .visibility import Layout
+
+AR, NAR = "ar", "nar"
+"""The modes that the others build on: AR teaches and scores their texts, and a canvas of NAR weighs a link."""
 
 NEVER = float("inf")
 
@@ -79,6 +82,8 @@ class Mode:
         options: of generation, those that act in this mode and not in every other. The strategy reads some of them.
         trained_as: the mode whose training trains this one; None: its own.
         share: the criterion's option with this mode's share of the training; None: what the others leave.
+        streams_train: the mode that its updates train too if they have several predicting streams (--ngram), stream i as
+            slot i of a block; None: its updates have no such streams.
         verified: each token was chosen with all tokens before it known.
         block_option: the option with the length of a block; None: no block, or one without a length.
     """
@@ -91,6 +96,7 @@ class Mode:
     options: tuple[str, ...] = ()
     trained_as: str | None = None
     share: str | None = None
+    streams_train: str | None = None
     verified: bool = False
     block_option: str | None = None
 
@@ -100,9 +106,18 @@ class Mode:
         return self.trained_as or self.name
 
     @property
+    def anchored(self) -> bool:
+        """Whether slots see tokens of their text, so that it may have a given beginning."""
+        return self.strategy(Options(mode=self.name)).anchored
+
+    @property
     def beam_search(self) -> bool:
         """Whether a beam may be searched."""
         return "beam" in self.options
+
+    def value(self, options: Options, name: str) -> Any:
+        """An option's value; its default where it has no effect in this mode."""
+        return getattr(options, name) if name in self.options else DESCRIBED[name].default
 
     def may_link(self, options: Options) -> bool:
         """Whether a link may choose the tokens: where several of a pass are kept that nothing verifies."""
@@ -145,12 +160,13 @@ _SAMPLING = ("sampling", "sampling_topk", "sampling_topp", "no_repeat_ngram_size
 
 _ENTRIES = (
     Mode(
-        name="ar",
+        name=AR,
         title="AR",
         sees="all tokens before it",
         layout=_causal,
         strategy=_autoregressive,
         options=("beam", *_SAMPLING),
+        streams_train="semi-nar",
         verified=True,
     ),
     Mode(
@@ -164,7 +180,7 @@ _ENTRIES = (
         block_option="block_size",
     ),
     Mode(
-        name="nar",
+        name=NAR,
         title="NAR",
         sees="no token: all slots up to its own",
         layout=lambda length, options, start: visibility.non_autoregressive(length),
@@ -179,7 +195,7 @@ _ENTRIES = (
         layout=_causal,
         strategy=_speculative,
         options=("draft_length", "draft_from_source", *_SAMPLING),
-        trained_as="ar",
+        trained_as=AR,
         verified=True,
         block_option="draft_length",
     ),
@@ -206,6 +222,16 @@ def strategy(name: str, **options) -> Strategy:
 def trained() -> tuple[str, ...]:
     """Names of the modes that are trained as themselves."""
     return tuple(mode.name for mode in MODES.values() if mode.trained_as is None)
+
+
+def decoded(trains: Container[str]) -> tuple[str, ...]:
+    """Names of the modes that a model decodes in which trains in these."""
+    return tuple(mode.name for mode in MODES.values() if mode.training in trains)
+
+
+def with_option(name: str) -> tuple[str, ...]:
+    """Names of the modes that have a generation option."""
+    return tuple(mode.name for mode in MODES.values() if name in mode.options)
 
 
 def options_without_effect(mode: Mode, names: Iterable[str]) -> list[str]:

@@ -11,16 +11,16 @@ from .errors import UserError
 from .visibility import BLOCK_SIZE
 
 SOURCE_GAIN = 4.0
-"""Log-probability that a draft gains where it follows in the source: a factor of 55."""
+"""Log-probability that a draft gains if the source has it after the same token: a factor of 55."""
 
 CASES = ("lower", "source")
-"""How texts are written: as the model's vocabulary has them, or with the capitals of their sources."""
+"""Texts in the vocabulary's lower case, or with the capitals of their sources."""
 
-_MOST = 10**9  # more than any length or count, and what integers of every library hold
+_MOST = 10**9  # above any length or count, and within every library's integers
 
 
 def check_number(name: str, value: Any, least: float = 0, most: float = _MOST, whole: bool = True) -> None:
-    """Refuses what is no number, or none of a range.
+    """Refuses a value that is not a number, or is out of range.
 
     Raises:
         ValueError: in one line.
@@ -44,20 +44,20 @@ class Options:
     block_size: int = _option(BLOCK_SIZE, "tokens that semi-NAR predicts at once", least=1)
     commit_threshold: float = _option(
         0.0,
-        "semi-NAR keeps the beginning of a block whose tokens each have at least this probability, one token at least; the "
-        "others are drafts that the next pass verifies. 0 keeps whole blocks, 1 is greedy AR's text. Blocks then hang on any "
-        "token: train with --ngram, or with --semi-nar-ratio and --random-block-offset",
+        "semi-NAR keeps a block's tokens before the first with a probability below this (one at least), and the next pass "
+        "verifies the others. 0 keeps all, 1 is greedy AR's text. Train with --ngram, or with --semi-nar-ratio and "
+        "--random-block-offset",
         most=1,
     )
     draft_length: int = _option(BLOCK_SIZE, "tokens that speculative decoding drafts at once", least=1)
     draft_from_source: float = _option(
         SOURCE_GAIN,
-        "log-probability that a draft gains if it follows the token before it somewhere in the source: of several likely "
-        "drafts the one that the source has is tried (0: the network alone drafts)",
+        "log-probability that a draft gains if it follows the token before it somewhere in the source (0: the network alone "
+        "drafts)",
     )
     eos_penalty: float = _option(
         0.0,
-        "what NAR and semi-NAR take off the log-probability of a text's end: above 0 for longer texts, below 0 for shorter ones",
+        "NAR and semi-NAR subtract this from the log-probability of a text's end: above 0 for longer texts, below 0 for shorter",
         -100,
         100,
     )
@@ -66,34 +66,31 @@ class Options:
     min_len: int = _option(1, "least word pieces of a text; the limit wins over it")
     len_penalty: float = _option(1.0, "a text's score is its log-probability over its length to this power", -100, 100)
     no_repeat_ngram_size: int = _option(
-        0, "in AR and speculative decoding, no sequence of so many word pieces comes twice in a text (0: it may)"
+        0, "in AR and speculative decoding, no sequence of this many word pieces occurs twice in a text (0: it may)"
     )
-    nbest: int = _option(
-        1, "texts of each source, best first: of a beam search at most its beam, or so many that are drawn by sampling", least=1
-    )
+    nbest: int = _option(1, "texts for each source, best first: at most the beam of a beam search, or this many samples", least=1)
     sampling: bool = field(
         default=False,
         metadata={
-            "help": "in AR and speculative decoding, draw each word piece by its probability instead of searching the best text; "
-            "the draw follows from the seed and the source alone"
+            "help": "in AR and speculative decoding, draw each word piece by its probability; the draw depends on the seed and "
+            "the source alone"
         },
     )
-    sampling_topk: int = _option(0, "draw among so many most probable word pieces (0: all)")
+    sampling_topk: int = _option(0, "draw among this many most probable word pieces (0: all)")
     sampling_topp: float = _option(
-        0.0, "draw among the fewest word pieces that hold so much probability (0: all); goes before the number of them", most=1
+        0.0, "draw among the fewest word pieces with this total probability (0: all); applied before --sampling-topk", most=1
     )
-    temperature: float = _option(1.0, "divides the logits before a draw: below 1 for surer texts", least=0.01)
-    seed: int = _option(1, "of the draws: another one gives other texts")
+    temperature: float = _option(1.0, "divides the logits before a draw: below 1 for less random texts", least=0.01)
+    seed: int = _option(1, "random seed of the sampling")
     rescore: int = _option(
         0,
-        "NAR by a link gives so many best paths of its slots, and the model's AR scores them in one more pass and picks the "
-        "best (0: the best path is the text)",
+        "with a link, AR scores this many of NAR's best paths in one more pass and picks one (0: the best path is the text)",
     )
     link: bool | None = field(
         default=None,
         metadata={
-            "help": "whether NAR, and semi-NAR without a threshold, write the best path by the model's link (None: if it has "
-            "one; True: it must, and the mode must be one of them)"
+            "help": "whether NAR, and semi-NAR without a threshold, use the model's link (None: if it has one; True: an error "
+            "if there is none, or the mode is another)"
         },
     )
 
@@ -101,9 +98,8 @@ class Options:
         default=None,
         metadata={
             "choices": CASES,
-            "help": "capitals in texts of a vocabulary that has none: source gives each word the form that it has in the source, "
-            "else the training targets' by the model's table (casing.tsv), lower leaves them out (default: source if the model "
-            "has a table)",
+            "help": "capitals for a lower-cased vocabulary: source gives each word its form in the source, else in the training "
+            "targets by the model's table (casing.tsv); lower gives none (default: source if the model has a table)",
         },
     )
 
@@ -117,17 +113,17 @@ class Options:
         for name in ("sampling_topk", "sampling_topp", "temperature"):
             value = getattr(self, name)
             if not self.sampling and value != DESCRIBED[name].default:
-                raise UserError(f"{name}={value}: what is drawn has it; give sampling=True (--sampling), or leave it out")
+                raise UserError(f"{name}={value}: this acts in sampling only; give sampling=True (--sampling), or leave it out")
         if not (self.link is None or isinstance(self.link, bool)):
             raise UserError(f"link={self.link!r}: give True, False or None; a link's file is for Bang.load")
         if self.rescore == 1:
-            raise UserError("rescore=1: there is a choice from 2 candidates on (0: none)")
+            raise UserError("rescore=1: a choice needs 2 candidates or more (0: no rescoring)")
         if self.case not in (None, *CASES):
             raise UserError(f"case={self.case!r}: give {' or '.join(CASES)}")
         if not isinstance(self.mode, str):
             raise UserError(f"mode={self.mode!r}: give the name of a mode")
         if not self.max_len and not self.max_len_a:
-            raise UserError("max_len=0, max_len_a=0: a text of no word piece; raise one of them")
+            raise UserError("max_len=0, max_len_a=0: every text would be empty; raise one of them")
         if not self.max_len_a and self.min_len > self.max_len:
             lengths = f"min_len={self.min_len}, max_len={self.max_len}"
             raise UserError(f"{lengths}: no text is long enough; lower the one or raise the other")

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 LOCK = ".lock"
-"""File of a folder that a process works in. It says which one, and is locked while that process lives."""
+"""Name of the lock file in a folder that a process works in. It names the process, which holds the lock while it lives."""
 WATCH = 0.5
-"""Seconds between two looks at the parent, where there is no signal for its end."""
+"""Seconds between two checks of the parent, on systems without a signal for its end."""
 AGAIN = 2.0
 """Seconds after which a further signal ends a process at once: one Ctrl-C may come as two signals."""
 _PR_SET_PDEATHSIG = 1
@@ -39,13 +39,13 @@ def _prctl() -> Callable[[int, int], int] | None:
 
 
 def end_with_parent(parent: int, number: int | None = None) -> None:
-    """In a child: it gets a signal when its parent ends, however that ends.
+    """Called in a child process: it gets a signal when its parent ends, even if that is killed.
 
-    On Linux it is the thread that started the child whose end counts.
+    On Linux the end of the thread that started the child counts.
 
     Args:
-        parent: its process number, taken before the child was started.
-        number: of the signal; None: SIGKILL, which Windows does not have.
+        parent: the parent's process id, read before the child was started.
+        number: the signal; None: SIGKILL (not the default value, because Windows lacks it).
     """
     number = signal.SIGKILL if number is None else number
     prctl = _prctl()
@@ -53,7 +53,7 @@ def end_with_parent(parent: int, number: int | None = None) -> None:
         threading.Thread(target=_watch, args=(parent, number), daemon=True).start()
         return
     prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent has ended already
         os.kill(os.getpid(), number)
 
 
@@ -65,14 +65,14 @@ def _watch(parent: int, number: int) -> None:
 
 @contextlib.contextmanager
 def started(words: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """As subprocess.Popen in a with statement; the program gets SIGTERM at an error, and when this process ends, however."""
+    """A program as with subprocess.Popen; it gets SIGTERM at an error, and when this process ends, even if this is killed."""
     if _prctl() is not None:
         follow = functools.partial(end_with_parent, os.getpid(), signal.SIGTERM)
         with subprocess.Popen(words, preexec_fn=follow, **options) as process, _ended_by_errors(process):
             yield process
         return
     with subprocess.Popen(words, **options) as process, _ended_by_errors(process):
-        # a shell that reads from this process: it reads to the end when this process ends
+        # a shell that waits for input from this process: its read ends when this process does
         watch = ["sh", "-c", f"trap '' INT TERM; read -r _; kill {process.pid}"]
         with subprocess.Popen(watch, stdin=subprocess.PIPE) as watcher:
             try:
@@ -133,13 +133,13 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def try_lock(file: int) -> bool | None:
-    """Locks an open file, until it is closed or who holds it ends, however it ends.
+    """Locks an open file until it is closed or its holder ends, even if that is killed.
 
     Args:
-        file: its descriptor; forked workers have it too, until they close it.
+        file: its descriptor; forked workers hold the lock too, until they close it.
 
     Returns:
-        Whether no other process has it; None where files cannot be locked.
+        Whether this process has the lock; None where files cannot be locked.
     """
     try:
         import fcntl
@@ -155,7 +155,7 @@ def try_lock(file: int) -> bool | None:
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still the one of this name: who holds a lock may have removed it."""
+    """Whether an open file is still the one at this path: its holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
@@ -163,12 +163,12 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def hold_folder(folder: str | os.PathLike[str]) -> Callable[[], None]:
-    """Makes this process the only one that works in a folder, until it calls what is returned, or ends, however it ends.
+    """Reserves a folder for this process, until it calls the returned function or ends, even if it is killed.
 
-    Nothing is held where files cannot be locked, or the folder cannot be written.
+    Does nothing where files cannot be locked or the folder cannot be written.
 
     Raises:
-        UserError: another process that lives works there; one line names it.
+        UserError: another live process works there; one line names it.
     """
     path = Path(os.path.realpath(folder), LOCK)
     if path in _held:
@@ -176,7 +176,7 @@ def hold_folder(folder: str | os.PathLike[str]) -> Callable[[], None]:
     while True:
         try:
             file = open(path, "a+b")
-        except OSError:  # what is written there will say why it cannot be
+        except OSError:  # the first write there will say why
             return lambda: None
         locked = try_lock(file.fileno())
         if locked and is_at(file.fileno(), path):
@@ -189,7 +189,7 @@ def hold_folder(folder: str | os.PathLike[str]) -> Callable[[], None]:
                 holder = file.read(300).decode("utf-8", "replace").strip() or "another process"
                 raise UserError(f"{folder}: {holder} works there: wait for it, end it, or give another folder")
     _held[path] = file
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+    with contextlib.suppress(OSError):  # on a full disk the lock holds too
         file.truncate(0)
         file.write(_describe().encode())
         file.flush()
@@ -210,7 +210,7 @@ def _release(path: Path) -> None:
 
 
 def _let_go() -> None:
-    """In a forked worker: it holds nothing, and may outlive a process that is killed."""
+    """Closes the locks in a forked worker, which may outlive its killed parent."""
     for file in _held.values():
         file.close()
     _held.clear()

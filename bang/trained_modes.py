@@ -10,12 +10,17 @@ from .options import Options
 from .visibility import BLOCK_SIZE
 
 _DIGITS = 9  # of shares: 1 - 0.4 - 0.2 is less than 0.4 only by rounding
-_DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
+DECISIVE = ("nar_ratio", "semi_nar_ratio", "ngram", "disable_ngram_loss", "block_size", "random_block_offset")
 
 
-def split_shares(nar_ratio: float, semi_nar_ratio: float) -> dict[str, float]:
-    """Shares of the updates by mode; AR has what --nar-ratio and --semi-nar-ratio leave."""
-    shares = {"nar": nar_ratio, "semi-nar": semi_nar_ratio, "ar": 1 - nar_ratio - semi_nar_ratio}
+def split_shares(ratios: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of the updates by mode, AR's last: by their order an update draws its mode.
+
+    Args:
+        ratios: a criterion's options, among them those that `Mode.share` names; AR has what these leave.
+    """
+    shares = {mode.name: ratios.get(mode.share, 0.0) for mode in reversed(modes.MODES.values()) if mode.share is not None}
+    shares[modes.AR] = 1 - sum(shares.values())
     return {mode: share for mode, share in rounded(shares).items() if share > 0}
 
 
@@ -46,26 +51,29 @@ def update_shares(cfg: Mapping | Namespace) -> dict[str, float]:
     options = stored_options(cfg)
     criterion, model = options.get("criterion"), str(options.get("model"))
     if criterion == "ngram_language_loss":
-        return {"ar": 1.0}
+        return {modes.AR: 1.0}
     if criterion == "ngram_language_loss_NAR_mixed":
-        return split_shares(options.get("nar_ratio", 0.0), options.get("semi_nar_ratio", 0.0))
+        return split_shares(options)
     if criterion and model.startswith("bang_"):  # a loss of fairseq's, on what a plain forward pass gives
-        return {"nar" if model.startswith("bang_nar") else "ar": 1.0}
+        return {modes.NAR if model.startswith("bang_nar") else modes.AR: 1.0}
     return {}
 
 
 def trained_modes(cfg: Mapping | Namespace) -> dict[str, float]:
     """The share of a checkpoint's updates that trained each mode.
 
-    With several predicting streams an AR update trains semi-NAR too: stream i sees what slot i of a
-    block sees. So shares may add up to more than 1.
+    With several predicting streams an AR update trains semi-NAR too (`Mode.streams_train`). So shares may add up to more
+    than 1.
 
     Args, Returns: as `update_shares`.
     """
     shares, options = update_shares(cfg), stored_options(cfg)
     ours = str(options.get("criterion")).startswith("ngram_language_loss")
-    if ours and "ar" in shares and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
-        shares["semi-nar"] = shares.get("semi-nar", 0.0) + shares["ar"]
+    if ours and options.get("ngram", 1) > 1 and not options.get("disable_ngram_loss"):
+        for name, share in list(shares.items()):
+            trained_too = modes.find(name).streams_train
+            if trained_too is not None:
+                shares[trained_too] = shares.get(trained_too, 0.0) + share
     return rounded({mode: shares[mode] for mode in modes.trained() if mode in shares})
 
 
@@ -88,8 +96,8 @@ def trained_blocks(cfg: Mapping | Namespace) -> Blocks | None:
     shares, options = trained_modes(cfg), stored_options(cfg)
     if not shares:
         return None
-    ar, blocks = int("ar" in shares), 0
-    if ar and "semi-nar" in shares and not options.get("disable_ngram_loss"):
+    ar, blocks = int(modes.AR in shares), 0
+    if ar and modes.find(modes.AR).streams_train in shares and not options.get("disable_ngram_loss"):
         ar = options.get("ngram", 1)
     if options.get("semi_nar_ratio"):
         blocks = options.get("block_size", BLOCK_SIZE)
@@ -118,11 +126,17 @@ def warnings_of(shares: Mapping[str, float] | None, blocks: Blocks | None, mode:
         mode, options: of decoding.
     """
     warnings = []
+    trained = ", ".join(f"{name} {share:.0%}" for name, share in (shares or {}).items())
     if shares and mode.training not in shares:
-        trained = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        warnings.append(f"mode {mode.name}: this model was not trained for it ({trained}); its texts will be poor")
-    if options.rescore and "rescore" in mode.options and shares and "ar" not in shares:
-        warnings.append(f"rescore={options.rescore}: this model was not trained for AR, which chooses: expect a poor choice")
+        warnings.append(
+            f"mode {mode.name}: this model was not trained for it ({trained}); expect poor texts: choose a mode that it was "
+            "trained for, or train it with another --nar-ratio or --semi-nar-ratio"
+        )
+    if mode.value(options, "rescore") and shares and modes.AR not in shares:
+        warnings.append(
+            f"rescore={options.rescore}: this model was not trained for AR ({trained}), which chooses the text; expect a poor "
+            "choice: leave it out"
+        )
     of_blocks = warning_of_blocks(blocks, mode, options)
     return warnings + ([of_blocks] if of_blocks else [])
 
@@ -161,6 +175,6 @@ def stored_options(cfg: Mapping | Namespace) -> dict[str, Any]:
         for kind in ("model", "criterion"):
             group = cfg.get(kind) if isinstance(cfg, Mapping) else None
             group = vars(group) if isinstance(group, Namespace) else group if isinstance(group, Mapping) else {}
-            options.update({name: group[name] for name in _DECISIVE if name in group})
+            options.update({name: group[name] for name in DECISIVE if name in group})
             options[kind] = group.get("_name")
     return {name: value for name, value in options.items() if value is not None}

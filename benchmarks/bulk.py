@@ -20,10 +20,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from report import cpu_name, versions  # noqa: E402
+from report import cpu_name, versions, write_results  # noqa: E402
 
 from bang.errors import exit_on_mistakes  # noqa: E402
-from bang.text.files import read_lines, replacing  # noqa: E402
+from bang.text.files import read_lines  # noqa: E402
 
 MODES = {
     "nar": ["--mode", "nar", "--link", "none"],
@@ -129,11 +129,7 @@ def main() -> None:
         "model": Path(args.model).name, "count": args.rows, "machine": f"{cpu_name()}, {cores} cores", "rows": rows,
         "versions": versions("onnxruntime", "numpy", "pyarrow", "ray"),
     }  # fmt: skip
-    args.out.mkdir(exist_ok=True, parents=True)
-    for name, text in (("bulk.json", json.dumps(report, indent=2) + "\n"), ("bulk.md", table(report))):
-        with replacing(args.out / name) as file:
-            file.write(text.encode())
-    print(table(report), end="")
+    write_results(args.out, "bulk", report, table(report))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ exports.json and a table, exports.md, into --out.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -19,13 +18,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from frontier import parts  # noqa: E402
-from report import cpu_name, versions  # noqa: E402
+from report import cpu_name, versions, write_results  # noqa: E402
 from systems import MODES  # noqa: E402
 
 from bang import Bang  # noqa: E402
 from bang.errors import exit_on_mistakes  # noqa: E402
 from bang.text.evaluate import evaluate  # noqa: E402
-from bang.text.files import replacing  # noqa: E402
 
 MOST_LOST = 0.3
 """ROUGE-L that int8 may lose against float32, the target."""
@@ -104,11 +102,7 @@ def main() -> None:
         "machine": f"{cpu_name()}, {os.cpu_count()} cores", "rows": rows,
         "versions": versions("torch", "onnxruntime", "onnxruntime-gpu", "numpy"),
     }  # fmt: skip
-    args.out.mkdir(exist_ok=True, parents=True)
-    for name, text in (("exports.json", json.dumps(report, indent=2) + "\n"), ("exports.md", table(report))):
-        with replacing(args.out / name) as file:
-            file.write(text.encode())
-    print(table(report), end="")
+    write_results(args.out, "exports", report, table(report))
 
 
 if __name__ == "__main__":

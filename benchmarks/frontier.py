@@ -13,7 +13,6 @@ frontier.json, a table (frontier.md) and two pictures (frontier.png of times, fr
 """
 
 import argparse
-import json
 import logging
 import os
 import statistics
@@ -28,7 +27,7 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from report import cpu_name, versions  # noqa: E402
+from report import cpu_name, versions, write_results  # noqa: E402
 
 from bang.errors import UserError, exit_on_mistakes  # noqa: E402
 from bang.inference.api import Bang, Generation  # noqa: E402
@@ -336,13 +335,9 @@ def main() -> None:
         "settings": settings, "machine": f"{cpu_name()}, {os.cpu_count()} cores", "load": os.getloadavg(),
         "versions": versions("torch", "onnxruntime", "onnxruntime-gpu", "numpy"), "rows": rows, "verdicts": verdicts(rows),
     }  # fmt: skip
-    args.out.mkdir(exist_ok=True, parents=True)
-    for name, text in (("frontier.json", json.dumps(report, indent=2) + "\n"), ("frontier.md", table(report))):
-        with replacing(args.out / name) as file:
-            file.write(text.encode())
+    write_results(args.out, "frontier", report, table(report))
     draw(report, args.out / "frontier.png", TIMES)
     draw(report, args.out / "frontier-passes.png", PASSES)
-    print(table(report), end="")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What `speed.py` makes of its measurements: ratios, targets reached and missed, a table and a picture."""
+"""What benchmarks make of their measurements: files; of `speed.py` ratios, targets reached and missed, a table, a picture."""
 
+import json
 import logging
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from bang.text.files import replacing
+from bang.text.files import replacing, write_whole
 
 PAIRS = [(f"onnx-{precision}", mode, f"ctranslate2-{precision}", "ar greedy")
          for precision in ("int8", "float32") for mode in ("nar", "nar link", "ar greedy", "speculative 4")]  # fmt: skip
@@ -65,6 +66,14 @@ def cpu_name() -> str:
     """The processor's name, as Linux has it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def write_results(folder: Path, name: str, report: dict, table: str) -> None:
+    """Writes a report and its table in Markdown into a folder, and prints the table."""
+    folder.mkdir(exist_ok=True, parents=True)
+    write_whole(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
+    write_whole(folder / f"{name}.md", table)
+    print(table, end="")
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -31,11 +31,11 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from report import cpu_name, versions  # noqa: E402
+from report import cpu_name, versions, write_results  # noqa: E402
 
 from bang import Bang  # noqa: E402
 from bang.errors import exit_on_mistakes  # noqa: E402
-from bang.text.files import read_lines, replacing  # noqa: E402
+from bang.text.files import read_lines  # noqa: E402
 
 SPEED_UP, TAIL, GROWTH = 1.5, 4.0, 0.5
 """Targets: sentences a second against one client's; p99 over p50; most MB a minute that the soak's memory may grow."""
@@ -273,12 +273,7 @@ def main() -> None:
         counted = Client(address).get("/metrics")
     rows = {name: float(value) for name, value in re.findall(r"^bang_batch_texts_(sum|count) (\S+)$", counted, flags=re.M)}
     report["texts_per_batch"] = round(rows["sum"] / rows["count"], 2)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with replacing(args.out / "serving.json") as file:
-        file.write(json.dumps(report, indent=1).encode() + b"\n")
-    with replacing(args.out / "serving.md") as file:
-        file.write(table(report).encode())
-    print(table(report))
+    write_results(args.out, "serving", report, table(report))
 
 
 if __name__ == "__main__":

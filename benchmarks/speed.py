@@ -16,7 +16,6 @@ table and a picture to --out, and says which of the targets that it measured are
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -29,11 +28,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from report import cpu_name, draw, ratios, table, verdicts, versions  # noqa: E402
+from report import cpu_name, draw, ratios, table, verdicts, versions, write_results  # noqa: E402
 from systems import MODES, ON_GPUS, OTHERS, OURS, check, make_system, prepare, read_sources  # noqa: E402
 
 from bang.errors import UserError, user_error_message  # noqa: E402
-from bang.text.files import replacing  # noqa: E402
 
 
 def work(pipe, name: str, args: argparse.Namespace, folder: Path, sources: list) -> None:
@@ -171,11 +169,8 @@ def main() -> None:
         "ratios": ratios(rows),
     }
     report["targets"] = verdicts(report)
-    for ending, text in (("json", json.dumps(report, indent=2) + "\n"), ("md", table(report))):
-        with replacing(args.out / f"{args.name}.{ending}") as file:
-            file.write(text.encode())
     draw(report, args.out / f"{args.name}.png")
-    print(table(report), end="")
+    write_results(args.out, args.name, report, table(report))
 
 
 if __name__ == "__main__":

@@ -45,14 +45,15 @@ PARTS = {
 # As the packages' copyright files say; pages of manpages and manpages-dev name their own (SPDX).
 MAN_LICENCES = {
     "manpages": "Linux-man-pages-copyleft", "manpages-dev": "Linux-man-pages-copyleft", "coreutils": "GPL-3+",
-    "util-linux": "GPL-2+", "bsdgames": "BSD-3-Clause", "cups-client": "Apache-2.0", "erlang-manpages": "Apache-2.0",
-    "freebsd-manpages": "BSD-2-Clause", "krb5-user": "MIT", "ldap-utils": "OLDAP-2.8", "libarchive-dev": "BSD-2-Clause",
-    "libbsd-dev": "BSD-3-Clause", "libcurl4-doc": "curl", "libibverbs-dev": "BSD-2-Clause OR GPL-2",
-    "libpcap0.8-dev": "BSD-3-Clause", "libssl-doc": "Apache-2.0", "libtiff-tools": "libtiff", "libx11-doc": "MIT",
-    "libxext-dev": "MIT", "ncurses-doc": "MIT", "netcat-openbsd": "BSD-3-Clause", "nmh": "BSD-3-Clause",
-    "openssh-client": "BSD-2-Clause", "postgresql-client-15": "PostgreSQL", "postgresql-doc-15": "PostgreSQL", "sudo": "ISC",
-    "tcl8.6-doc": "TCL", "tcllib": "TCL", "tk8.6-doc": "TCL", "tklib": "TCL", "tmux": "ISC", "x11-apps": "MIT",
-    "x11-utils": "MIT", "x11-xserver-utils": "MIT",
+    "util-linux": "GPL-2+", "bsdgames": "BSD-3-Clause", "cups-client": "Apache-2.0 WITH GPL2-LGPL2-Exception",
+    "erlang-manpages": "Apache-2.0", "freebsd-manpages": "BSD-2-Clause AND BSD-4-Clause", "krb5-user": "MIT",
+    "ldap-utils": "OLDAP-2.8", "libarchive-dev": "BSD-2-Clause", "libbsd-dev": "BSD-3-Clause", "libcurl4-doc": "curl",
+    "libibverbs-dev": "BSD-2-Clause OR GPL-2", "libpcap0.8-dev": "BSD-3-Clause", "libssl-doc": "Apache-2.0",
+    "libtiff-tools": "libtiff", "libx11-doc": "MIT", "libxext-dev": "MIT", "ncurses-doc": "MIT",
+    "netcat-openbsd": "BSD-3-Clause", "nmh": "BSD-3-Clause", "openssh-client": "BSD-2-Clause",
+    "postgresql-client-15": "PostgreSQL", "postgresql-doc-15": "PostgreSQL", "sudo": "ISC", "tcl8.6-doc": "TCL",
+    "tcllib": "TCL", "tk8.6-doc": "TCL", "tklib": "TCL", "tmux": "ISC", "x11-apps": "MIT", "x11-utils": "MIT",
+    "x11-xserver-utils": "MIT",
 }  # fmt: skip
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|0BSD|MIT-CMU)\b", re.IGNORECASE

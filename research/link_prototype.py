@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from bang import Bang
-from bang.decoding.link import Link, Weights, make_link
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link, Weights
 from bang.decoding.passes import Pass
-from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.search import PathSearch, Rules, best_paths
+from bang.decoding.source_pairs import SourcePairs
 from bang.decoding.tune import tune
 from bang.generation.session import TorchSession
 from bang.text.cleanup import to_text

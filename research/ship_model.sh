@@ -109,7 +109,7 @@ ship() {
 
 # the second student as its own teacher, a batch at a time, once or more; of each ending its last checkpoint, averaged with what it began
 # from, which writes better than either. The best by validation loss, against references that half of the targets no longer are, writes
-# worse (docs/results.md)
+# worse (research/LOG.md)
 model=$second/checkpoints/checkpoint_last.pt run=$second seed=1
 [[ $own ]] || ship "$model"
 for number in $own; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which layers of a BERT start the decoder? Short runs of equal updates on examples/debian, AR and NAR in
 # every update, that differ in the layers of START that start the decoder.
-# usage: research/starts.sh START OUT      (START: a BERT's folder; docs/results.md has what came out)
+# usage: research/starts.sh START OUT      (START: a BERT's folder; research/LOG.md has what came out)
 # UPDATES (400), MAX_TOKENS (640), DECODER_LAYERS (3), SEEDS (1): the size of a run
 # VARIANTS: "name:layers" each; layers of START with commas between them, or nothing: evenly spread; "noise": no start
 set -euo pipefail

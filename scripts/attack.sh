@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Opens the hostile and damaged inputs of tests/attack, and prints the table of docs/reliability.md: bash scripts/attack.sh [--only WORDS]
+# Opens the hostile and damaged inputs of tests/attack, and prints a table of what held: bash scripts/attack.sh [--only WORDS]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/environment.sh" test onnxruntime onnxscript

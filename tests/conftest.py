@@ -30,7 +30,8 @@ from support.forked_commands import ForkedCommands
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
-from bang.decoding.link import Link, Weights, make_link
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link, Weights
 from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
@@ -40,9 +41,24 @@ from bang.plugin.task import BangTranslationConfig, BangTranslationTask
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
-TEXTS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
+DEBIAN = ROOT / "examples" / "debian"
 
-REFERENCES = (ROOT / "examples" / "debian" / "test.tgt").read_text(encoding="utf-8").splitlines()[:12]
+
+def debian(name):
+    """The lines of a file of raw pairs, test.src for instance."""
+    return (DEBIAN / name).read_text(encoding="utf-8").splitlines()
+
+
+def copy_pairs(folder, count, **counts):
+    """The first raw pairs of each split, in a folder that is made; `test=4`: of this split so many."""
+    folder.mkdir(exist_ok=True)
+    for path in DEBIAN.glob("*.???"):
+        lines = debian(path.name)[: counts.get(path.stem, count)]
+        (folder / path.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+TEXTS, REFERENCES = debian("test.src")[:12], debian("test.tgt")[:12]
 
 SPECIAL = ["extra [PAD] pep monitor[PAD]", "[SEP] python library", "a [MASK] for [CLS] files [SEP]", "[UNK] [X_SEP] tool"]
 """Special pieces, spelled by a user."""

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, debian, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -28,7 +28,9 @@ from tqdm import tqdm
 from bang import Bang
 from bang.inference import load as loader
 from bang.inference import trained_model
-from bang.inference.api import CallOptions, Generation, Hypothesis, _growing
+from bang.inference.api import Generation, _growing
+from bang.inference.call_options import CallOptions
+from bang.inference.engine import Hypothesis
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.options import DESCRIBED, Options, OptionValues
@@ -46,7 +48,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def texts():
-    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:30]
+    return debian("test.src")[:30]
 
 
 @pytest.mark.parametrize("log, options", [
@@ -242,7 +244,7 @@ def test_limits(model, texts):
     short = model.generate(texts, "nar", max_len=3, details=True)
     assert max(len(generation.pieces) for generation in short) == 3
     by_source = model.generate(texts, "ar", beam=1, max_len=0, max_len_a=0.3, min_len=50, details=True)
-    lengths = [len(model._word_pieces(text).split()) + 1 for text in texts]
+    lengths = [len(model.tokenizer.word_pieces(text).split()) + 1 for text in texts]
     assert [len(generation.pieces) for generation in by_source] == [min(50, int(0.3 * length)) for length in lengths]
 
 
@@ -253,7 +255,7 @@ def test_too_long_a_text(model, caplog):
     found = model.generate(["fine", long], "nar", truncate=True, details=True)
     assert [generation.truncated for generation in found] == [False, True]
     assert "1 texts cut to 511 word pieces, the first is text 2" in caplog.text
-    pieces = model._word_pieces(long).split()[:511]
+    pieces = model.tokenizer.word_pieces(long).split()[:511]
     assert found[1].text == model.generate(" ".join(pieces).replace(" ##", ""), "nar")
 
 
@@ -296,7 +298,7 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(batch_tokens="x"), "batch_tokens='x': give a whole number, 1 or more"),
     (["a"], dict(batch_tokens=None), "batch_tokens=None: give a whole number"),
     (["a"], dict(read_ahead=0.5), "read_ahead=0.5: give a whole number, 1 or more"),
-    (["a"], dict(max_len=0), "a text of no word piece"),
+    (["a"], dict(max_len=0), "every text would be empty"),
     (["a"], dict(batch_tokens=0), "batch_tokens=0"),
     (["a"], dict(min_len=9, max_len=5, mode="nar"),
      "min_len=9, max_len=5: no text is long enough; lower the one or raise the other"),
@@ -307,13 +309,14 @@ def test_too_long_a_text(model, caplog):
     (["a"], dict(mode="nar", sampling=True), "sampling=True: mode nar draws nothing; leave it out, or give one of ar, spec"),
     (["a"], dict(sampling=True, beam=2), "beam=2 with sampling=True: what is drawn has no beam; nbest gives several draws"),
     (["a"], dict(sampling=1), "sampling=1: give True or False"),
-    (["a"], dict(sampling_topk=5), "sampling_topk=5: what is drawn has it; give sampling=True"),
-    (["a"], dict(temperature=0.5), "temperature=0.5: what is drawn has it"),
+    (["a"], dict(sampling_topk=5), "sampling_topk=5: this acts in sampling only; give sampling=True"),
+    (["a"], dict(temperature=0.5), "temperature=0.5: this acts in sampling only"),
     (["a"], dict(sampling=True, temperature=0), "temperature=0: give a number, 0.01 or more"),
     (["a"], dict(sampling=True, seed=-1), "seed=-1: give a whole number, 0 or more"),
     (["a"], dict(mode="nar", prefix="b"), "prefix: mode nar sees no token of its text; leave it out, or give one"),
     (["a", "b"], dict(prefix=["c"]), "1 prefixes for 2 texts: give one for each text, empty for none"),
     (["a"], dict(prefix=[7]), "the prefix of text 1 is no text but of type int"),
+    (["a"], dict(prefix=["b\ud83d!"]), "the prefix of text 1 is no Unicode text: half a surrogate pair"),
     (["a"], dict(prefix=7), "a int is no text"),
     (["a"], dict(prefix="b [SEP]"), r"the prefix of text 1 has \[SEP\], which ends a text"),
     (["a"], dict(prefix="b b b", max_len=2), "the prefix of text 1 has 3 word pieces, over the limit of 2 of the text"),
@@ -519,10 +522,12 @@ def test_blocks_that_were_not_trained_are_told_once(options, warning, texts, cap
     assert len(told) == (warning is not None) and all(message.startswith(warning) for message in told)
 
 
-@pytest.mark.parametrize("shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares(0.4, 0.2)])
+@pytest.mark.parametrize(
+    "shares", [{"nar": 0.4, "semi-nar": 0.2, "ar": 1 - 0.4 - 0.2}, split_shares({"nar_ratio": 0.4, "semi_nar_ratio": 0.2})]
+)
 def test_default_mode_is_the_best_trained(shares):
     """Also of a folder that stores the share with its rounding error."""
-    engine = type("Engine", (), {"modes": MODES, "shares": shares})
+    engine = type("Engine", (), {"modes": MODES, "shares": shares, "max_source_positions": 9})
     pieces = (ROOT / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert Bang(engine, [line.rsplit(" ", 1)[0] for line in pieces]).defaults.mode == "ar"
 
@@ -567,7 +572,7 @@ def test_importing_loads_neither_torch_nor_fairseq():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_logging_stays_as_it_was(tmp_path):
+def test_logging_stays_as_it_was():
     code = (
         "import logging; from bang import Bang; "
         f"Bang.load({str(CHECKPOINT)!r}, vocab={str(VOCAB_SMALL)!r}); "
@@ -705,7 +710,7 @@ def test_a_model_that_is_deleted_is_gone(texts, exported):
             model = Bang.load(**arguments)
             for mode in MODES:
                 model.generate(texts[:2], mode, max_len=4)
-            parts = [model, model.engine, model._word_pieces]
+            parts = [model, model.engine, model.tokenizer.word_pieces]
             if hasattr(model.engine, "_network"):
                 parts += [model.engine._network, model.engine._network.decoder.embed_tokens.weight]
             left = [weakref.ref(part) for part in parts]

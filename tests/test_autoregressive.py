@@ -129,7 +129,7 @@ def test_texts_of_the_source_s_length(golden_model, make_task, pairs):
         assert len(row[0]) - 1 == length <= min(len(tokens) - 1 for tokens in row)  # and eos
 
 
-def test_prefix(golden_model, make_task, pairs, dictionary):
+def test_prefix(golden_model, make_task, pairs):
     (batch,) = pairs("test", 36)
     generator = make_task().build_generator([golden_model("mixed")], options(beam=3))
     hypos = generator.generate(None, batch, prefix_tokens=batch["target"][:, :2])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bang.inference.api import Hypothesis
+from bang.inference.engine import Hypothesis
 from bang.options import Options
 from bang.serving.batching import BatchingEngine
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import DEBIAN, GOLDEN, ROOT, VOCAB_SMALL
 
 from bang.text.vocabulary import read_vocabulary
 
@@ -202,7 +202,7 @@ def test_answers_that_are_lost_or_mixed_up_are_counted():
 
 @pytest.mark.slow
 def test_a_short_run_of_serving(exported, tmp_path, monkeypatch, capsys):
-    command = [exported, ROOT / "examples" / "debian", "--texts", 12, "--requests", 24, "--rounds", 1, "--clients", 8]
+    command = [exported, DEBIAN, "--texts", 12, "--requests", 24, "--rounds", 1, "--clients", 8]
     command += ["--minutes", 0.1, "--serve=--threads 1", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", ["serving.py", *map(str, command)])
     serving.main()

@@ -6,7 +6,7 @@ import re
 import runpy
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import DEBIAN, GOLDEN, ROOT, VOCAB_SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,13 +16,12 @@ from bang.errors import UserError
 from bang.text.casing import CASING_FILE, Casing
 from bang.text.evaluate import evaluate
 
-EXAMPLES = ROOT / "examples" / "debian"
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 TARGETS = ["GNU R package for XML", "Django module for UPnP media", "a UPnP renderer", "library for XML and UPnP media"] * 3
 
 
 def lines(name):
-    return (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+    return (DEBIAN / name).read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def generate_command(monkeypatch, capsys):
     return call
 
 
-def test_the_api_writes_capitals_where_there_is_a_table(command_table, tmp_path):
+def test_the_api_writes_capitals_where_there_is_a_table(command_table):
     text = lines("test.src")[0]
     plain = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
     lower = plain.generate(text, "nar")

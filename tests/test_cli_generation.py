@@ -168,7 +168,7 @@ def test_hub_in_another_mode(hub, lines, caplog):
     assert [clean_up(text) for text in texts] == [clean_up(nar[n][1]) for n in range(3)]
     assert "trained for" not in caplog.text
     hub(decoding="semi-nar").translate(lines[0], beam=1)
-    assert "--decoding semi-nar: this checkpoint was trained for ar and nar alone" in caplog.text
+    assert "mode semi-nar: this model was not trained for it (ar 50%, nar 50%)" in caplog.text
 
 
 def test_hub_decodes_in_the_mode_that_a_call_names(hub, lines):

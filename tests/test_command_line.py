@@ -117,7 +117,7 @@ def test_mistakes_are_told_from_defects(dictionary, tmp_path):
     # somebody else's errors, and a defect of ours
     assert mistake(raise_here, 1) is None and mistake(in_a_pool, raise_here, 1) is None
     assert mistake(dictionary.save, "\0") is None  # open() fails
-    assert mistake(split_shares, "0.5", 0) is None
+    assert mistake(split_shares, {"nar_ratio": "0.5"}) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The decoder sees what the rule says, and no more: probed by brute force, in every mode."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,19 @@ def test_a_canvas_in_pieces_is_the_canvas(decode, sizes):
     with torch.no_grad():
         whole = decode(LAYOUTS["nar"])
     torch.testing.assert_close(torch.cat(list(steps(decode, passes)), 1), whole, atol=1e-5, rtol=0)
+
+
+def test_masks_of_long_passes_are_not_kept():
+    """Those of every length up to 512 would take 400 MB."""
+    buckets, device, made = (32, 128), torch.device("cpu"), []
+    for length in range(8, 513, 24):
+        masks = [
+            plain_pass_masks(0, length, None, (), buckets, device),
+            plain_pass_masks(length, 4, (length,), (4,), buckets, device),
+        ]
+        made += [(x.nbytes, weakref.ref(x)) for of_pass in masks for x in (of_pass.hidden, of_pass.bucket)]
+    kept = sum(size for size, x in made if x() is not None)
+    assert 0 < kept < 4e6 < sum(size for size, _ in made)
 
 
 def test_blocks_on_several_anchors_equal_the_streams(decode):

@@ -5,7 +5,7 @@ import re
 import signal
 
 import pytest
-from conftest import ROOT
+from conftest import DEBIAN
 
 from bang.__main__ import main
 from bang.cli import run_task
@@ -76,7 +76,7 @@ def test_the_choice_is_told_before_anything_runs_and_a_stop_after(machine, tmp_p
     monkeypatch.setattr(plan, "run", stop)
     monkeypatch.setattr(run_task, "task_plan", lambda data, out, options: plan)
     with pytest.raises(SystemExit) as status:
-        main(["run-task", str(ROOT / "examples" / "debian"), "--mode", "nar", "--out", str(tmp_path / "out")])
+        main(["run-task", str(DEBIAN), "--mode", "nar", "--out", str(tmp_path / "out")])
     assert status.value.code == 130
     assert capsys.readouterr().err == f"stopped: what is done is kept in {tmp_path}/out, and the same command goes on\n"
     assert json.loads((tmp_path / "out" / "steps" / "start.json").read_text())["train"][:2] == ["--arch", "bang_ar_nar_mixed"]

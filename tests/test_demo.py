@@ -7,7 +7,7 @@ import struct
 
 import demo_screenshot
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import GOLDEN, VOCAB_SMALL, debian
 
 from bang import Bang
 from bang.__main__ import main
@@ -32,7 +32,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def text():
-    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[1]
+    return debian("test.src")[1]
 
 
 def test_words_are_coloured_by_pass_and_escaped(demo):

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL, without_sums
+from conftest import REFERENCES, ROOT, TEXTS, TINY, TRAINING, VOCAB_SMALL, debian, without_sums
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
@@ -158,7 +158,7 @@ def test_int8_texts_of_the_shipped_model_are_their_own(tmp_path):
         trained_model.read_model(ROOT / "models" / "debian-synopsis" / "checkpoint.pt", None), tmp_path / "int8", "int8"
     )
     model = Bang.load(tmp_path / "int8")
-    texts = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:200]
+    texts = debian("test.src")[:200]
     order, found = np.random.default_rng(1).permutation(len(texts)), {}
     for mode in ("nar", "semi-nar", "ar", "speculative"):
         options = dict(mode=mode, beam=1, max_len=40, truncate=True)

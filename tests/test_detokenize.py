@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import DEBIAN, ROOT, debian
 from make_blanks import examples, learn, words_and_blanks
 
 from bang.text.detokenize import BLANKS, detokenize
@@ -157,7 +157,7 @@ def test_any_two_marks():
 @pytest.mark.parametrize("split, share", [("test", 0.975), ("valid", 0.97)])
 def test_share_of_references(split, share):
     """docs/evaluation.md has the share of the full Debian pairs."""
-    references = (ROOT / "examples" / "debian" / f"{split}.tgt").read_text(encoding="utf-8").lower().splitlines()
+    references = (DEBIAN / f"{split}.tgt").read_text(encoding="utf-8").lower().splitlines()
     word_pieces = load_word_pieces(VOCAB)
     restored = sum(detokenize(word_pieces(line)) == line for line in references)
     assert restored >= share * len(references)
@@ -216,7 +216,7 @@ def test_blanks_are_learned():
 
 def test_table_is_what_the_script_prints():
     """On the examples' part of the training text the script learns much the same as on all of it."""
-    lines = (ROOT / "examples" / "debian" / "train.tgt").read_text(encoding="utf-8").splitlines()[:1500]
+    lines = debian("train.tgt")[:1500]
     facts, answers, names = examples(lines)
     learned = dict(zip(names, learn(facts, answers, len(names), passes=4, penalty=0.3)))
     rows = [line.rpartition(" ") for line in BLANKS.read_text(encoding="utf-8").splitlines()[1:]]

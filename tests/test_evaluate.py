@@ -9,7 +9,7 @@ from math import exp, log, prod
 
 import nltk.corpus
 import pytest
-from conftest import ROOT
+from conftest import DEBIAN, ROOT
 from nltk.corpus.reader import CorpusReader, WordNetCorpusReader
 from nltk.corpus.util import LazyCorpusLoader
 from rouge_score.rouge_scorer import RougeScorer
@@ -18,15 +18,13 @@ from bang.__main__ import main
 from bang.recipes.tasks import PRESETS
 from bang.text.evaluate import METRICS, evaluate, warn_of_equal_texts
 
-EXAMPLES = ROOT / "examples" / "debian"
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Two systems that copy the sources' first words, and 60 references, mixed case and punctuation among them."""
     folder = tmp_path_factory.mktemp("texts")
-    sources = (EXAMPLES / "test.src").read_text(encoding="utf-8").splitlines()[:60]
-    references = (EXAMPLES / "test.tgt").read_text(encoding="utf-8").splitlines()[:60]
+    sources = (DEBIAN / "test.src").read_text(encoding="utf-8").splitlines()[:60]
+    references = (DEBIAN / "test.tgt").read_text(encoding="utf-8").splitlines()[:60]
     paths = {name: folder / f"{name}.txt" for name in ("eight", "five", "reference")}
     paths["eight"].write_text("".join(f"{' '.join(line.split()[:8])}\n" for line in sources), encoding="utf-8")
     paths["five"].write_text("".join(f"{' '.join(line.split()[:5])}\n" for line in sources), encoding="utf-8")
@@ -168,7 +166,7 @@ def test_questions(texts):
 @pytest.fixture(scope="module")
 def published():
     """Texts and references that were scored once by the published programs: one sentence a text, and several."""
-    sources, summaries = ((EXAMPLES / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("src", "tgt"))
+    sources, summaries = ((DEBIAN / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("src", "tgt"))
     one = [" ".join(line.split()[:12]) for line in sources], summaries
     return one, ([". ".join(line.split(". ")[::-1]) for line in sources], [" ".join(line.split()[:60]) for line in sources])
 

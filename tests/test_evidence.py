@@ -11,20 +11,15 @@ from pathlib import Path
 
 import evidence
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_pairs, debian
 from support.plans import after
 
 
 @pytest.fixture
 def data(tmp_path):
     """A few pairs and texts."""
-    data = tmp_path / "data"
-    data.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:40]
-        (data / path.name).write_text("".join(lines), encoding="utf-8")
-    sources = (ROOT / "examples" / "debian" / "train.src").read_text(encoding="utf-8").splitlines()[:200]
-    (data / "text.txt").write_text("\n\n".join(sources) + "\n", encoding="utf-8")
+    data = copy_pairs(tmp_path / "data", 40)
+    (data / "text.txt").write_text("\n\n".join(debian("train.src")[:200]) + "\n", encoding="utf-8")
     return data
 
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL
+from conftest import DEBIAN, GOLDEN, ROOT, VOCAB_SMALL
 
 from bang import modes
 from bang.text.vocabulary import read_vocabulary
@@ -60,6 +60,6 @@ def test_other_words_are_noticed(check, golden, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", [[], ["--random-weights"]], ids=["trained", "random"])
 def test_the_shipped_model(weights, check):
-    checkpoint, sources = ROOT / "models" / "debian-synopsis" / "checkpoint.pt", ROOT / "examples" / "debian" / "test.src"
+    checkpoint, sources = ROOT / "models" / "debian-synopsis" / "checkpoint.pt", DEBIAN / "test.src"
     status, rows = check(checkpoint, sources, "--sentences", 12 if weights else 40, *weights)
     assert status == 0 and len(rows) == 1 + 3 * 6

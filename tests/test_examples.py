@@ -11,14 +11,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_pairs, debian
 
 from bang import Bang
 from bang.modes import MODES
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHIPPED = "models/debian-synopsis/checkpoint.pt"
-DESCRIPTIONS = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()
+DESCRIPTIONS = debian("test.src")
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,7 @@ def test_serve_from_asyncio(example, shipped):
 
 @pytest.mark.slow
 def test_finetune_from_pairs(tmp_path):
-    pairs = tmp_path / "pairs"
-    pairs.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        (pairs / path.name).write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]), encoding="utf-8")
+    pairs = copy_pairs(tmp_path / "pairs", 16)
     little = "--max-update 2 --num-workers 0 --no-epoch-checkpoints --no-save-optimizer-state".split()
     command = [sys.executable, "examples/finetune_from_pairs.py", pairs, tmp_path / "task", *little]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import GOLDEN, ROOT, TEXTS
+from support import memory
 from support.pages import DOCS, blocks
 
 from bang.__main__ import main
@@ -261,14 +262,10 @@ def start(exported, tmp_path):
     return call
 
 
-def children(process):
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
 def workers_of(process, count):
     """The process ids of its workers, once they are there."""
     while True:
-        found = [pid for pid in children(process) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = [pid for pid in memory.children(process) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         if len(found) == count:
             return found
         assert process.poll() is None, process.stderr.read()
@@ -317,12 +314,19 @@ def test_a_killed_run_of_two_workers_goes_on(start, runtime, tmp_path):
 
 
 def peak(process):
-    """MiB that an ended process took at most, its workers too."""
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, said
-    return usage.ru_maxrss / 1024
+    """MiB that a command and its workers held at most, added up."""
+    found = memory.most_of_all(process)
+    assert process.returncode == 0, process.stderr.read()
+    return found
+
+
+def test_memory_is_that_of_the_process_and_its_children_alone(tmp_path):
+    """Not of the one that starts them, which holds more; and what is started takes none from what it starts."""
+    held = bytearray(b"1") * (150 << 20)
+    inner = "import time; held = bytearray(b'1') * (30 << 20); time.sleep(1)"
+    outer = f"import subprocess, sys; held = bytearray(b'1') * (50 << 20); subprocess.run([sys.executable, '-c', {inner!r}])"
+    found = memory.most_of_all(subprocess.Popen([sys.executable, "-c", outer]))
+    assert 80 < found < len(held) / 2**20
 
 
 @pytest.mark.slow
@@ -352,8 +356,12 @@ def test_200_000_rows_through_every_format(start, tmp_path):
 @pytest.mark.slow
 def test_a_million_lines_take_no_more_memory_than_some(start, tmp_path):
     taken = []
-    for name, count in (("some", 300_000), ("million", 1_000_000)):  # each worker's cache of 131,072 words is full in both
-        (tmp_path / name).write_text("".join(f"tool {number}\n" for number in range(count)))
+    for name, count in (
+        ("some", 400_000),
+        ("million", 1_000_000),
+    ):  # each worker's cache of 131,072 words is full in both, and as large
+        with open(tmp_path / name, "w", encoding="utf-8") as file:
+            file.writelines(f"tool {number}\n" for number in range(count))
         command = ["--input", name, "--output", f"{name}.out", "--workers", "2", "--max-len", "2"]
         taken.append(peak(start(*command)))
     assert taken[1] < taken[0] + 32

@@ -179,7 +179,7 @@ def test_a_limit_by_source_wins_over_min_len(decoding, golden_model, make_task, 
 
 
 @pytest.mark.parametrize("decoding", ["ar", "nar", "semi-nar", "speculative"])
-def test_limits_are_counted_alike(decoding, make_model, make_task, pairs):
+def test_limits_are_counted_alike(decoding, make_model, make_task):
     """0.29 x 100 is 28.999... in double precision: 28 tokens."""
     generator = make_task(decoding=decoding).build_generator(
         [make_model()], options(beam=1, max_len_a=0.29, max_len_b=0, min_len=28)
@@ -218,7 +218,7 @@ def test_ensembles_average_probabilities(decoding, golden_model, make_task, pair
             assert both[sentence][2][0] == pytest.approx(mean[row, 0].max().log().item(), abs=1e-5)
 
 
-def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, make_task, pairs, dictionary):
+def test_a_canvas_may_begin_with_eos_and_a_block_may_not(golden_model, make_task):
     models = [golden_model("mixed")]
     for decoding, settings, least in (
         ("nar", {}, 0),

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, SPECIAL, TEXTS, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, SPECIAL, TEXTS, VOCAB_SMALL, debian
 from safetensors.torch import load_file, save_file
 from support.pages import DOCS, blocks
 from torch.nn import functional as F
@@ -30,7 +30,7 @@ from bang.text.wordpieces import WordPieces
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 DEFAULTS = ["--beam", "3", "--max-len", "20", "--len-penalty", "1.2"]
 SHIPPED = ROOT / "models" / "debian-synopsis" / "checkpoint.pt"
-SOURCES = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()
+SOURCES = debian("test.src")
 EOS = 102
 
 
@@ -320,7 +320,7 @@ def test_a_text_ends_where_the_model_does():
         assert found.size(1) == 7 and found[0, -1] == 102 and 102 not in found[0, 1:-1]
 
 
-def test_there_and_back(folder, ours, trained, tmp_path, capsys):
+def test_there_and_back(folder, ours, tmp_path):
     """A folder of ours, and the checkpoint behind it, is what comes back."""
     main(["pack", str(folder), str(tmp_path / "back")])
     for name in ("model.safetensors", "vocab.txt", "link.bin"):
@@ -340,7 +340,7 @@ def test_the_trainer_lowers_the_loss(model, tokenizer, tmp_path):
     pytest.importorskip("accelerate")
     from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-    targets = (ROOT / "examples" / "debian" / "test.tgt").read_text(encoding="utf-8").splitlines()
+    targets = debian("test.tgt")
     data = [dict(tokenizer(src), labels=tokenizer(tgt)["input_ids"]) for src, tgt in zip(SOURCES[:16], targets[:16])]
     arguments = Seq2SeqTrainingArguments(
         tmp_path / "run", max_steps=20, per_device_train_batch_size=4, learning_rate=5e-3,
@@ -449,7 +449,7 @@ def test_a_pass_refuses_in_one_line(model, batch):
         model.generate(**batch)
 
 
-def test_folders_that_are_none_get_one_line(copied, ours, tmp_path, capsys):
+def test_folders_that_are_none_get_one_line(copied, ours, tmp_path):
     def refused(*arguments):
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
@@ -525,7 +525,7 @@ def test_it_warns_of_a_mode_that_was_not_trained(trained, tokenizer, caplog):
     assert generation_config(model.config).mode in model.config.decodes
 
 
-def test_the_page_and_the_example_run(folder, tmp_path, monkeypatch, capsys):
+def test_the_page_and_the_example_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(CHECKPOINT, tmp_path / "checkpoints" / "checkpoint_best.pt")
     shutil.copy(VOCAB_SMALL, tmp_path / "checkpoints" / "dict.src.txt")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bang.decoding.link import UNIT, Link, Weights, make_link, vocabulary_of
+from bang.decoding.counting import make_link
+from bang.decoding.link import UNIT, Link, Weights, vocabulary_of
 
 EOS, SIZE = 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]

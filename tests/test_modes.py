@@ -1,8 +1,11 @@
 """The table of modes: a mode is one entry, and everything that decodes, checks, warns or documents reads it."""
 
+import argparse
+import ast
 import json
 import logging
 import re
+import shlex
 import shutil
 
 import pytest
@@ -14,6 +17,9 @@ from bang.inference.api import Bang
 from bang.inference.torch_engine import TorchEngine
 from bang.modes import MODES, Mode, Strategy
 from bang.options import DESCRIBED, Options
+from bang.recipes.tasks import EVALUATED_IN
+from bang.recipes.training import TRAINING_OPTIONS
+from bang.trained_modes import trained_modes
 
 
 def _doubling(options):
@@ -109,7 +115,7 @@ def test_unknown_modes_are_named_in_one_line(make_task, golden_model):
         make_task(decoding="nra").build_generator([golden_model("mixed")], GenerationConfig())
 
 
-def test_fairseqs_task_the_api_and_the_command_line_share_one_description(make_task):
+def test_fairseqs_task_the_api_and_the_command_line_share_one_description():
     from bang.cli import _options
     from bang.plugin.task import OF_MODES, BangTranslationConfig
 
@@ -117,20 +123,50 @@ def test_fairseqs_task_the_api_and_the_command_line_share_one_description(make_t
     for name in OF_MODES:
         assert fields[name].default == DESCRIBED[name].default
         assert fields[name].metadata["help"] == DESCRIBED[name].metadata["help"]
-    import argparse
-
     parser = argparse.ArgumentParser()
     _options.add_generation_arguments(parser)
     assert {action.dest for action in parser._actions} - {"help"} == set(DESCRIBED) - {"link"}  # its file is the model's
     assert "speculative" in parser.format_help()
 
 
+NAMES_MODES = {
+    "modes.py": "the table",
+    "options.py": "a default; the table imports it",
+    "recipes/tasks.py": "what a training is evaluated in, by the training's name",
+    "recipes/training.py": "names of trainings",
+    "serving/openapi.py": "an example of a request",
+}
+"""The files that may hold a mode's name, and why."""
+
+
 def test_the_rules_of_a_mode_stand_in_one_file():
-    """No other module compares a mode's name with one that decodes alone, or lists the names."""
-    pattern = re.compile(r"""(?<!mode=)["']speculative["']|\(["']nar["'], ["']semi-nar["']\)|["']semi-nar["'], ["']nar["']""")
-    found = {
-        str(path.relative_to(ROOT / "bang"))
-        for path in (ROOT / "bang").rglob("*.py")
-        if pattern.search(path.read_text(encoding="utf-8"))
-    }
-    assert found <= {"modes.py", "recipes/tasks.py"}  # a recipe names what it trains
+    """No other module holds a mode's name: it reads the table, so that it knows the next mode too."""
+    found = set()
+    for path in (ROOT / "bang").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in MODES:
+                found.add(str(path.relative_to(ROOT / "bang")))
+    assert found == set(NAMES_MODES)
+
+
+def test_no_module_compares_a_mode_with_a_name():
+    found = []
+    for path in (ROOT / "bang").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                parts = [node.left, *node.comparators]
+                parts += [part for side in parts if isinstance(side, (ast.Tuple, ast.List, ast.Set)) for part in side.elts]
+                if any(isinstance(part, ast.Constant) and part.value in MODES for part in parts):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
+@pytest.mark.parametrize("name", EVALUATED_IN)
+def test_a_training_is_evaluated_in_the_modes_that_it_trains(name):
+    parser = argparse.ArgumentParser()
+    for option, kind in (("--nar-ratio", float), ("--semi-nar-ratio", float), ("--ngram", int)):
+        parser.add_argument(option, type=kind, default=0)
+    parser.add_argument("--disable-ngram-loss", action="store_true")
+    options, _ = parser.parse_known_args(shlex.split(TRAINING_OPTIONS[name]))
+    options.criterion, options.arch = "ngram_language_loss_NAR_mixed", "bang_ar_nar_mixed"
+    assert tuple(trained_modes(options)) == EVALUATED_IN[name]

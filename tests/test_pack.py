@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses, without_sums
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian, hypotheses, without_sums
 from fairseq import checkpoint_utils
 
 from bang import Bang
@@ -26,7 +26,7 @@ NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"
 
 @pytest.fixture(scope="module")
 def texts():
-    return (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:12]
+    return debian("test.src")[:12]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def copy(folder, tmp_path):
     return without_sums(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def test_half_precision_halves_the_checkpoint_too(folder, tmp_path):
+def test_half_precision_halves_the_checkpoint_too(tmp_path):
     """Weights keep their precision on the way back, and shared embeddings are stored once."""
     sizes = {}
     for dtype in ("float32", "float16"):
@@ -477,7 +477,7 @@ def test_the_card_shows_the_default_mode(tmp_path):
     assert 'mode="ar"' in (tmp_path / "tie" / "README.md").read_text()
 
 
-def test_models_with_one_mode(tmp_path, texts):
+def test_models_with_one_mode(tmp_path):
     pack.write_folder(trained_model.read_checkpoint(NAR_CHECKPOINT, VOCAB_SMALL), tmp_path / "nar")
     assert Bang.load(tmp_path / "nar").defaults.mode == "nar"
 

@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, copy_pairs
 from support.interpreters import INTERPRETERS, declared
 
 import bang
@@ -125,7 +125,7 @@ def test_the_metadata(site):
 
 
 @pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS)
-def test_each_declared_python_reads_the_code(python, site, tmp_path):
+def test_each_declared_python_reads_the_code(python, site):
     code = (
         "import pathlib, sys\nfor path in pathlib.Path(sys.argv[1]).rglob('*.py'): compile(path.read_bytes(), str(path), 'exec')"
     )
@@ -177,13 +177,7 @@ def test_a_new_environment_without_the_checkout(environment, pairs, tmp_path):
 @pytest.fixture
 def pairs(tmp_path):
     """A folder of 12 pairs a split, far from the checkout."""
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        (folder / path.name).write_text(
-            "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:12]), encoding="utf-8"
-        )
-    return folder
+    return copy_pairs(tmp_path / "pairs", 12)
 
 
 @pytest.mark.parametrize("command", [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import quickstart_train
 import torch
-from conftest import ROOT
+from conftest import ROOT, copy_pairs
 from support.plans import after
 from transformers import BertConfig, BertModel
 
@@ -21,10 +21,7 @@ from bang.text.vocabulary import VOCAB, read_vocabulary
 def quickstart(tmp_path_factory):
     """Runs the script on the first pairs of examples/debian; start None: the script's own, MiniLM."""
     folder = tmp_path_factory.mktemp("quickstart")
-    (folder / "data").mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        (folder / "data" / path.name).write_text("".join(lines[: 12 if path.stem == "test" else 100]), encoding="utf-8")
+    copy_pairs(folder / "data", 100, test=12)
 
     def call(start, *arguments, typed="", fails=False, **variables):
         environment = {
@@ -149,7 +146,7 @@ def test_training_from_noise(quickstart, tmp_path):
     assert torch.load(last)["optimizer_history"][-1]["num_updates"] == 7
 
 
-def test_minilm_that_cannot_be_had_is_said(trained, tmp_path, monkeypatch, capsys):
+def test_minilm_that_cannot_be_had_is_said(trained, monkeypatch, capsys):
     said = []
     monkeypatch.setattr(quickstart_train, "minilm", lambda: None)
     monkeypatch.setattr(subprocess, "run", lambda words, **options: said.append(words))

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, hypotheses
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian, hypotheses
 from fairseq import checkpoint_utils
 from fairseq.data import encoders
 from fairseq.dataclass.configs import GenerationConfig
@@ -52,7 +52,7 @@ def test_interactive_with_raw_and_blank_lines(run, data_bin, tmp_path, bpe, gold
 
     A carriage return ends no line.
     """
-    raw = (ROOT / "examples" / "debian" / "test.src").read_text(encoding="utf-8").splitlines()[:4]
+    raw = debian("test.src")[:4]
     written = [raw[0] + "\r", "", raw[1].replace(" ", " \r", 1), *raw[2:], "   "]
     (tmp_path / "in").write_bytes("\n".join(written).encode() + b"\n")
     log = run(
@@ -167,7 +167,7 @@ def test_another_decoding_for_one_generator(make_task, golden_model, pairs):
     assert task.cfg.decoding == "ar"
 
 
-def test_bleu_of_text_for_people(train_here, cli, data_bin, tmp_path):
+def test_bleu_of_text_for_people(train_here, cli, data_bin):
     """--eval-bleu and --scoring with --bpe bang: `bang evaluate`'s BLEU of the detokenized texts, not of word pieces."""
     folder = train_here(
         "--load-from-pretrained-model", GOLDEN / "mixed" / "checkpoint.pt", "--activation-fn", "gelu", "--lr", "1e-12",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, copy_pairs, debian
 from support.pages import DOCS, README, blocks
 from transformers import BertConfig, BertModel
 
@@ -39,13 +39,10 @@ def checkout(tmp_path_factory):
     (folder / "bin").mkdir()  # what pip makes of the console script
     (folder / "bin" / "bang").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bang "$@"\n')
     (folder / "bin" / "bang").chmod(0o755)
-    (folder / "raw").mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:16]
-        (folder / "raw" / path.name).write_text("".join(lines), encoding="utf-8")
-        if path.suffix == ".src" and path.stem != "test":  # a document every four lines
-            text = "".join(line + "\n" * (number % 4 == 3) for number, line in enumerate(lines))
-            (folder / "raw" / f"text.{path.stem}").write_text(text, encoding="utf-8")
+    copy_pairs(folder / "raw", 16)
+    for split in ("train", "valid"):  # a document every four lines
+        text = "".join(line + "\n" * (1 + (number % 4 == 3)) for number, line in enumerate(debian(f"{split}.src")[:16]))
+        (folder / "raw" / f"text.{split}").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DEBIAN, ROOT
 from support.plans import after
 
 
@@ -54,7 +54,7 @@ def start(little_bert):
 def test_quickstart(arguments, start, tmp_path):
     data, run = tmp_path / "a task", tmp_path / "a run"
     data.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
+    for path in (DEBIAN).glob("*.???"):
         (data / path.name).write_text("a library for archives\n" * 4)
     words = arguments("quickstart.sh", run, QUICKSTART_DATA=str(data), QUICKSTART_START=str(start))
     assert words[0] == str(run / "data") and after(words, "--tensorboard-logdir") == str(run / "tensorboard")

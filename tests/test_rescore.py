@@ -10,7 +10,9 @@ from support.generation import options
 
 from bang import visibility
 from bang.decoding import rescore
-from bang.decoding.search import Rules, Slots, SourcePairs, best_paths, likeliest
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.search import Rules, best_paths
+from bang.decoding.source_pairs import SourcePairs
 from bang.inference.api import Bang
 from bang.options import Options
 from bang.trained_modes import Blocks
@@ -93,7 +95,7 @@ def test_refusals_and_warnings_of_the_task(golden_model, make_task, make_model, 
         return make_task(**given).build_generator([model], options())
 
     link, model = str(link_file), golden_model("mixed")
-    with pytest.raises(ValueError, match="^rescore=1: there is a choice from 2 candidates on"):
+    with pytest.raises(ValueError, match="^rescore=1: a choice needs 2 candidates or more"):
         build(model, decoding="nar", rescore=1, link=link)
     with pytest.raises(ValueError, match="^--rescore: this checkpoint's model does not run AR"):
         build(make_model("bang_nar"), decoding="nar", rescore=2, link=link)
@@ -111,7 +113,7 @@ def test_refusals_of_the_api(linked_runtime, runtime):
         with pytest.raises(ValueError, match=message):
             model.generate("a text", **given)
 
-    refused("^rescore=1: there is a choice from 2 candidates on", mode="nar", rescore=1)
+    refused("^rescore=1: a choice needs 2 candidates or more", mode="nar", rescore=1)
     refused("^rescore=4: mode semi-nar has no candidates, which are nar's: leave it out", mode="semi-nar", rescore=4)
     refused("^rescore=4: the candidates are a link's paths, and there is none; ", mode="nar", rescore=4, link=False)
     refused("^rescore=4: the candidates are a link's paths, and there is none; ", runtime, mode="nar", rescore=4)
@@ -126,7 +128,7 @@ def test_a_choice_by_what_was_not_trained_is_told(shares, warned, golden_model, 
     model.trained_modes, model.trained_blocks = shares, Blocks(1, 1)
     with caplog.at_level(logging.WARNING):
         make_task(decoding="nar", rescore=2, link=str(link_file)).build_generator([model], options())
-    assert ("--rescore: this checkpoint was trained for nar alone, not for AR, which chooses the text" in caplog.text) == warned
+    assert ("rescore=2: this model was not trained for AR (nar 100%), which chooses the text" in caplog.text) == warned
 
 
 def test_the_host_waits_as_often_however_many_candidates(golden_model, make_task, pairs, link_file, monkeypatch):

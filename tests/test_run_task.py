@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN, copy_pairs
 from fairseq import options
 from support.plans import LITTLE, after, words
 
@@ -22,11 +22,9 @@ from bang.recipes.tasks import SPLITS, TaskOptions, data_files, find_pairs, star
 @pytest.fixture
 def data(tmp_path):
     """24 real pairs a split, in GLGE's layout."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:24]
-        (folder / path.name.replace("valid", "dev")).write_text("".join(lines), encoding="utf-8")
+    folder = copy_pairs(tmp_path / "data", 24)
+    for side in ("src", "tgt"):
+        (folder / f"valid.{side}").rename(folder / f"dev.{side}")
     return folder
 
 
@@ -232,7 +230,7 @@ def test_whoever_writes_the_references_has_all_points(data, tmp_path):
         (lambda data: None, ["--vocab", "gone"], "gone"),
     ],
 )
-def test_refusals(change, arguments, message, data, tmp_path, capsys):
+def test_refusals(change, arguments, message, data, tmp_path):
     change(data)
     with pytest.raises(SystemExit) as stop:
         main(["run-task", str(data), "--mode", "nar", "--out", str(tmp_path / "out"), *arguments])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SPECIAL, TEXTS
 from hypothesis import HealthCheck, given, settings, strategies
+from support import memory
 from support.interpreters import INTERPRETERS
 
 from bang.inference import onnx_engine
@@ -295,6 +296,15 @@ def test_an_environment_without_torch(interpreter, exported, runtime, tmp_path):
 
     assert generate(TEXTS)[0] == runtime.generate(TEXTS, "nar", max_len=16)
     assert min(generate(TEXTS[:1])[1] for _ in range(3)) < FIRST_TEXT
+
+
+def test_what_a_batch_takes_is_given_back(exported, sources):
+    """A service's memory is not that of the largest batch that ever came."""
+    model, options = Bang.load(exported, threads=1), Options(mode="nar", max_len=200)
+    model.engine.generate(sources[:1], options)
+    before = memory.taken()
+    model.engine.generate(sources[:40], options)
+    assert memory.taken() - before < 1
 
 
 def test_a_beam_as_wide_as_the_vocabulary(runtime):

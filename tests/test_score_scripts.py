@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_pairs
 
 NAMES = [
     "ar-greedy", "ar-beam-4", "speculative-4", "semi-nar-4", "semi-nar-4-longer", "nar",
@@ -15,9 +15,7 @@ NAMES = [
 
 @pytest.mark.slow
 def test_scores_of_each_mode(tmp_path):
-    for side in ("src", "tgt"):
-        lines = (ROOT / "examples" / "debian" / f"test.{side}").read_text(encoding="utf-8").splitlines(keepends=True)[:4]
-        (tmp_path / f"test.{side}").write_text("".join(lines), encoding="utf-8")
+    copy_pairs(tmp_path, 4)
     command = ["bash", ROOT / "research" / "score_model.sh", ROOT / "models" / "debian-synopsis" / "checkpoint.pt", tmp_path]
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     done = subprocess.run([*command, tmp_path / "out"], env=environment, capture_output=True, text=True)

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bang.decoding.link import UNIT, Weights, make_link
-from bang.decoding.search import PathSearch, Rules, Slots, SourcePairs, best_paths, likeliest, path_scores
+from bang.decoding.candidates import Slots, likeliest
+from bang.decoding.counting import make_link
+from bang.decoding.link import UNIT, Weights
+from bang.decoding.search import PathSearch, Rules, best_paths, path_scores
+from bang.decoding.source_pairs import SourcePairs
 
 PAD, UNK, EOS, SIZE = 0, 1, 2, 9
 PIECES = [f"piece{number}" for number in range(SIZE)]

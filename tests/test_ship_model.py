@@ -8,18 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, copy_pairs
 
 from bang.safety.folder import MODEL, read_config
 
 
 @pytest.mark.slow
 def test_ship_model(little_bert, tmp_path):
-    data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    for path in (ROOT / "examples" / "debian").glob("*.???"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: 40 if "train" in path.name else 8]
-        (data / path.name).write_text("".join(lines), encoding="utf-8")
+    data, out = copy_pairs(tmp_path / "data", 8, train=40), tmp_path / "out"
     (tmp_path / "more.txt").write_text("A library of small tools.\nA game of cards for one player.\n", encoding="utf-8")
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "START": str(little_bert),

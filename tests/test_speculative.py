@@ -317,7 +317,7 @@ def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
     )
 
 
-def test_the_command_lines_report_is_json(run, data_bin):
+def test_the_command_lines_report_is_json(data_bin):
     """fairseq's command line gives the mode as an enum, which JSON has no word for."""
     command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang",
                "--decoding", "speculative", "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36",

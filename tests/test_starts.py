@@ -30,7 +30,7 @@ def test_the_encoder_is_bert(bert, bert_folder, make_gelu_model):
 
 
 @pytest.mark.parametrize("form", ["prefix, old names, heads", "bin", "bare file", "half precision"])
-def test_every_form_of_a_bert_is_the_same_start(form, bert, bert_folder, make_gelu_model, tmp_path):
+def test_every_form_of_a_bert_is_the_same_start(form, bert_folder, make_gelu_model, tmp_path):
     expected = make_gelu_model()
     starts.load_into(expected, str(bert_folder))
     weights_file = bert_folder / "model.safetensors"

@@ -52,9 +52,9 @@ def test_of_checkpoints_old_and_new(name, modes, golden_states, golden_model):
 
 
 def test_shares_are_free_of_rounding():
-    assert split_shares(0.7, 0.3) == {"nar": 0.7, "semi-nar": 0.3}
-    assert split_shares(0.1, 0.2)["ar"] == 0.7
-    assert split_shares(0.4, 0.2) == {"nar": 0.4, "semi-nar": 0.2, "ar": 0.4}
+    assert split_shares({"nar_ratio": 0.7, "semi_nar_ratio": 0.3}) == {"nar": 0.7, "semi-nar": 0.3}
+    assert split_shares({"nar_ratio": 0.1, "semi_nar_ratio": 0.2})["ar"] == 0.7
+    assert split_shares({"nar_ratio": 0.4, "semi_nar_ratio": 0.2}) == {"nar": 0.4, "semi-nar": 0.2, "ar": 0.4}
     cfg = options(MIXED, nar_ratio=0.3, semi_nar_ratio=0.1, ngram=2)
     assert trained_modes(cfg) == {"ar": 0.6, "semi-nar": 0.7, "nar": 0.3}
 
@@ -75,8 +75,8 @@ def test_the_best_trained_mode(shares, modes, best):
 @pytest.mark.parametrize(
     "trained, decoding, warns",
     [
-        ({"nar": 1.0}, "ar", "trained for nar alone"),
-        ({"ar": 0.5, "nar": 0.5}, "semi-nar", "trained for ar and nar alone"),
+        ({"nar": 1.0}, "ar", "(nar 100%)"),
+        ({"ar": 0.5, "nar": 0.5}, "semi-nar", "(ar 50%, nar 50%)"),
         ({"ar": 0.5, "nar": 0.5}, "nar", None),
         ({"ar": 1.0}, "ar", None),
         ({}, "nar", None),  # of somebody who did not say
@@ -86,10 +86,10 @@ def test_decoding_in_a_mode_that_was_not_trained(trained, decoding, warns, make_
     model = make_model()
     model.trained_modes = trained
     make_task(decoding=decoding).build_generator([model], GenerationConfig())
-    messages = [record.getMessage() for record in caplog.records if "was trained for" in record.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "not trained for" in record.getMessage()]
     assert len(messages) == (warns is not None)
     if warns:
-        assert f"--decoding {decoding}" in messages[0] and warns in messages[0]
+        assert messages[0].startswith(f"mode {decoding}: this model was not trained for it {warns}; expect poor texts")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def reference(folders):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokenize_and_bpe_equal_transformers(kind, folders, reference, tmp_path, capsys):
+def test_tokenize_and_bpe_equal_transformers(kind, folders, reference, tmp_path):
     vocab, text = folders[kind] / "vocab.txt", KINDS[kind][2]
     (tmp_path / "raw").write_text(f"{text}\n", encoding="utf-8")
     main(["tokenize", "--vocab", str(vocab), "--workers", "1", "--out-dir", str(tmp_path / "out"), str(tmp_path / "raw")])
@@ -115,7 +115,7 @@ def test_a_model_of_it_packs_and_generates(kind, folders, reference, tmp_path):
     assert "cased word pieces" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     for loaded in (Bang.load(tmp_path / "checkpoint.pt", vocab=vocab), Bang.load(tmp_path / "model")):
         expected = [*reference(kind, text).split(), "[SEP]"]
-        assert [loaded.pieces[index] for index in loaded._encode_source(text, 1, False).ids] == expected
+        assert [loaded.pieces[index] for index in loaded.tokenizer.encode(text, 1, False).ids] == expected
         found = loaded.generate(text, "nar", details=True, max_len=8)
         joined = "".join(found.pieces).replace("##", "").replace("[UNK]", "")
         assert sorted(found.text.replace(" ", "").replace("[UNK]", "")) == sorted(joined) or "[" in joined
@@ -194,4 +194,4 @@ def test_an_export_of_it(folders, reference, tmp_path):
     loaded = Bang.load(tmp_path / "exported", threads=1)
     assert loaded.normalization == Normalization(False, False, True)
     expected = [*reference("german", text).split(), "[SEP]"]
-    assert [loaded.pieces[index] for index in loaded._encode_source(text, 1, False).ids] == expected
+    assert [loaded.pieces[index] for index in loaded.tokenizer.encode(text, 1, False).ids] == expected

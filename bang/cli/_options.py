@@ -1,4 +1,4 @@
-"""Options that several subcommands have: what to load, and how to generate."""
+"""Options that several subcommands share: what to load, and how to generate."""
 
 import argparse
 from typing import Any
@@ -28,8 +28,8 @@ def add_link_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link",
         metavar="FILE",
-        help="what chooses the texts of NAR and semi-NAR, a file of bang link, or none (default: link.bin in the model's folder, "
-        "or beside the checkpoint)",
+        help="a file of bang link, for better texts in NAR and semi-NAR, or none (default: link.bin in the model's folder or "
+        "beside the checkpoint)",
     )
 
 
@@ -37,14 +37,14 @@ def add_casing_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--casing",
         metavar="FILE",
-        help="what gives texts capitals, a table of bang casing, or none (default: casing.tsv in the model's folder, or beside "
+        help="a table of bang casing, which gives texts capitals, or none (default: casing.tsv in the model's folder or beside "
         "the checkpoint)",
     )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     for name, option in DESCRIBED.items():
-        if name == "link":  # its file is the model's: `add_model_arguments`
+        if name == "link":  # `add_model_arguments` has it
             continue
         text = f"how to generate: {', '.join(MODES)} (default: the model's)" if name == "mode" else option.metadata["help"]
         text, option_string = text.replace("%", "%%"), "--" + name.replace("_", "-")
@@ -67,7 +67,7 @@ def load(args: argparse.Namespace):
 
 
 def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What `Bang.load` takes."""
+    """The arguments of `Bang.load`."""
     return {name: getattr(args, name) for name in ("model", "vocab", "link", "casing", "device", "dtype", "threads")}
 
 

@@ -3,7 +3,7 @@
     bang tokenize --out-dir tokenized raw/*.src raw/*.tgt
     bang binarize tokenized processed
 
-Of TOKENIZED it takes the parts {train,valid,test}.{src,tgt} that are there, with --text text.{train,valid,test}.
+It takes those of the parts {train,valid,test}.{src,tgt} that TOKENIZED has, with --text of text.{train,valid,test}.
 """
 
 import argparse
@@ -18,7 +18,7 @@ HELP = "word pieces to fairseq's binary data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tokenized", metavar="TOKENIZED", help="folder of word pieces, a text a line")
+    parser.add_argument("tokenized", metavar="TOKENIZED", help="folder of word pieces, one text a line")
     parser.add_argument("out", metavar="OUT", help="folder for fairseq's data")
     parser.add_argument("--text", action="store_true", help="running text for pretraining, not pairs")
     parser.add_argument("--vocab", default=VOCAB, metavar="FILE", help="vocabulary (default: the published vocab.txt)")

@@ -3,9 +3,9 @@
     bang casing raw/train.tgt --out checkpoints/casing.tsv
     bang generate checkpoints/checkpoint_best.pt --mode nar < texts
 
-TARGETS are raw text, the training targets. The table is found as casing.tsv beside a checkpoint or in a model's folder (`bang
-pack --targets`). Texts are then written as with --case source: a word takes the form that it has in its source, else the
-commonest in the table. Nothing but case changes.
+TARGETS are raw text, the training targets. casing.tsv beside a checkpoint or in a model's folder (`bang pack --targets`) is
+used by default. Texts are then written as with --case source: a word takes the form that it has in its source, else the
+most frequent one in the table. Nothing but case changes.
 """
 
 import argparse

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write blanks where people write them, and drop no repeat that belongs to `c++` or `::`",
     )
     parser.add_argument(
-        "--keep-repeats", action="store_true", help="drop no repeats: for AR hypotheses, whose model does not repeat by habit"
+        "--keep-repeats", action="store_true", help="drop no repeats: for AR hypotheses, which seldom repeat by mistake"
     )
 
 

@@ -22,20 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--total",
         type=int,
         metavar="N",
-        help="number of sentences of the input, for when its last ones were skipped and are not in the log",
+        help="number of sentences of the input, if its last ones were skipped and are not in the log",
     )
     count.add_argument("--source", metavar="FILE", help="the tokenized input, to count its lines instead")
     parser.add_argument(
-        "--fill", metavar="FILE", help="take its line, the reference for instance, where there is no hypothesis or an empty one"
+        "--fill", metavar="FILE", help="take the line of this file, such as the references, if the hypothesis is missing or empty"
     )
     parser.add_argument(
         "--closest-to",
         metavar="FILE",
-        help="the tokenized references: of the hypotheses of --nbest N "
-        "take the one nearest to its line by BLEU, not the likeliest",
+        help="the tokenized references: of the hypotheses of --nbest N take the one closest to its line by BLEU, not the most "
+        "probable",
     )
     parser.add_argument(
-        "--pairs", metavar="FILE", help="write the lines of --source that have a text here, and leave the others out of OUT too"
+        "--pairs", metavar="FILE", help="write the lines of --source that have a hypothesis here; OUT leaves out the others too"
     )
 
 

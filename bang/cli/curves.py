@@ -1,4 +1,4 @@
-"""Learning curves as a picture, from the log of fairseq-train: what it printed, in any --log-format.
+"""Learning curves as a picture, from what fairseq-train printed, in any --log-format.
 
     fairseq-train … --log-interval 50 2>&1 | tee train.log
     bang curves train.log curves.png

@@ -18,7 +18,7 @@ HELP = "a local web page that shows the modes side by side"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine alone)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (default: %(default)s)")
     parser.add_argument("--text", default="", help="text to begin with (default: an example)")
 
@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.demo import serve
     from ..serving.guard import LocalOnly, is_loopback
 
-    # other people's pages must not reach it through this machine's browser
+    # other sites' pages must not reach it through this machine's browser
     guard = [Middleware(LocalOnly)] if is_loopback(args.host) else []
     serve(model, args.host, args.port, args.text, middleware=guard)

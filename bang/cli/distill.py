@@ -3,15 +3,16 @@
     bang distill DATA --teacher ar/checkpoint_best.pt --mode nar --out OUT
     bang distill DATA --teacher ar/checkpoint_best.pt --mode all --start ar/checkpoint_best.pt --out OUT --shards 64
 
-The steps: tokenize and binarize DATA; decode its train part with the teacher in shards (fairseq's --num-shards), each a
-process, on a GPU of its own where there are; merge them in order, one line for each source, with the reference where the
-teacher gave nothing (OUT/distilled/count.txt counts); binarize again; fine-tune the student; generate and evaluate. Sources
-of --more-sources, which have no reference, are decoded behind those of the train part. Given again, the command goes on where
-it was stopped, with the shard that was stopped. See also bang run-task.
+The steps: tokenize and binarize DATA; decode its train part with the teacher in shards (fairseq's --num-shards), each in a
+process, each on its own GPU if there are several; merge them in order, one line for each source, with the reference where the
+teacher gave nothing (OUT/distilled/count.txt counts these); binarize again; fine-tune the student; generate and evaluate.
+Sources of --more-sources, which have no reference, are decoded after those of the train part. Given again, the command
+continues with the shard at which it was stopped. See also bang run-task.
 """
 
 import argparse
 
+from ..modes import NAR
 from ..recipes.distill import distillation_plan
 from ..recipes.tasks import EVALUATED_IN, PRESETS
 from .run_task import add_recipe_arguments, recipe_options, run_plan
@@ -22,7 +23,7 @@ HELP = "a student learns from what an AR teacher writes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with {train,valid,test}.{src,tgt}, raw text")
     parser.add_argument("--teacher", required=True, metavar="CHECKPOINT", help="trained for AR, of the same vocabulary")
-    parser.add_argument("--mode", default="nar", metavar="MODE", help=f"of the student: {', '.join(EVALUATED_IN)} (default: nar)")
+    parser.add_argument("--mode", default=NAR, metavar="MODE", help=f"of the student: {', '.join(EVALUATED_IN)} (default: {NAR})")
     parser.add_argument("--preset", default="none", metavar="TASK", help=f"the metrics of a task: {', '.join(PRESETS)}")
     parser.add_argument(
         "--shards",
@@ -37,17 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-references",
         action="store_true",
-        help="the student learns from the references too, each "
-        "source with both; for a student that writes token by token as well (--mode all)",
+        help="the student learns from the references too, each source with both; for a student that also decodes AR (--mode all)",
     )
     parser.add_argument(
         "--closest",
         action="store_true",
-        help="of the texts of the teacher's beam take the one nearest to "
-        "the reference by BLEU, not the likeliest (sequence-level interpolation)",
+        help="of the texts in the teacher's beam take the one closest to the reference by BLEU, not the most probable "
+        "(sequence-level interpolation)",
     )
     parser.add_argument(
-        "--more-sources", metavar="FILE", help="raw sources without a target, a text a line: the teacher writes theirs too"
+        "--more-sources",
+        metavar="FILE",
+        help="raw sources without targets, one text a line: the teacher writes these targets too",
     )
     add_recipe_arguments(parser)
 

@@ -13,10 +13,10 @@ Texts are words as people write them (post_processed_nar.py --detokenize), not w
               sentences (nltk, smoothing method 7), which papers report under the same name
     meteor    METEOR by nltk, where nltk's data is there
     distinct  different 1-grams and 2-grams of all that the system wrote
-    faults    words said twice, texts that end unfinished, empty ones, and length against the references
+    faults    repeated words, texts that end unfinished, empty ones, and length against the references
 
-Every table has the share of distinct texts, and a line for a system that writes much the same text for every source.
-All scores are x 100. The column "reference" says what the references themselves get.
+Every table has the share of distinct texts, and a warning for a system that writes much the same text for every source.
+All scores are x 100. The column "reference" has the scores of the references themselves.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from ..text.files import refuse_overwriting, replacing
 
 HELP = "ROUGE, BLEU, chrF, METEOR, distinct n-grams and faults of texts, compared by bootstrap"
 
-_OF_REFERENCES = ("distinct", "faults")  # groups that say something of the references alone
+_OF_REFERENCES = ("distinct", "faults")  # groups that apply to the references alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", nargs="+", metavar="TEXTS", help="a system's texts, one a line; the first is compared with")
+    parser.add_argument("texts", nargs="+", metavar="TEXTS", help="a system's texts, one a line; the first is the baseline")
     parser.add_argument("--reference", required=True, metavar="FILE", help="the reference texts, one a line")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="GROUP", help="groups of metrics (default: all)")
     parser.add_argument(

@@ -4,11 +4,10 @@
     bang export --int8 --check test.src --reference test.tgt model exported-int8
     bang generate exported-int8 --mode nar < texts
 
-What is exported runs on onnxruntime, tokenizers and numpy alone. It is checked against the model on sentences: those of
---check, or some of ours; the last lines say how many texts agree, by mode. int8 rounds, so some of its texts differ: with
---reference the lines say what that costs in ROUGE (greedy, of at most 64 word pieces). float32
-gives the model's texts but for near ties: where more than a quarter differ, the status is not 0, and FOLDER stays to be looked
-at.
+An export runs on onnxruntime, tokenizers and numpy alone. It is checked against the model on the sentences of --check, or on
+built-in ones; the last lines say how many texts are equal, by mode. int8 rounds, so some of its texts differ: --reference adds
+what that costs in ROUGE (greedy, at most 64 word pieces). float32 differs only in near ties: if more than a quarter of the
+texts differ, the status is not 0, and FOLDER is kept.
 """
 
 import argparse
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_link_argument(parser)
     add_casing_argument(parser)
-    parser.add_argument("--check", metavar="FILE", help="raw text to check with, a text a line; its first 100 lines")
+    parser.add_argument("--check", metavar="FILE", help="raw text to check with, one a line; its first 100 lines")
     parser.add_argument(
         "--reference",
         metavar="FILE",
@@ -96,7 +95,7 @@ def _check_texts(check: str | None, reference: str | None) -> tuple[Sequence[str
         if reference is not None:
             raise UserError("--reference FILE belongs to the texts of --check FILE: give them too")
         return SENTENCES, []
-    if reference is not None and importlib.util.find_spec("rouge_score") is None:  # now, not after minutes
+    if reference is not None and importlib.util.find_spec("rouge_score") is None:  # fail now, not after minutes
         raise UserError(f"--reference needs the package rouge-score: {install_command('rouge-score', 'eval')}")
     texts = list(read_lines(check))
     references = list(read_lines(reference)) if reference is not None else []

@@ -6,13 +6,13 @@
            nar       all tokens at once; 50 epochs, a checkpoint every 5
            semi-nar  blocks of 4 tokens (--block-size); epochs as nar
            mixed     a third of the updates each of ar, nar and semi-nar; epochs as nar
-           n-stream  9 streams (--ngram), each weighing 0.7 of the one before; epochs as ar. Decodes ar, semi-nar with
-                     blocks of up to 9, speculative and the dial --commit-threshold
-           all       ar, semi-nar with blocks of 6 that hang on any token, and nar, all in every update; epochs as nar.
+           n-stream  9 streams (--ngram), each with 0.7 of the weight of the one before; epochs as ar. Decodes ar, semi-nar
+                     with blocks of up to 9 and --commit-threshold, and speculative
+           all       ar, semi-nar with blocks of 6 after any token, and nar, all in every update; epochs as nar.
                      Decodes every mode
 
-DATA is a folder that fairseq-preprocess wrote. An OPTION takes the place of the recipe's, as --max-epoch 5. ar and nar are the
-published ones. --warmup-updates is the published 1000, or a tenth of the updates where that is less.
+DATA is a folder that fairseq-preprocess wrote. An OPTION such as --max-epoch 5 overrides the recipe's. ar and nar are the
+published recipes. --warmup-updates is the published 1000, or a tenth of the updates if that is less.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from ..recipes import training
 
 HELP = "fine-tune with the published hyper-parameters"
 LAUNCH = """
-Trains on the CPU where there is no GPU, else on all visible GPUs of this node, under torchrun where there are several GPUs or
-nodes. Precision: --fp16 on GPUs, on one node's CPU --bf16 where that is faster than float32. A run that was stopped goes on when
-the command is given again, in the precision that it began with. TensorBoard's log goes to SAVE_DIR/tensorboard.
+Trains on all visible GPUs of this node, or on the CPU if there are none; under torchrun with several GPUs or nodes. Precision:
+--fp16 on GPUs, --bf16 on the CPU of a single node if that is faster than float32. The same command given again continues a
+stopped run, in the precision that it began with. TensorBoard's log goes to SAVE_DIR/tensorboard.
 
 environment (defaults)
   GPUS (those visible)       GPUs of this node
@@ -46,7 +46,9 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the command line of fairseq-train, and train nothing")
     parser.add_argument("data", metavar="DATA", help="folder that fairseq-preprocess wrote")
     parser.add_argument("save_dir", metavar="SAVE_DIR", help="folder for the checkpoints")
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTION", help="options of fairseq-train; they win")
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="OPTION", help="options of fairseq-train; they override the recipe's"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

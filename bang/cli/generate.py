@@ -5,15 +5,16 @@
 
 MODEL is a folder of `bang pack` or `bang export`, or a checkpoint of fairseq-train. An empty line gives an empty line.
 
-Files are plain lines, or by their ending tables: .jsonl, .csv, .tsv, .parquet; .gz and .zst are compressed. From a table the
-column --input-column is read. Into a table all columns go, and --output-column with the texts; plain lines hold texts alone.
+A file's ending says its format: .jsonl, .csv, .tsv and .parquet are tables, others plain lines; .gz and .zst are compressed. The
+column --input-column of a table is read. An output table has all columns and --output-column with the texts; plain lines hold
+only the texts.
 
-Texts are written as they are ready, a file of --output as NAME.part until it is whole; --resume goes on with it. A line that
-cannot be served (not UTF-8, longer than the model takes, no JSON) ends the command: one line on stderr names it, the status
-is 1, and the texts of the lines before it are out.
+Texts are written as they are ready. A file of --output is NAME.part until it is complete; --resume continues it. A line that
+fails (not UTF-8, longer than the model takes, not JSON) ends the command: one line on stderr names it, the status is 1, and the
+texts of the lines before it are written.
 
-With --on-error blank its text is blank, with --json its "error" says why, and the command goes on: at the end stderr lists
-such lines with their reasons, and the status is 3. Status 0 means that every line has been served.
+With --on-error blank its text is blank (with --json its "error" says why), and the command continues: at the end stderr lists
+such lines with their reasons, and the status is 3. Status 0 means that no line failed.
 """
 
 import argparse
@@ -40,10 +41,10 @@ from ..text.unfinished import Piped, Unfinished
 from ._options import add_generation_arguments, add_model_arguments, generation_options, load, load_arguments
 
 BLANKS = 3
-"""Status where all lines are out, and some are blank because they could not be served."""
+"""Exit status if all lines are written, and some are blank because they failed."""
 
 MOST_LISTED = 1000
-"""Lines left blank that are listed with their reasons; others are counted."""
+"""Blank lines that are listed with their reasons; further ones are only counted."""
 
 HELP = "raw text to generated text, one line or row out for each one in"
 
@@ -54,13 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", default="-", metavar="FILE", help="what to read (default: stdin)")
     parser.add_argument("--output", default="-", metavar="FILE", help="what to write (default: stdout)")
     for side in ("input", "output"):
-        parser.add_argument(f"--{side}-format", choices=FORMATS, help="default: as the file's name ends; of a pipe lines")
+        parser.add_argument(f"--{side}-format", choices=FORMATS, help="default: by the file's ending; plain lines for a pipe")
     parser.add_argument("--input-column", metavar="NAME", help=f"a table's column to generate from (default: {TEXT})")
-    parser.add_argument("--output-column", metavar="NAME", help=f"a table's column of what is generated (default: {GENERATED})")
+    parser.add_argument(
+        "--output-column", metavar="NAME", help=f"a table's column for the generated texts (default: {GENERATED})"
+    )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, each with the model and --threads threads"
     )
-    parser.add_argument("--resume", action="store_true", help="go on behind what an earlier run has written of --output")
+    parser.add_argument("--resume", action="store_true", help="continue the unfinished --output of an earlier run")
     parser.add_argument(
         "--truncate-source", action="store_true", help="cut lines that are longer than the model takes; else they are an error"
     )
@@ -69,10 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("stop", "blank"),
         default="stop",
-        help="what to do with a line that cannot be "
-        "served: stop, or write a blank line and list it at the end (default: %(default)s)",
+        help="what to do with a line that fails: stop, or write a blank line and list it at the end (default: %(default)s)",
     )
-    parser.add_argument("--batch-tokens", type=int, metavar="N", help="word pieces, padding included, of a batch")
+    parser.add_argument("--batch-tokens", type=int, metavar="N", help="word pieces of a batch, padding included")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfinished) -> dict[str, Any]:
-    """Generates for the rows that are not out yet. Returns those left blank: how many, and the first with their reasons."""
+    """Generates for the rows that are not written yet. Returns the number of blank ones, and the first with their reasons."""
     from tqdm import tqdm
 
     if (args.nbest or 1) > 1 and not args.json:
@@ -113,7 +115,7 @@ def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfi
         raise UserError("--prefix and --prefix-file: give one of them")
     if args.prefix_file and args.workers > 1:
         raise UserError("--prefix-file with --workers: workers do not read it; leave out one of them")
-    waiting: deque[Row] = deque()  # read, and not answered
+    waiting: deque[Row] = deque()  # read, but not written yet
     done = output.rows
 
     def texts() -> Iterator[str]:
@@ -141,10 +143,10 @@ def _generate(args: argparse.Namespace, source: TableInput, output: Piped | Unfi
 
 
 def _generator(args: argparse.Namespace, first: int) -> Callable[[Iterator[str]], Any]:
-    """What generates for texts, the number of the first of which is given, in this process or in several."""
+    """A function that generates for an iterator of texts, in this process or in several; `first`: the first text's number."""
     options = generation_options(args)
     if args.link not in (None, NO_LINK):
-        options["link"] = True  # a file that is named is to be used
+        options["link"] = True  # a named file must have an effect
     if args.batch_tokens is not None:
         options["batch_tokens"] = args.batch_tokens
     options |= dict(truncate=args.truncate_source, drop_repeats=False if args.keep_repeats else None, prefix=args.prefix)
@@ -182,9 +184,9 @@ def _open_output(args: argparse.Namespace, source: TableInput) -> Piped | Unfini
 
 
 def _made_of(args: argparse.Namespace, source: TableInput, output: TableOutput) -> dict[str, Any]:
-    """What decides about the texts of a run, by the names that the command line has for it.
+    """Everything that changes the texts of a run, by its name on the command line.
 
-    Not what is done with lines that cannot be served: a run that stopped at one can go on with another answer to that.
+    Left out is how failing lines are handled: a run that stopped at one may be resumed with another choice.
     """
     model = Path(args.model)
     if model.is_dir():

@@ -1,11 +1,11 @@
-"""Makes a link: what a token's neighbours say of it, by which NAR and semi-NAR write the best path through their slots' tokens.
+"""Makes a link: an n-gram model by which NAR and semi-NAR write the best path through their slots' likeliest tokens.
 
     bang link train.tgt --out link.bin --tune valid.src valid.tgt --model checkpoint.pt
     bang generate checkpoint.pt --mode nar --link link.bin < texts
 
-An n-gram model of TARGETS, raw text, and the weights that it has in the search. They belong to a model: --tune chooses them
-by the ROUGE of the model's texts, in one NAR pass over the sources and some dozen searches through what it gave. As link.bin
-in a model's folder (`bang pack --link`, `bang export --link`) or beside a checkpoint it is the default of NAR and semi-NAR.
+The n-grams are those of TARGETS, raw text. The weights of the search depend on the model: --tune chooses them by the ROUGE of
+the model's texts, with one NAR pass over the sources and a few dozen searches. link.bin in a model's folder (`bang pack --link`,
+`bang export --link`) or beside a checkpoint is used by default in NAR and semi-NAR.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from ..decoding.link import NO_LINK, Weights, make_link
+from ..decoding.counting import make_link
+from ..decoding.link import NO_LINK, Weights
 from ..errors import UserError
 from ..text.files import read_lines, refuse_overwriting
 from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary
 from ..text.wordpieces import WordPieces
 
-HELP = "target texts to the link by which NAR and semi-NAR choose their texts"
+HELP = "target texts to a link, for better texts in NAR and semi-NAR"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tune", nargs=2, metavar=("SRC", "TGT"), help="validation pairs, raw, to choose the weights by")
     parser.add_argument(
-        "--tune-pairs", type=int, default=1000, metavar="N", help="so many of them, the first ones (default: %(default)s)"
+        "--tune-pairs", type=int, default=1000, metavar="N", help="use the first N of them (default: %(default)s)"
     )
-    parser.add_argument("--model", metavar="MODEL", help="whose weights --tune chooses: a checkpoint or a folder")
+    parser.add_argument("--model", metavar="MODEL", help="the model to --tune for: a checkpoint or a folder")
 
 
 def run(args: argparse.Namespace) -> None:
     if (args.tune is None) != (args.model is None):
-        raise UserError("--tune SRC TGT and --model MODEL belong together: the weights are a model's")
+        raise UserError("--tune SRC TGT and --model MODEL belong together: the weights depend on the model")
     for name in ("threshold", "tune_pairs"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
@@ -73,15 +74,15 @@ def run(args: argparse.Namespace) -> None:
     counts = f"{len(link.keys2):,} bigrams, {len(link.keys3):,} trigrams"
     dropped = f", {link.dropped:,} n-grams seen less than {args.threshold} times left out" if args.threshold > 1 else ""
     print(f"{args.out}: {counts}{dropped}; {os.path.getsize(args.out) / 1e6:.1f} MB")
-    print(f"weights{'' if model else ', not tuned'}: {_told(link.weights)}")
+    print(f"weights{'' if model else ', not tuned'}: {_format_weights(link.weights)}")
 
 
-def _told(weights: Weights) -> str:
+def _format_weights(weights: Weights) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in asdict(weights).items())
 
 
 def _say(weights: Weights, score: float) -> None:
-    print(f"ROUGE-L + ROUGE-2 / 2 {score:.2f}: {_told(weights)}", file=sys.stderr, flush=True)
+    print(f"ROUGE-L + ROUGE-2 / 2 {score:.2f}: {_format_weights(weights)}", file=sys.stderr, flush=True)
 
 
 def _ids(paths: Sequence[str], split: WordPieces, pieces: Sequence[str], is_tokenized: bool) -> Iterator[list[int]]:

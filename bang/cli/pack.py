@@ -4,11 +4,11 @@
     bang pack checkpoints/checkpoint_best.pt model --targets raw/train.tgt   # its texts get capitals
     bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
     bang pack run/checkpoint_last.pt model --average-with start.pt   # the mean with what the run started from
-    bang pack --format hf model for-transformers      # a folder for Hugging Face's transformers; the same without --format: back
+    bang pack --format hf model for-transformers   # a folder for Hugging Face's transformers; without --format: back
 
 The folder holds weights without the optimizer (model.safetensors), sizes, trained modes and generation defaults
 (config.json), the vocabulary and a card to fill in (README.md). Options of generation become the model's defaults.
-A folder for transformers holds the same as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it, after `import bang.hf`.
+A folder for transformers holds the same, to be read by `AutoModelForSeq2SeqLM` and `AutoTokenizer` after `import bang.hf`.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.targets and args.casing is not None:
         raise UserError("--targets makes what --casing names: give one of them")
     pack = import_heavy("bang.deploy.pack")
-    write_folder = import_heavy("bang.hf.folder").write_folder if args.format == "hf" else pack.write_folder
+    form = import_heavy("bang.hf.folder").TRANSFORMERS if args.format == "hf" else pack.OURS
     if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
         paths, model = [args.checkpoint], _read_folder(args)
     else:
@@ -75,11 +75,11 @@ def run(args: argparse.Namespace) -> None:
             if args.last < 1:
                 raise UserError(f"--last {args.last}: give 1 or more")
             paths = pack.last_checkpoints(args.checkpoint, args.last)
-        paths = [*args.average_with, *paths]  # what is no weight is of the last
+        paths = [*args.average_with, *paths]  # all but the weights comes from the last
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
         model = dataclasses.replace(model, casing=Casing.count(line for path in args.targets for line in read_lines(path)))
-    write_folder(model, args.folder, args.dtype, generation_options(args), source=paths)
+    pack.write_folder(model, args.folder, args.dtype, generation_options(args), paths, form)
 
 
 def _read_folder(args: argparse.Namespace):

@@ -2,9 +2,9 @@
 
     bang pretrain DATA SAVE_DIR [OPTION of fairseq-train ...]
 
-DATA are folders that fairseq-preprocess --only-source wrote, separated by colons, one an epoch in turn. An OPTION takes the place
-of the recipe's. Says what it will cost before it starts. The optimizer is the published one of fine-tuning. Not published, and so
-ours: --lr 0.0003, --warmup-updates 10000 or a tenth of the updates where that is less, and the numbers of blocks below.
+DATA are folders that fairseq-preprocess --only-source wrote, separated by colons, one an epoch in turn. An OPTION overrides the
+recipe's. It prints its cost before it starts. The optimizer is the published one of fine-tuning. Our own choices, since not
+published: --lr 0.0003, --warmup-updates 10000 or a tenth of the updates if that is less, and the numbers of blocks below.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from .finetune import LAUNCH, add_launch_arguments
 HELP = "pretrain with the published hyper-parameters"
 BLOCKS = f"""
   BLOCKS ({training.BLOCKS})              blocks of an update, over all GPUs
-  BLOCKS_AT_ONCE ({training.BLOCKS_AT_ONCE})         blocks of a GPU at a time; what is missing to BLOCKS comes from --update-freq
+  BLOCKS_AT_ONCE ({training.BLOCKS_AT_ONCE})         blocks of a GPU at a time; --update-freq makes up the rest of BLOCKS
 """
 
 

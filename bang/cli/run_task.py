@@ -5,9 +5,9 @@
 
 DATA is any folder with {train,valid,test}.{src,tgt}, raw text, one a line (GLGE's dev for valid too). OUT gets everything:
 word pieces, fairseq's data, checkpoints, TensorBoard's log, learning curves (curves.png), texts of each decoding
-(nar.txt …) and their scores (scores.txt, scores.json). A step whose inputs and command are what they were is skipped,
-so a recipe that was stopped, or gets another option, goes on where it has to; training goes on from its last checkpoint, which it
-writes when it is stopped too. It begins from public weights where they are installed, and first prints how long it will take.
+(nar.txt …) and their scores (scores.txt, scores.json). A step is skipped if its inputs and its command have not changed, so the
+command continues a stopped recipe, and repeats what another option changes. Training continues from its last checkpoint, and
+writes one when it is stopped. It starts from public weights if they are installed, and first prints how long it will take.
 
     --mode    trained               decoded
     ar        token by token        ar
@@ -66,7 +66,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, default=TaskOptions.beam, help="of AR decoding (default %(default)s)")
     parser.add_argument("--lenpen", type=float, default=TaskOptions.lenpen, help="of AR decoding (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=TaskOptions.batch_size, help="of decoding (default %(default)s)")
-    parser.add_argument("--train", default="", metavar='"OPTION …"', help="further options of fairseq-train; they win")
+    parser.add_argument(
+        "--train", default="", metavar='"OPTION …"', help="further options of fairseq-train; they override the recipe's"
+    )
     parser.add_argument("--generate", default="", metavar='"OPTION …"', help="further options of fairseq-generate")
     parser.add_argument(
         "--workers",
@@ -78,7 +80,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_options(args: argparse.Namespace, **more: Any) -> tuple[TaskOptions, Choice]:
-    """What the command line asks for, and the start that is chosen."""
+    """The options of the command line, and the chosen start."""
     check_number("--workers", args.workers, least=1)
     names = ("vocab", "block_size", "beam", "lenpen", "batch_size", "workers")
     values, train = {name: getattr(args, name) for name in names}, shlex.split(args.train)

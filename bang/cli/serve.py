@@ -3,9 +3,9 @@
     bang serve model --port 8000
     curl --json '{"texts": "A header-only dbus-binding.", "mode": "nar"}' http://127.0.0.1:8000/generate
 
-POST /generate takes what `Bang.generate` takes, as JSON: "texts" (one, or a list), "mode", options. It gives `Generation`s.
-Requests that come together are decoded together. /docs describes it, /health says that it is ready, /metrics counts for
-Prometheus. It answers this machine alone unless --host says otherwise.
+POST /generate takes the arguments of `Bang.generate` as JSON: "texts" (one, or a list), "mode", options. It gives `Generation`s.
+Requests that arrive together are decoded together. /docs describes it, /health says that it is ready, /metrics is for
+Prometheus. It answers this machine only, unless --host says otherwise.
 
 Needs starlette, uvicorn and prometheus-client, which the extra "serve" brings.
 """
@@ -23,7 +23,7 @@ HELP = "an HTTP service that decodes requests in batches"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine alone)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port to serve at; 0: any free one (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="most texts decoded together (default: %(default)s)")
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
-        help="a name of this machine that a proxy on it passes on; repeatable (default: localhost and its addresses)",
+        help="host name that a proxy on this machine passes on; repeatable (default: localhost and its addresses)",
     )  # fmt: skip
     for name, default, what in (
         ("body", 1 << 20, "bytes of a request's body"),

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
+from ..inference import cpu
 from ..text.tokenize import STANDARD_STREAM, tokenize_files
 from ..text.vocabulary import VOCAB
 
@@ -16,7 +17,6 @@ HELP = "raw text to BERT word pieces, as fairseq-preprocess expects them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("files", nargs="+", metavar="FILE", help="raw text, UTF-8; - alone: from stdin to stdout")
     parser.add_argument("--out-dir", metavar="DIR", help="where each FILE's word pieces go, under the FILE's own name")
     parser.add_argument(
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=cpus,
+        default=cpu.count(),
         metavar="N",
         help="processes that tokenize (default: one for each CPU, here %(default)s)",
     )

@@ -3,8 +3,8 @@
     bang unpack model checkpoint.pt
     fairseq-generate processed --path checkpoint.pt --user-dir bang --task translation_bang
 
-It has no optimizer state: a run that goes on from it begins with a new one. A link stays
-in the folder: give it with --link, or copy it beside the checkpoint.
+It has no optimizer state: a run that resumes from it begins with a new one. A link stays in the folder: give it with --link, or
+copy it beside the checkpoint.
 """
 
 import argparse

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--mode", nargs="+", metavar="MODE", help=f"modes to draw: {', '.join(MODES)} (default: all but speculative)"
     )
-    what.add_argument("--ngram", type=int, metavar="N", help="draw n-stream pretraining with so many streams instead")
+    what.add_argument("--ngram", type=int, metavar="N", help="draw n-stream pretraining with N streams instead")
     parser.add_argument(
         "--length", type=int, default=8, metavar="N", help="tokens of the text, its end included (default: %(default)s)"
     )

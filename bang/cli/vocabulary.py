@@ -4,7 +4,7 @@
     bang tokenize --vocab vocab.small.txt --out-dir tokenized raw/train.src …
 
 A word whose piece is left out is split into shorter ones. The output layer and the embeddings shrink with the vocabulary:
-much of a small model's training time. A model that starts from public weights takes its pieces' rows of them.
+much of a small model's training time. A model that starts from public weights takes the rows of its pieces.
 """
 
 import argparse

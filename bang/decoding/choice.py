@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from . import search
+from . import candidates
 
 
 class Bounds(NamedTuple):
@@ -183,7 +183,7 @@ class Chooser:
         if hasattr(x, "topk"):
             scores, tokens = x.topk(count)
         else:
-            tokens, scores = search.likeliest(x, count)
+            tokens, scores = candidates.likeliest(x, count)
         return tokens, scores - total[..., None], end
 
     def _scores(self, xp, logits: list, scored: bool):

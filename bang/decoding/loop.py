@@ -40,10 +40,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..modes import NAR_FIRST_PIECE, Strategy
+from .candidates import Slots
 from .linked import Linked
 from .ngrams import completing_tokens
 from .passes import Pass, count_accepted_drafts
-from .search import Paths, PathSearch, Slots
+from .search import Paths, PathSearch
 from .session import BaseSession
 
 

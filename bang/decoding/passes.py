@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .. import visibility
-from .search import Slots
+from .candidates import Slots
 
 
 class Pass(NamedTuple):

@@ -1,7 +1,7 @@
-"""The best paths of one pass, of which the model's own AR stream picks one in one pass more.
+"""AR picks one of the best paths of a NAR pass, in one more pass.
 
-Slots of one pass do not see each other's tokens, and a link sees two of them at a time. AR sees whole texts, and needs one
-pass for them where all tokens are known.
+Slots of one pass do not see each other's tokens, and a link sees two or three at a time. AR sees the text before each token, and
+scores a known text in one pass.
 
 Shapes: C candidates of all rows, T tokens of the longest, eos included.
 """
@@ -15,18 +15,18 @@ from .passes import Pass
 from .session import BaseSession
 
 _AT_ONCE = 4096
-"""Tokens, padding included, that are scored together: of 30,522 pieces their log-probabilities take half a GiB."""
+"""Tokens scored together, padding included: with 30,522 word pieces their log-probabilities take half a GiB."""
 
 
 def best_for_ar(
     session: BaseSession, candidates: list[list[Text]], pad: int, eos: int, score: Callable[[np.ndarray], float]
 ) -> list[Text]:
-    """The candidate of each row that AR likes best, of equal ones the first; its scores are AR's.
+    """The candidate of each row with the best AR score, of equal ones the first; its scores are AR's.
 
     Args:
-        session: of the batch, in which nothing has been decoded (`BaseSession.fork`).
+        session: the batch's, before any pass (`BaseSession.fork`).
         candidates: of each row, at least one.
-        score: of a text from AR's log-probabilities of its tokens.
+        score: computes a text's score from AR's log-probabilities of its tokens.
     """
     rows = np.repeat(np.arange(len(candidates)), [len(of_row) for of_row in candidates])
     texts = [text for of_row in candidates for text in of_row]

@@ -28,29 +28,16 @@ Shapes: B rows (texts), n slots of a pass, K candidates of a slot, W paths kept 
 P tokens of the whole text so far, N paths asked for, S source length, V vocabulary.
 """
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
 
-from .link import UNIT, Keys, Link, Weights
+from .candidates import Slots
+from .link import UNIT, Link, Weights
+from .source_pairs import SourcePairs
 
 _REFUSED = -1e4
 _NONE = -np.inf
-
-
-class Slots(NamedTuple):
-    """What a pass says of its slots.
-
-    Attributes:
-        tokens: the likeliest of each slot, in any order, (B, n, K). eos and pad among them are passed over.
-        log_probs: the network's, of these, (B, n, K); -inf: no candidate.
-        end: the network's of eos, (B, n).
-    """
-
-    tokens: np.ndarray
-    log_probs: np.ndarray
-    end: np.ndarray
 
 
 class Rules(NamedTuple):
@@ -88,37 +75,6 @@ class Paths(NamedTuple):
     length: np.ndarray
     ended: np.ndarray
     score: np.ndarray
-
-
-class SourcePairs:
-    """The pairs of tokens that stand side by side in the sources of a batch: made once, however many searches ask.
-
-    Args:
-        source: ids, (B, S).
-        size: V.
-        passed_over: ids of which no pair is made: pad and eos.
-    """
-
-    def __init__(self, source: np.ndarray, size: int, passed_over: tuple[int, int]):
-        self._size = size
-        self._row = np.arange(len(source))  # keeps the pairs of different rows apart
-        first, second = source[:, :-1].astype(np.int64), source[:, 1:]
-        key = self._of_row(first * size + second)
-        pad, eos = passed_over
-        self._keys = Keys(np.sort(key[(first != pad) & (first != eos) & (second != pad) & (second != eos)]))
-
-    def have(self, pair: np.ndarray) -> np.ndarray:
-        """Which pairs, first token * V + second, (B, ...), the row's source has."""
-        return self._keys.find(self._of_row(pair)) >= 0
-
-    def of(self, rows: np.ndarray) -> "SourcePairs":
-        """Those of these rows, (B'), in this order."""
-        found = copy.copy(self)
-        found._row = self._row[rows]
-        return found
-
-    def _of_row(self, pair: np.ndarray) -> np.ndarray:
-        return pair + self._row.reshape(-1, *[1] * (pair.ndim - 1)) * self._size**2
 
 
 class PathSearch:
@@ -159,10 +115,9 @@ class PathSearch:
         rows = len(length)
         self._token = np.take_along_axis(text, length[:, None] - 1, axis=1)  # (B, K)
         self._score = np.zeros((rows, 1, 1))  # (B, K, W)
-        self._ranks = np.zeros((rows, 1, 1, 0), dtype=np.int16)  # of the candidates chosen, (B, K, W, T)
         column = np.arange(text.shape[1]) - text.shape[1] + length[:, None]
         written = np.where(column < 0, -1, np.take_along_axis(text, np.maximum(column, 0), axis=1))
-        self._text = written[:, None, None]  # with the path, in columns that end in its last token, (B, K, W, P)
+        self._text = written.astype(np.int32)[:, None, None]  # with the path, flush right, (B, K, W, P)
         self._bigram = np.full((rows, 1, 1), -1)  # index of the bigram that the path ends in, (B, K, W)
         if link.order == 3 and text.shape[1] > 1:
             before = np.take_along_axis(text, np.maximum(length - 2, 0)[:, None], axis=1)
@@ -170,7 +125,7 @@ class PathSearch:
             self._bigram[:, :, 0] = np.where(length[:, None] > 1, index, -1)
 
         self._ended_score = np.full((rows, count), _NONE)
-        self._ended_ranks = np.zeros((rows, count, 0), dtype=np.int16)
+        self._ended_text = np.zeros((rows, count, 0), dtype=np.int32)
         self._ended_length = np.zeros((rows, count), dtype=np.int64)  # without eos
         self._seen: list[Slots] = []  # in order of rank
 
@@ -212,23 +167,29 @@ class PathSearch:
         last = np.where(self._open[:, None], last, _NONE)
         order = np.argsort(-last, axis=1, kind="stable")[:, :count]
         score = np.concatenate([self._ended_score, np.take_along_axis(last, order, 1)], axis=1)
-        ranks = self._ranks.reshape(rows, last.shape[1], -1)[self._rows[:, None], order]
-        ranks = np.concatenate([_wide(self._ended_ranks, ranks.shape[2]), ranks], axis=1)
-        length = np.concatenate([self._ended_length, np.full(order.shape, ranks.shape[2])], axis=1)
+        text = self._paths_so_far()[self._rows[:, None], order]
+        text = np.concatenate([_wide(self._ended_text, self._slots), text], axis=1)
+        length = np.concatenate([self._ended_length, np.full(order.shape, self._slots)], axis=1)
         ended = np.concatenate([np.ones_like(self._ended_score, dtype=bool), np.zeros(order.shape, dtype=bool)], axis=1)
         order = np.argsort(-score, axis=1, kind="stable")[:, :count]
         score, length, ended = (np.take_along_axis(x, order, 1) for x in (score, length, ended))
-        return self._paths(ranks[self._rows[:, None], order], length, ended, score)
+        return self._paths(text[self._rows[:, None], order], length, ended, score)
 
-    def _paths(self, ranks: np.ndarray, length: np.ndarray, ended: np.ndarray, score: np.ndarray) -> Paths:
-        """Tokens and log-probabilities of paths, given as ranks (B, N, T)."""
-        rows, count, width = ranks.shape
+    def _paths_so_far(self) -> np.ndarray:
+        """What the open paths have chosen, (B, K * W, T)."""
+        rows, candidates, width, _ = self._text.shape
+        return self._text[..., self._text.shape[3] - self._slots :].reshape(rows, candidates * width, self._slots)
+
+    def _paths(self, text: np.ndarray, length: np.ndarray, ended: np.ndarray, score: np.ndarray) -> Paths:
+        """Tokens and log-probabilities of paths, (B, N, T)."""
+        rows, count, width = text.shape
         tokens = np.full((rows, count, width + 1), self._rules.pad)
         log_probs = np.zeros((rows, count, width + 1), dtype=np.float32)
         if self._seen:
             all_tokens, all_log_probs, end = (np.concatenate(x, axis=1) for x in zip(*self._seen))
-            where = self._rows[:, None, None], np.arange(width), ranks
-            tokens[:, :, :width], log_probs[:, :, :width] = all_tokens[where], all_log_probs[where]
+            rank = (all_tokens[:, None, :width] == text[..., None]).argmax(3)
+            tokens[:, :, :width] = text
+            log_probs[:, :, :width] = all_log_probs[self._rows[:, None, None], np.arange(width), rank]
             beyond = np.arange(width + 1) >= length[:, :, None]
             tokens[beyond], log_probs[beyond] = self._rules.pad, 0
             row, path = ended.nonzero()
@@ -248,6 +209,8 @@ class PathSearch:
         before = np.concatenate([first, slots.tokens[:, :-1]], axis=1)[..., None]  # (B, n, K, 1)
         after = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)[:, :, None]  # (B, n, 1, K + 1)
 
+        self._scale = np.full(candidates + 1, weights.weight / UNIT)
+        self._scale[-1] *= weights.end
         own = slots.log_probs.astype(np.float64)
         own[slots.tokens == rules.unk] -= rules.unk_penalty
         own += weights.bonus
@@ -264,20 +227,18 @@ class PathSearch:
         in_source = self._source_pairs.have(before * link.size + after)
         score = own + weights.gain * in_source
         if link.order == 2:
-            score += self._of_ratio(ratio)
+            score += ratio * self._scale
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram)
+        return _Transitions(score, ratio, bigram, np.broadcast_to(after, score.shape))
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
-        score, ratio, bigram = (x[:, slot, :before] for x in step)
+        score, ratio, bigram, token = (x[:, slot, :before] for x in step)
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
-            token = np.concatenate([slots.tokens[:, slot], np.full((len(self._rows), 1), self._rules.eos)], axis=1)
-            longer = self._link.trigrams(self._bigram, token, ratio)
-            total += self._of_ratio(longer)
+            total += self._link.trigrams(self._bigram, token[:, 0], ratio) * self._scale
         end, total = total[..., -1], total[..., :-1]
         # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
         *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
@@ -288,22 +249,16 @@ class PathSearch:
             total += _REFUSED * again
 
         kept = self._kept + self._slots
-        free = np.ones_like(self._open) if forced is None else forced[:, slot] < 0
-        may_end = (kept >= self._least) & free
+        may_end, must_end = kept >= self._least, kept >= self._limit
         if forced is not None:
-            may_end |= forced[:, slot] == self._rules.eos
-        total[free & (kept >= self._limit)] = _NONE
+            free = forced[:, slot] < 0
+            may_end, must_end = may_end & free | (forced[:, slot] == self._rules.eos), must_end & free
+        total[must_end] = _NONE
         self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
         self._go_on(total, bigram, slots.tokens[:, slot])
         self._token = slots.tokens[:, slot]
         self._slots += 1
         self._open &= self._score.max((1, 2)) > self._ended_score[:, 0]
-
-    def _of_ratio(self, ratio: np.ndarray) -> np.ndarray:
-        """What ratios in `UNIT`s, (..., K + 1), add to scores."""
-        found = ratio * (self._weights.weight / UNIT)
-        found[..., -1] *= self._weights.end
-        return found
 
     def _end(self, score: np.ndarray) -> None:
         """Takes the ends of paths, (B, K, W), where they are among the best."""
@@ -313,36 +268,38 @@ class PathSearch:
             return
         both = np.concatenate([self._ended_score, score], axis=1)
         order = np.argsort(-both, axis=1, kind="stable")[:, : self._count]
-        ranks = self._ranks.reshape(rows, score.shape[1], self._slots)
-        ranks = np.concatenate([_wide(self._ended_ranks, self._slots), ranks], axis=1)
+        text = np.concatenate([_wide(self._ended_text, self._slots), self._paths_so_far()], axis=1)
         length = np.concatenate([self._ended_length, np.full(score.shape, self._slots)], axis=1)
         self._ended_score = np.take_along_axis(both, order, 1)
         self._ended_length = np.take_along_axis(length, order, 1)
-        self._ended_ranks = ranks[self._rows[:, None], order]
+        self._ended_text = text[self._rows[:, None], order]
 
     def _go_on(self, total: np.ndarray, bigram: np.ndarray, token: np.ndarray) -> None:
         """Keeps the best paths into each candidate, (B, K). `total`: score of each path with each, (B, K, W, K)."""
         rows, before, width, candidates = total.shape
-        row, rank = self._rows[:, None, None], np.arange(candidates)[:, None]
         if self._link.order == 3 and width > self._count:  # of equal last two tokens
             best, total = _highest(total, self._count)
-        flat = total.reshape(rows, -1, candidates)
-        chosen, score = (x.transpose(0, 2, 1) for x in _highest(flat, self._width))  # (B, K, W)
-        parent, path = np.divmod(chosen, total.shape[2])  # the candidate before, and which of its paths
-        if total.shape[2] < width:
-            path = best[row, parent, path, rank]
-        self._score = score
-        new = np.broadcast_to(rank.astype(np.int16), parent.shape)[..., None]
-        self._ranks = np.concatenate([self._ranks[row, parent, path], new], axis=3)
-        new = np.broadcast_to(token[:, :, None], parent.shape)[..., None]
-        self._text = np.concatenate([self._text[row, parent, path], new], axis=3)
+        chosen, score = _highest(total.reshape(rows, -1, candidates), self._width)
+        chosen, self._score = chosen.transpose(0, 2, 1), score.transpose(0, 2, 1)  # (B, K, W)
+        kept = total.shape[2]
+        parent = chosen // kept  # the candidate before
+        first = (self._rows * before)[:, None, None]
+        if kept < width:
+            flat = (first * kept + chosen) * candidates + np.arange(candidates)[:, None]
+            path = (first + parent) * width + best.reshape(-1)[flat]
+        else:
+            path = first * width + chosen
+        text = np.empty((*path.shape, self._text.shape[3] + 1), dtype=np.int32)
+        text[..., :-1] = self._text.reshape(-1, self._text.shape[3])[path]
+        text[..., -1] = token[:, :, None]
+        self._text = text
         if self._link.order == 3:
-            self._bigram = bigram[row, parent, rank]
+            self._bigram = bigram[self._rows[:, None, None], parent, np.arange(candidates)[:, None]]
 
 
 _OF_ROWS = (
-    "_kept", "_limit", "_least", "_open", "_token", "_score", "_ranks", "_text", "_bigram",
-    "_ended_score", "_ended_ranks", "_ended_length",
+    "_kept", "_limit", "_least", "_open", "_token", "_score", "_text", "_bigram",
+    "_ended_score", "_ended_text", "_ended_length",
 )  # fmt: skip
 """Arrays of a search whose first dimension is the row."""
 
@@ -354,11 +311,13 @@ class _Transitions(NamedTuple):
         score: but for what a path's past says.
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
+        token: that follows: each candidate, and eos.
     """
 
     score: np.ndarray
     ratio: np.ndarray
     bigram: np.ndarray
+    token: np.ndarray
 
 
 def best_paths(
@@ -370,12 +329,10 @@ def best_paths(
     slots: Slots,
     count: int = 1,
     weights: Weights | None = None,
-    forced: np.ndarray | None = None,
-    banned: tuple | None = None,
 ) -> Paths:
     """The best paths through the slots of one pass; arguments as those of `PathSearch` and `PathSearch.extend`."""
     search = PathSearch(link, pairs, text, length, rules, count, weights)
-    search.extend(slots, forced, banned)
+    search.extend(slots)
     return search.best()
 
 
@@ -406,51 +363,6 @@ def path_scores(
     return np.where(np.arange(text.shape[1]) < length[:, None], score, 0.0).sum(1)
 
 
-def likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The highest scores along the last dimension, exactly: of equal ones those of lower index; highest first.
-
-    Several times as fast as `argpartition`, which moves all V: the `count`-th highest of the maxima of strided blocks
-    is a bound below which nothing is wanted, and blocks that do not reach it are not looked at.
-
-    Args:
-        scores: (..., V), float32.
-        count: K, at most V.
-    Returns:
-        Indices, int64, and scores, (..., K).
-    """
-    rows = scores.reshape(-1, scores.shape[-1])
-    parts = [_likeliest(rows[start : start + _AT_ONCE], count) for start in range(0, len(rows), _AT_ONCE)]
-    index, found = (np.concatenate(x).reshape(*scores.shape[:-1], count) for x in zip(*parts))
-    return index, found
-
-
-_AT_ONCE = 16  # rows: few enough for the cache
-_BLOCK = 64
-
-
-def _likeliest(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `likeliest`, of scores (R, V)."""
-    size = scores.shape[1]
-    blocks = size // _BLOCK
-    if blocks < count:
-        row, index = np.divmod(np.arange(scores.size), size)
-    else:
-        # element i is in block i % blocks: the maxima are then element-wise, of whole vectors
-        highest = scores[:, : blocks * _BLOCK].reshape(len(scores), _BLOCK, blocks).max(1)
-        bound = np.partition(highest, blocks - count, axis=1)[:, blocks - count, None]
-        row, block = (highest >= bound).nonzero()
-        row, index = np.repeat(row, _BLOCK), (block[:, None] + blocks * np.arange(_BLOCK)).reshape(-1)
-        reached = scores[row, index] >= bound[row, 0]
-        of_tail, tail = (scores[:, blocks * _BLOCK :] >= bound).nonzero()
-        row = np.concatenate([row[reached], of_tail])
-        index = np.concatenate([index[reached], tail + blocks * _BLOCK])
-    found = scores[row, index]
-    order = np.lexsort((index, -found, row))
-    first = np.searchsorted(row[order], np.arange(len(scores)))
-    best = order[first[:, None] + np.arange(count)]
-    return index[best], found[best]
-
-
 def _ranked(slots: Slots, rules: Rules) -> Slots:
     """The candidates by rank, without eos and pad."""
     tokens = slots.tokens.astype(np.int64)
@@ -468,6 +380,8 @@ def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         Indices and scores, (..., count or n, C); -inf: there are not so many.
     """
     count = min(count, x.shape[-2])
+    if count == 1:
+        return x.argmax(-2)[..., None, :], x.max(-2)[..., None, :]
     if count > _FEW:
         index = np.argsort(-x, axis=-2, kind="stable")[..., :count, :]
         return index, np.take_along_axis(x, index, -2)
@@ -476,10 +390,9 @@ def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     index = np.empty((len(flat), count, x.shape[-1]), dtype=np.int64)
     found = np.empty(index.shape)
     for number in range(count):
-        best = flat.argmax(1)
-        index[:, number], found[:, number] = best, flat[row, best, column]
+        index[:, number], found[:, number] = flat.argmax(1), flat.max(1)
         if number < count - 1:
-            flat[row, best, column] = _NONE
+            flat[row, index[:, number], column] = _NONE
     shape = *x.shape[:-2], count, x.shape[-1]
     return index.reshape(shape), found.reshape(shape)
 
@@ -487,7 +400,8 @@ def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 _FEW = 4  # so often an arg-max is quicker than a sort
 
 
-def _wide(ranks: np.ndarray, width: int) -> np.ndarray:
-    """Ranks (B, N, any) with columns added."""
-    more = np.zeros((*ranks.shape[:2], width - ranks.shape[2]), dtype=ranks.dtype)
-    return np.concatenate([ranks, more], axis=2)
+def _wide(text: np.ndarray, width: int) -> np.ndarray:
+    """Paths (B, N, any) with columns added."""
+    wide = np.zeros((*text.shape[:2], width), dtype=text.dtype)
+    wide[..., : text.shape[2]] = text
+    return wide

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from .candidates import Slots
 from .choice import Bounds, Chooser
 from .passes import Pass, drafting_slots
-from .search import Slots
 
 
 class BaseSession(ABC):

@@ -1,4 +1,4 @@
-"""Chooses a link's weights on validation pairs: a few dozen searches through stored candidates, no pass of the network."""
+"""Chooses a link's weights on validation pairs, by a few dozen searches through stored candidates without a network pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ GRID = {
     "weight": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2),
     "bonus": (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3),
 }
-"""Values of each weight, in order. The first searched matters most."""
+"""Values to try for each weight, ascending. Weights are searched in this order, the most important first."""
 
 _START = Weights()
 
@@ -19,14 +19,14 @@ _START = Weights()
 def tune(
     score: Callable[[Weights], float], start: Weights = _START, grid: Mapping[str, Sequence[Any]] = GRID
 ) -> tuple[Weights, dict[Weights, float]]:
-    """Climbs along one weight after another, value by value, until none gains.
+    """Moves one weight after another along its values, as long as the score rises, until no move gains.
 
     Args:
-        score: of the texts that weights give, higher is better; called once for each.
-        start: where to begin; a weight that is in the grid begins at the nearest value.
+        score: gives the score of some weights, higher is better; called once for each.
+        start: weights to begin with; those in the grid begin at the nearest value.
 
     Returns:
-        The best weights, of equal ones those tried first, and the score of all that were tried, in order.
+        The best weights (of equal ones those tried first), and the scores of all tried, in order.
     """
     best = replace(
         start, **{name: min(values, key=lambda value: abs(value - getattr(start, name))) for name, values in grid.items()}

@@ -7,10 +7,10 @@ A model folder holds config.json (architecture, sizes, trained modes, generation
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.dataclass.configs import FairseqConfig
@@ -90,30 +90,27 @@ def last_checkpoints(folder: StrPath, count: int) -> list[Path]:
     return [path for _, path in sorted(by_updates.items())[-count:]]
 
 
-def write_folder(
-    model: TrainedModel,
-    folder: StrPath,
-    dtype: str = "float32",
-    generation: Mapping[str, Any] | None = None,
-    source: Sequence[StrPath] = (),
-) -> None:
-    """Writes a model folder, whole or not at all.
+class FolderFormat(NamedTuple):
+    """A kind of folder.
 
-    Args:
-        folder: to be made; must not exist, or be empty.
-        dtype: of the weights.
-        generation: defaults of `api.Options`.
-        source: the checkpoints that the card names.
-
-    Raises:
-        ValueError: the folder holds something, a size is not that of the weights, or a default is none.
+    Attributes:
+        fill: writes the files but the card: (model, its network, folder, dtype).
+        usage: (name, default mode) to what the card says of how to load it.
+        head: of the card.
     """
-    model, network, mode = with_defaults(model, generation)
+
+    fill: Callable[[TrainedModel, BangModel, Path, str], None]
+    usage: Callable[[str, str], str]
+    head: str = ""
+
+
+def _fill(model: TrainedModel, network: BangModel, folder: Path, dtype: str) -> None:
     weights = {name: value.to(DTYPES[dtype]).contiguous() for name, value in network.state_dict().items()}
     for name in _shared(model.sizes):
         del weights[name]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    files = [WEIGHTS, *save_beside(model, folder)]
     sizes: Any = OmegaConf.to_container(network.cfg, enum_to_str=True)  # those that go without saying too
-    files = [WEIGHTS, VOCABULARY, *([LINK_FILE] if model.link else [])]
     config = {
         "format": MODEL,
         "version": VERSIONS[MODEL],
@@ -124,17 +121,57 @@ def write_folder(
         "criterion": model.criterion,
         "updates": model.updates,
         "languages": model.languages,
+        "files": files,
     }
+    config["sha256"] = checksums(folder, files, config)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _usage(name: str, mode: str) -> str:
+    return f"""```python
+from bang import Bang
+
+model = Bang.load("{name}")
+model.generate(["some text"], mode="{mode}")
+```
+
+`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
+take it too."""
+
+
+OURS = FolderFormat(_fill, _usage)
+
+
+def write_folder(
+    model: TrainedModel,
+    folder: StrPath,
+    dtype: str = "float32",
+    generation: Mapping[str, Any] | None = None,
+    source: Sequence[StrPath] = (),
+    form: FolderFormat = OURS,
+) -> None:
+    """Writes a model folder, whole or not at all.
+
+    Args:
+        folder: to be made; must not exist, or be empty.
+        dtype: of the weights.
+        generation: defaults of `Options`.
+        source: the checkpoints that the card names.
+        form: of the folder.
+
+    Raises:
+        ValueError: the folder holds something, a size is not that of the weights, or a default is none.
+    """
+    name = Path(folder).name
+    model, network, mode = _with_defaults(model, generation)
     with new_folder(folder) as new:
-        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-        config["files"] = files = [WEIGHTS, *save_beside(model, new)]
-        os.chmod(new / WEIGHTS, (new / VOCABULARY).stat().st_mode)  # safetensors keeps it from other users
-        config["sha256"] = checksums(new, files, config)
-        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(card(model, Path(folder).name, dtype, source, _usage(Path(folder).name, mode)), encoding="utf-8")
+        form.fill(model, network, new, dtype)
+        (new / CARD).write_text(form.head + _card(model, name, dtype, source, form.usage(name, mode)), encoding="utf-8")
+        for path in new.iterdir():
+            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors makes its file unreadable for other users
 
 
-def with_defaults(model: TrainedModel, generation: Mapping[str, Any] | None) -> tuple[TrainedModel, BangModel, str]:
+def _with_defaults(model: TrainedModel, generation: Mapping[str, Any] | None) -> tuple[TrainedModel, BangModel, str]:
     """A model with further defaults of generation, its network and its default mode.
 
     Raises:
@@ -195,19 +232,7 @@ def write_checkpoint(model: TrainedModel, path: StrPath) -> None:
         torch.save(state, file)
 
 
-def _usage(name: str, mode: str) -> str:
-    return f"""```python
-from bang import Bang
-
-model = Bang.load("{name}")
-model.generate(["some text"], mode="{mode}")
-```
-
-`bang generate {name} < texts`, `bang export {name} FOLDER` and `bang unpack {name} checkpoint.pt` (back to fairseq)
-take it too."""
-
-
-def card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], usage: str) -> str:
+def _card(model: TrainedModel, name: str, dtype: str, source: Sequence[StrPath], usage: str) -> str:
     """The card of a folder, a page of Markdown.
 
     Args:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import visibility
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
-from ..decoding.search import Slots
 from ..decoding.session import BaseSession
 from ..network.stepping import Cache, PassMasks, make_pass_masks, plain_pass_masks, send
 

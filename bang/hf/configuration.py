@@ -5,10 +5,9 @@ from typing import Any
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .. import plugin  # noqa: F401  (registers the architectures)
+from .. import modes, plugin  # noqa: F401  (plugin: registers the architectures)
 from ..errors import UserError
 from ..inference.trained_model import size_options
-from ..modes import MODES
 from ..network.model import BangModel, check_sizes
 from ..options import DESCRIBED, Options
 from ..safety.folder import HUGGING_FACE, MODEL
@@ -17,20 +16,20 @@ from ..trained_modes import best_trained, trained_modes
 _LIMITS = {"max_source_positions": 512, "max_target_positions": 512}  # fairseq's defaults are those of the task
 _UNDER_OTHER_NAMES = ("beam", "max_len", "max_len_a", "min_len", "len_penalty", "no_repeat_ngram_size")
 OF_MODES = tuple(name for name in DESCRIBED if name not in _UNDER_OTHER_NAMES)
-"""Options of generation that `transformers` does not know; a `GenerationConfig` carries them as they are."""
+"""Options of generation that `transformers` does not know; a `GenerationConfig` has them under the same names."""
 
 
 class BangConfig(PreTrainedConfig):
-    """Sizes and rates of the network, by the names of `bang.network.config.BangConfig`, and more.
+    """Sizes and dropout rates of the network, named as in `bang.network.config.BangConfig`, and more.
 
     Args:
         architecture: a name that `--arch` takes; the sizes have its defaults.
-        vocab_size: of sources and targets alike.
-        criterion, updates, languages: of the training, see `TrainedModel`.
-        generation_defaults: of `bang.options.Options`, where they are not its own.
+        vocab_size: word pieces; sources and targets share the vocabulary.
+        criterion, updates, languages: facts of the training, see `TrainedModel`.
+        generation_defaults: values of `bang.options.Options` that differ from its defaults.
 
     Raises:
-        ValueError: sizes of which no network can be made; one line.
+        ValueError: impossible sizes; one line.
     """
 
     model_type = HUGGING_FACE
@@ -69,7 +68,7 @@ class BangConfig(PreTrainedConfig):
         self.languages = self.languages or [None, None]
         super().__post_init__(**{**kwargs, "tie_word_embeddings": self.share_all_embeddings})
         check_sizes(self.network_options())
-        Options(**(self.generation_defaults or {}))  # refuses what is none
+        Options(**(self.generation_defaults or {}))  # refuses bad values
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -84,7 +83,7 @@ class BangConfig(PreTrainedConfig):
     @property
     def decodes(self) -> tuple[str, ...]:
         """Names of the modes that the model can decode in."""
-        return tuple(mode.name for mode in MODES.values() if mode.training in self.network.trains)
+        return modes.decoded(self.network.trains)
 
     @property
     def run(self) -> dict[str, Any]:
@@ -96,12 +95,12 @@ class BangConfig(PreTrainedConfig):
         return MODEL_DATACLASS_REGISTRY[self.architecture](**self.sizes)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As its parent's, with all sizes: what goes without saying depends on the architecture."""
+        """The parent's, with all sizes: their defaults depend on the architecture."""
         return {**super().to_diff_dict(), **self.sizes, "architecture": self.architecture}
 
 
 def generation_config(config: BangConfig) -> GenerationConfig:
-    """How `generate` writes the texts that `Bang.generate` does, by the model's defaults.
+    """The configuration with which `generate` writes the texts of `Bang.generate`, by the model's defaults.
 
     Lengths count the start symbol and the eos here.
     """

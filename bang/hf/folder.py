@@ -2,25 +2,23 @@
 
 import contextlib
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging as hf_logging
 
 from ..decoding.link import find_link
-from ..deploy.pack import card, with_defaults
+from ..deploy.pack import FolderFormat
 from ..errors import UserError, damaged
 from ..inference.trained_model import DECODER_TABLE, DTYPES, ENCODER_TABLE, TrainedModel
+from ..network.model import BangModel
 from ..plugin.dictionary import BertDictionary
 from ..safety import checkpoints
-from ..safety.folder import CARD, WEIGHTS
+from ..safety.folder import WEIGHTS
+from ..safety.tensors import read_safetensors
 from ..text.casing import CASING_FILE, find_casing
-from ..text.files import StrPath, new_folder
+from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from .configuration import BangConfig
 from .modeling import BangForConditionalGeneration
@@ -43,36 +41,19 @@ def to_transformers(model: TrainedModel) -> BangForConditionalGeneration:
     return network.eval()
 
 
-def write_folder(
-    model: TrainedModel,
-    folder: StrPath,
-    dtype: str = "float32",
-    generation: Mapping[str, Any] | None = None,
-    source: Sequence[StrPath] = (),
-) -> None:
-    """Writes a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` load, whole or not at all.
-
-    Args, Raises: as `deploy.pack.write_folder`.
-    """
-    model, _, mode = with_defaults(model, generation)
-    with new_folder(folder) as new:
-        network = to_transformers(model).to(DTYPES[dtype])
-        with _without_progress_bar():
-            network.save_pretrained(new)
-        build_tokenizer(
-            model.dictionary.symbols, model.sizes["max_source_positions"], model.dictionary.normalization
-        ).save_pretrained(new)
-        if model.casing is not None:
-            model.casing.save(new / CASING_FILE)
-        usage = _usage(Path(folder).name, mode)
-        (new / CARD).write_text(_HEAD + card(model, Path(folder).name, dtype, source, usage), encoding="utf-8")
-        for path in new.iterdir():
-            os.chmod(path, (new / CARD).stat().st_mode)  # safetensors keeps its file from other users
+def _fill(model: TrainedModel, network: BangModel, folder: Path, dtype: str) -> None:
+    """What `AutoModelForSeq2SeqLM` and `AutoTokenizer` load."""
+    with _without_progress_bar():
+        to_transformers(model).to(DTYPES[dtype]).save_pretrained(folder)
+    special = model.dictionary
+    build_tokenizer(special.symbols, model.sizes["max_source_positions"], special.normalization).save_pretrained(folder)
+    if model.casing is not None:
+        model.casing.save(folder / CASING_FILE)
 
 
 @contextlib.contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """A second's work needs none, and `transformers` shows it in pipes too."""
+    """Saving takes a second, and `transformers` shows its progress bar in pipes too."""
     enabled = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -83,13 +64,13 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def read_folder(folder: StrPath, link: StrPath | None = None, casing: StrPath | None = None) -> TrainedModel:
-    """Reads a folder for `transformers`: one of `write_folder`, or what `save_pretrained` made of a model and a tokenizer.
+    """Reads a folder for `transformers`: one of `bang pack --format hf`, or what `save_pretrained` made of model and tokenizer.
 
     Args:
         link, casing: see `find_link` and `find_casing`.
 
     Raises:
-        FileNotFoundError, ValueError: it is not whole; one line.
+        FileNotFoundError, ValueError: it is incomplete or damaged; one line.
     """
     with damaged(folder):
         return _read_folder(folder, link, casing)
@@ -117,16 +98,13 @@ def _read_folder(folder: StrPath, link: StrPath | None, casing: StrPath | None) 
 
 
 def _read_weights(folder: StrPath) -> dict[str, Tensor]:
-    """Those of all its files: `transformers` cuts large models up."""
+    """The weights of all its files: `transformers` splits large models."""
     paths = sorted(Path(folder).glob("model*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {WEIGHTS}; copy the complete folder")
     weights: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be read; truncated, or no safetensors file ({error})") from None
+        weights |= read_safetensors(path)
     return weights
 
 
@@ -152,3 +130,7 @@ print(tokenizer.batch_decode(model.generate(**inputs, mode="{mode}"), skip_speci
 ```
 
 `bang pack {name} FOLDER` turns it into a folder for `bang generate` and `Bang.load`."""
+
+
+TRANSFORMERS = FolderFormat(_fill, _usage, _HEAD)
+"""A folder for `transformers`: see `deploy.pack.write_folder`."""

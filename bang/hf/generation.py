@@ -29,10 +29,10 @@ _OF_AR = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "
 
 
 class EndAtLimit(LogitsProcessor):
-    """At a text's limit eos is the only choice, and keeps its score, as in fairseq's search.
+    """Allows only eos at a text's limit, with its own score, as fairseq's search does.
 
     Args:
-        max_length: of a text with its start symbol and eos.
+        max_length: limit of a text, its start symbol and eos included.
     """
 
     def __init__(self, max_length: int, eos: int):
@@ -47,20 +47,20 @@ class EndAtLimit(LogitsProcessor):
 
 
 def settle(model, given, arguments: dict[str, Any], custom_generate):
-    """Which decoding method runs.
+    """Chooses the decoding method of a call.
 
     Args:
         given: the GenerationConfig of the call, or None. arguments: its other keyword arguments.
-        custom_generate: of the call.
+        custom_generate: the call's.
     Returns:
-        These three as `transformers` shall get them.
+        These three, to be passed to `transformers`.
     Raises:
         ValueError: a mode that the model does not have, or an argument that has no effect in it; one line.
     """
     if custom_generate not in (None, decode):
         return given, arguments, custom_generate
     configs = [config for config in (given, model.generation_config) if config is not None]
-    mode = modes.find(_setting("mode", arguments, configs) or "ar")
+    mode = modes.find(_setting("mode", arguments, configs) or modes.AR)
     if mode.name not in model.config.decodes:
         raise UserError(f"mode {mode.name!r}: this model has {', '.join(model.config.decodes)}")
     model.check_inference()
@@ -84,7 +84,7 @@ def settle(model, given, arguments: dict[str, Any], custom_generate):
 
 
 def _setting(name: str, arguments: dict[str, Any], configs: list) -> Any:
-    """The first value that was given; None: none was."""
+    """The first value given, or None."""
     values = [arguments.get(name), *(getattr(config, name, None) for config in configs)]
     return next((value for value in values if value is not None), None)
 
@@ -95,11 +95,11 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
     Args:
         model: a `BangForConditionalGeneration`.
         input_ids: what the texts begin with, the start symbol first, (B, any); in NAR the start symbol alone.
-        logits_processor, stopping_criteria: not asked; the lengths and the mode's options come from `generation_config`.
+        logits_processor, stopping_criteria: ignored; the lengths and the mode's options come from `generation_config`.
         model_kwargs: `encoder_outputs` of the model's encoder.
 
     Returns:
-        Ids, the start symbol first, eos behind each text and then pads, (B, T); with `return_dict_in_generate` also
+        Ids: the start symbol, a text, eos, then pads, (B, T); with `return_dict_in_generate` also
         `sequences_scores`, log-probabilities normalised by length, (B).
     """
     config, encoder_outputs = model.config, model_kwargs["encoder_outputs"]
@@ -115,7 +115,7 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
     link = model.link if options.link is not False and mode.may_link(options) else None
     if options.link and link is None:
         raise UserError(f"link=True: this model has none, or mode {mode.name} has no use for one; leave it out")
-    rescore = options.rescore if "rescore" in mode.options else 0
+    rescore = mode.value(options, "rescore")
     if rescore and link is None:
         raise UserError(f"rescore={rescore}: the candidates are a link's paths, and there is none; leave it out")
     _warn_untrained(model, mode, options)
@@ -125,11 +125,11 @@ def decode(model, input_ids: Tensor, logits_processor, stopping_criteria, genera
         strategy,
         Chooser(
             config.pad_token_id, config.unk_token_id, config.eos_token_id,
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
         ),
         max_len_b=options.max_len,
         min_len=options.min_len,
-        no_repeat_ngram=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        no_repeat_ngram=mode.value(options, "no_repeat_ngram_size"),
         len_penalty=options.len_penalty,
         link=link,
         rescore=rescore,

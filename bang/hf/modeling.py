@@ -1,4 +1,4 @@
-"""The model in `transformers`: a shell around the encoder and the decoder of `bang.network`.
+"""The model in `transformers`, with the encoder and the decoder of `bang.network`.
 
 Shapes: B rows, S source length, T target length, D width, V vocabulary.
 """
@@ -39,14 +39,14 @@ class EncoderOutput(BaseModelOutput):
 
     Attributes:
         last_hidden_state: (B, S, D).
-        source: ids, what is masked out is pad, (B, S).
+        source: ids, with pad where the mask is 0, (B, S).
     """
 
     source: Tensor | None = None
 
 
 class SourceEncoder(BangEncoder):
-    """The encoder, also with the arguments that `transformers` gives."""
+    """The encoder, which also takes the arguments of `transformers`."""
 
     main_input_name = "input_ids"
 
@@ -61,7 +61,7 @@ class SourceEncoder(BangEncoder):
         attention_mask: Tensor | None = None,
         **unused,
     ):
-        """By keyword as `transformers` calls it, to an `EncoderOutput`; else as its parent's.
+        """Called by keyword, as `transformers` does, it returns an `EncoderOutput`; otherwise it is the parent's.
 
         Args:
             input_ids: (B, S), eos last. attention_mask: 0 at pads, (B, S); None: wherever ids are pad.
@@ -117,7 +117,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """BANG for `transformers`; weights have the names and values of `bang.network`'s.
 
     Attributes:
-        link: chooses the texts of NAR and semi-NAR; None: there is none.
+        link: used by NAR and semi-NAR; None: no link.
     """
 
     config_class = BangConfig
@@ -143,7 +143,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Starts weights as `BangModel` does; `init` leaves alone what was loaded."""
+        """Starts weights as `BangModel` does; `init` skips loaded weights."""
         super()._init_weights(module)
         if isinstance(module, NgramSelfAttention):
             init.xavier_uniform_(module.in_proj_weight)
@@ -155,7 +155,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As its parent's; takes the link of a folder along."""
+        """The parent's; also loads the folder's link."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         folder = pretrained_model_name_or_path
         if folder is not None and os.path.isfile(os.path.join(folder, LINK_FILE)):
@@ -164,7 +164,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return loaded
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """As its parent's; the link is saved too."""
+        """The parent's; also saves the link."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.link is not None and kwargs.get("is_main_process", True):
             self.link.save(Path(save_directory, LINK_FILE))
@@ -184,7 +184,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.encoder.embed_tokens = self.decoder.embed_tokens = value
 
     def get_output_embeddings(self) -> None:
-        """None: there is no such layer, the output's weights are a table of embeddings."""
+        """None: there is no such layer; the output uses a table of embeddings."""
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """(B, T), shifted right; -100 becomes pad."""
@@ -203,7 +203,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        mode: str = "ar",
+        mode: str = modes.AR,
         block_size: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
@@ -213,15 +213,15 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: source, (B, S), eos last. attention_mask: 0 at pads, (B, S).
             decoder_input_ids: the text so far, the start symbol first, (B, T); with `past_key_values` the new tokens
                 alone. None: the labels, shifted right.
-            decoder_attention_mask: (B, T); pads may stand on the right alone, where nothing sees them.
-            labels: (B, T), eos last, -100 where nothing is to be learned.
-            use_cache: keep keys and values for the next step, in AR; inference alone, without gradients.
-            logits_to_keep: so many of the last tokens have logits; 0: all.
-            mode, block_size: what a prediction sees when a known text is scored or learned, see `modes.MODES`.
-            num_items_in_batch: what the sum of the losses is divided by; None: the labels that count.
+            decoder_attention_mask: (B, T); pads only on the right, where nothing sees them.
+            labels: (B, T), eos last, -100 where the loss ignores them.
+            use_cache: keep keys and values for the next step; in AR, for inference without gradients.
+            logits_to_keep: compute the logits of this many last tokens; 0: all.
+            mode, block_size: what a prediction sees in scoring and training, see `modes.MODES`.
+            num_items_in_batch: divides the sum of the losses; None: the number of labels that are not -100.
 
         Raises:
-            ValueError: an argument that the model does not serve; one line.
+            ValueError: an argument that the model does not support; one line.
         """
         self._check_arguments(decoder_attention_mask, kwargs)
         if encoder_outputs is None:
@@ -235,7 +235,7 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         layout = self._layout(mode, block_size, decoder_input_ids.size(1))
         call_projections(self.decoder.layers)
         if past_key_values is not None or (use_cache and labels is None):
-            if mode != "ar":
+            if mode != modes.AR:
                 raise UserError(f"mode={mode!r}: forward has a cache in AR alone; generate(mode={mode!r}) has one of its own")
             past_key_values = self._cache(past_key_values, encoder_outputs, attention_mask, len(decoder_input_ids))
             features = self._step(decoder_input_ids, past_key_values.cache, logits_to_keep)
@@ -273,16 +273,16 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
 
     def check_inference(self) -> None:
-        """Refuses to decode what cannot be decoded.
+        """Refuses a model that cannot decode now: in training mode, or with an adapter in the way.
 
         Raises:
             ValueError: one line.
         """
         if self.training:
-            raise UserError("the model is in training mode, and to decode it must be in inference: call eval() first")
+            raise UserError("the model is in training mode: call eval() before you decode")
         if not all(isinstance(layer.ngram_self_attn, NgramSelfAttention) for layer in self.decoder.layers):
             raise UserError(
-                "an adapter stands around ngram_self_attn (target_parameters), whose parts a cache needs: "
+                "an adapter wraps ngram_self_attn (target_parameters), whose weights the cache needs: "
                 "call merge_and_unload() before you decode"
             )
 
@@ -311,18 +311,18 @@ class BangForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return False  # `forward` makes a `BangCache`
 
     def generate(self, inputs=None, generation_config=None, *args, custom_generate=None, **kwargs):
-        """As its parent's; `mode` and the other options of `configuration.OF_MODES` decode as `Bang.generate` does.
+        """The parent's, also with `mode` and the other options of `configuration.OF_MODES`, as `Bang.generate` has them.
 
         AR is decoded by `transformers`: greedily, by beam search, by sampling. The other modes are decoded by `decode`, greedily.
 
         Raises:
-            ValueError: a mode or an option that the model does not serve; one line.
+            ValueError: a mode or an option that the model does not support; one line.
         """
         generation_config, kwargs, custom_generate = settle(self, generation_config, kwargs, custom_generate)
         return super().generate(inputs, generation_config, *args, custom_generate=custom_generate, **kwargs)
 
     def _get_logits_processor(self, generation_config, *args, **kwargs):
-        """As its parent's; a text has an eos at its limit, as in fairseq."""
+        """The parent's; also ends a text with eos at its limit, as fairseq does."""
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         most = self.decoder.max_positions() + 1  # of a text with its start symbol and eos
         processors.append(EndAtLimit(min(generation_config.max_length, most), self.config.eos_token_id))

@@ -19,13 +19,13 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Makes the tokenizer of a vocabulary.
 
-    It ends a text with `[SEP]` and puts no `[CLS]` in front, as BANG's sources and targets are. (`BertTokenizer` adds both, and
-    a vocabulary of its own where it does not find `vocab.txt` as BERT writes it.)
+    It ends a text with `[SEP]` and puts no `[CLS]` in front, as in BANG's sources and targets. (`BertTokenizer` adds both, and
+    uses a vocabulary of its own if it finds no `vocab.txt` in BERT's format.)
 
     Args:
         pieces: in the order of their ids.
         max_source_positions: what `truncation=True` cuts to.
-        normalization: of texts; it is saved in tokenizer_config.json.
+        normalization: how texts are normalized; saved in tokenizer_config.json.
     """
     tokenizer = make_tokenizer(pieces, normalization)
     between = PASSAGE_SEPARATOR if PASSAGE_SEPARATOR in pieces else "[SEP]"
@@ -46,11 +46,11 @@ def read_pieces(folder: StrPath) -> list[str]:
     """The vocabulary of a folder's tokenizer, in the order of its ids.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, is none, or its ids have gaps; one line.
+        FileNotFoundError, ValueError: it is missing, not a tokenizer, or its ids have gaps; one line.
     """
     path = Path(folder, TOKENIZER)
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: lacks {TOKENIZER}; copy the folder whole")
+        raise FileNotFoundError(f"{folder}: lacks {TOKENIZER}; copy the complete folder")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower

@@ -1,1 +1,1 @@
-"""Text in, text out: `Bang` (`api`), what loads a model (`load`), and the engines that run it, of torch and of onnxruntime."""
+"""Text in, text out: `Bang` (`api`), its options and sources, what loads a model (`load`), and the engines that run it."""

@@ -1,111 +1,40 @@
 """Load once, call with raw text: `Bang.load(model).generate(texts, mode="nar")`.
 
-Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` imports with the model. This module
-makes ids of raw text, batches of ids, and text of what the engine generates.
+Light: the network is an *engine*, of torch or of onnxruntime, that `Bang.load` imports with the model. `sources` makes
+ids of raw text, `call_options` checks what a call asks for. This module makes batches of ids, and text of what the engine
+generates.
 """
 
 import contextlib
-import difflib
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, Unpack, overload
+from typing import Any, Literal, Protocol, Unpack, overload
 
 import numpy as np
 
 from .. import modes
-from ..decoding.link import NO_LINK, Link
-from ..decoding.search import Slots
+from ..decoding.link import NO_LINK
 from ..errors import UserError
 from ..options import DESCRIBED, Options, OptionValues, check_number
 from ..text.casing import NO_CASING, Casing
 from ..text.cleanup import to_text
 from ..text.files import StrPath
 from ..text.vocabulary import UNCASED, Normalization
-from ..text.wordpieces import WordPieces
-from ..trained_modes import Blocks, best_trained, warnings_of
+from ..trained_modes import best_trained, warnings_of
+from .call_options import CallOptions, choose_options
+from .engine import BATCH_TOKENS, Engine, Hypothesis, batches
 from .load import load_model
+from .sources import NO_IDS, Source, SourceTokenizer, check_texts, has_length, prefixes_of
 
 logger = logging.getLogger(__name__)
-
-BATCH_TOKENS = 2048
-"""Padded source tokens of a batch, by default: enough to fill two CPU cores; a GPU takes more."""
 
 READ_AHEAD = 1024
 """Most texts that are read ahead of an answer, to batch texts of like lengths."""
 
-_LEAST_WIDTH = 32  # what a row counts at least: short sources have targets too
 _ON_ERROR = ("raise", "blank")
-_OF_CALL = (
-    "mode", "details", "prefix", "truncate", "drop_repeats", "on_error", "batch_tokens", "read_ahead", "first", "progress",
-)  # fmt: skip
-"""What `Bang.generate` takes beside `Options`."""
-
-
-class TextTooLong(UserError):
-    """A text has more word pieces than the model takes."""
-
-
-class Hypothesis(NamedTuple):
-    """What an engine generates of one source.
-
-    Attributes:
-        tokens: ids, without the eos that ends the text.
-        score: log-probability, normalised by length.
-        positional_scores: log-probability of each token, and of the eos after them.
-        passes: the decoder's pass that gave each token, and the eos after them, counted from 1.
-        others: the next best hypotheses, best first.
-        path_score: of the path that a link chose (`search`), which positional_scores are a part of; None: none did.
-    """
-
-    tokens: list[int]
-    score: float
-    positional_scores: list[float]
-    passes: list[int]
-    others: Sequence["Hypothesis"] = ()
-    path_score: float | None = None
-
-
-class Engine(Protocol):
-    """A loaded network.
-
-    Attributes:
-        modes: names of the modes that it can run.
-        shares: how much of the training each mode had, {mode: share}; None where unknown.
-        blocks: those of the training; None where unknown.
-        max_source_positions: longest source that it takes, eos included.
-        link: chooses the texts of NAR and semi-NAR; None: there is none.
-    """
-
-    modes: tuple[str, ...]
-    shares: dict[str, float] | None
-    blocks: Blocks | None
-    max_source_positions: int
-    link: Link | None
-
-    def generate(
-        self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
-    ) -> list[Hypothesis]:
-        """Generates for a batch; may be called from several threads.
-
-        Args:
-            sources: ids, none of them pad, eos last, int64, each (S,), no longer than `max_source_positions`.
-            prefixes: ids that each text begins with, int64, each (any,), without eos; None: free.
-        Raises:
-            ValueError: an option does not serve.
-        """
-
-    def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """What is kept of the text of one source after each pass of the decoder; the last one is whole."""
-
-    def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """What one NAR pass says of its slots, at most so many: the `count` likeliest tokens of each.
-
-        Args:
-            sources: as those of `generate`.
-        """
 
 
 @dataclass(frozen=True)
@@ -132,32 +61,11 @@ class Generation:
     path_score: float | None = None
 
 
-class CallOptions(OptionValues, total=False):
-    """What `Bang.generate` takes beside the texts, their mode and `details`."""
-
-    prefix: str | Iterable[str] | None
-    truncate: bool
-    drop_repeats: bool | None
-    on_error: Literal["raise", "blank"]
-    batch_tokens: int
-    read_ahead: int
-    first: int
-    progress: bool
-
-
 class _Several(Protocol):
     """Texts in anything that has a length: a list, a tuple, an array of numpy, a Series of pandas."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-
-
-class _Source(NamedTuple):
-    ids: np.ndarray  # int32: a list of a million texts has to fit into memory; eos alone: no text
-    truncated: bool = False
-    error: str | None = None
-    text: str = ""
-    prefix: np.ndarray | None = None  # ids that the generated text begins with; None: free
 
 
 class Bang:
@@ -185,9 +93,8 @@ class Bang:
         self.engine = engine
         self.pieces = list(pieces)
         self.defaults = defaults or Options(mode=best_trained(engine.shares, engine.modes))
-        self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         self.normalization, self.casing = normalization, casing
-        self._word_pieces = WordPieces(self.pieces, normalization)
+        self.tokenizer = SourceTokenizer(self.pieces, normalization, engine.max_source_positions)
         self._warned: set[str] = set()
         self._loaded_by: dict[str, Any] | None = None  # arguments of `load`
 
@@ -325,13 +232,13 @@ class Bang:
         check_number("read_ahead", read_ahead, least=1)
         if on_error not in _ON_ERROR:
             raise UserError(f"on_error={on_error!r}: give one of {', '.join(_ON_ERROR)}")
-        _check_texts(texts)
+        check_texts(texts)
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        is_one, is_stream = isinstance(texts, str), not _has_length(texts)
+        is_one, is_stream = isinstance(texts, str), not has_length(texts)
         check_number("first", first, least=1)
-        prefixes = _prefixes(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
-        sources = self._sources([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
+        prefixes = prefixes_of(prefix, None if is_stream else 1 if is_one else len(texts), chosen)
+        sources = self.tokenizer.encode_all([texts] if is_one else texts, prefixes, chosen, truncate, on_error, first)
         # of a list no error may come when the work is half done
         sources, windows = (sources, _growing(read_ahead)) if is_stream else (iter(list(sources)), itertools.repeat(read_ahead))
         bar = _bar(progress, None if is_stream else 1 if is_one else len(texts))
@@ -388,10 +295,10 @@ class Bang:
             raise UserError(f"a {type(text).__name__} is no text: stream takes one str")
         if drop_repeats is None:
             drop_repeats = modes.find(chosen.mode).drops_repeats
-        (source,) = self._sources([text], _prefixes(prefix, 1, chosen), chosen, truncate, "raise")
+        (source,) = self.tokenizer.encode_all([text], prefixes_of(prefix, 1, chosen), chosen, truncate, "raise")
         return self._streamed(source, chosen, drop_repeats, details)
 
-    def _streamed(self, source: _Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
+    def _streamed(self, source: Source, options: Options, drop_repeats: bool, details: bool) -> Iterator[Any]:
         if len(source.ids) == 1:  # an empty text
             yield Generation("", []) if details else ""
             return
@@ -401,94 +308,17 @@ class Bang:
             yield generation if details else generation.text
 
     def _options(self, mode: str | None, given: dict) -> Options:
-        unknown = given.keys() - DESCRIBED.keys()
-        if unknown:
-            near = _nearest(min(unknown), [*DESCRIBED, *_OF_CALL])
-            meant = f", maybe {near} is meant" if near else ""
-            raise UserError(f"{min(unknown)}: no such option{meant}; there are {', '.join(DESCRIBED)}")
-        options = replace(self._defaults_of(mode, given), **(given if mode is None else {"mode": mode, **given}))
-        if options.mode not in self.engine.modes:
-            raise UserError(f"mode {options.mode!r}: this model has {', '.join(self.engine.modes)}")
-        if options.link:
-            self._check_link(options)
-        if options.rescore:
-            self._check_rescoring(options, bool(given.get("rescore")))
-        if options.case == "source" and not self.normalization.do_lower_case:
-            raise UserError("case='source': this model's vocabulary has capitals of its own; leave it out")
-        self._check_several(options, given)
-        beam_search = modes.find(options.mode).beam_search
-        if not beam_search and given.get("beam", 1) > 1:
-            raise UserError(
-                f"beam={options.beam}: mode {options.mode} has no beam search, which is AR's; leave it out, or give 1"
-            )
-        if beam_search and 2 * options.beam >= len(self.pieces):  # a search looks at twice as many candidates
-            most = (len(self.pieces) - 1) // 2
-            raise UserError(f"beam={options.beam}: the vocabulary of {len(self.pieces)} pieces holds one of {most} at most")
-        self._warn_untrained(options)
-        return options
-
-    def _defaults_of(self, mode: str | None, given: dict) -> Options:
-        """The model's defaults; without draws, and with one text, in a mode that has no others and where none are asked for."""
-        chosen = modes.MODES.get(self.defaults.mode if mode is None else mode) if mode is None or isinstance(mode, str) else None
-        if chosen is None or "sampling" in chosen.options or given.keys() & {"sampling", "nbest"}:
-            return self.defaults
-        return replace(self.defaults, nbest=1, sampling=False, sampling_topk=0, sampling_topp=0.0, temperature=1.0)
-
-    def _check_several(self, options: Options, given: dict) -> None:
-        """Refuses draws, and several texts of a source, where the mode has none."""
-        mode = modes.find(options.mode)
-        if options.sampling and "sampling" not in mode.options:
-            have = ", ".join(name for name, other in modes.MODES.items() if "sampling" in other.options)
-            raise UserError(f"sampling=True: mode {mode.name} draws nothing; leave it out, or give one of {have}")
-        if options.sampling and given.get("beam", 1) > 1:
-            raise UserError(f"beam={options.beam} with sampling=True: what is drawn has no beam; nbest gives several draws")
-        if options.nbest > 1 and not options.sampling:
-            if not mode.beam_search:
-                raise UserError(
-                    f"nbest={options.nbest}: mode {mode.name} has one text; several come of AR's beam, or of sampling"
-                )
-            if options.nbest > options.beam:
-                raise UserError(
-                    f"nbest={options.nbest}, beam={options.beam}: a beam search has as many texts as its beam; raise it"
-                )
-
-    def _check_link(self, options: Options) -> None:
-        """Refuses a link that is asked for where there can be none."""
-        mode = modes.find(options.mode)
-        if "link" not in mode.options:
-            have = ", ".join(name for name, other in modes.MODES.items() if "link" in other.options)
-            raise UserError(f"mode {mode.name} has no link, which is of {have}: leave it out, or give another mode")
-        if not mode.may_link(options):
-            raise UserError(f"a link in mode {mode.name} chooses whole blocks: {modes.WITHOUT_THRESHOLD}")
-        if self.engine.link is None:
-            raise UserError("link=True: this model has no link; make one with bang link, and give it to Bang.load")
-
-    def _check_rescoring(self, options: Options, given: bool) -> None:
-        """Refuses a choice by AR where there is nothing to choose from, or no AR; `given`: it is no default of the model."""
-        mode, asked = modes.find(options.mode), f"rescore={options.rescore}"
-        if "rescore" not in mode.options:
-            if given:
-                raise UserError(f"{asked}: mode {mode.name} has no candidates, which are nar's: leave it out, or give mode nar")
-            return
-        if self.engine.link is None or options.link is False:
-            raise UserError(
-                f"{asked}: the candidates are a link's paths, and there is none; make one with bang link, or leave it out"
-            )
-        if "ar" not in self.engine.modes:
-            raise UserError(
-                f"{asked}: AR chooses the text, and this model has {', '.join(self.engine.modes)} alone; leave it out"
-            )
-
-    def _warn_untrained(self, options: Options) -> None:
-        """Says once where the model was not trained for the mode, or for such blocks."""
+        """The options of a call; says once where the model was not trained for the mode, or for such blocks."""
+        options = choose_options(mode, given, self.defaults, self.engine, self.pieces, self.normalization)
         for warning in warnings_of(self.engine.shares, self.engine.blocks, modes.find(options.mode), options):
             if warning not in self._warned:
                 self._warned.add(warning)
                 logger.warning("%s", warning)
+        return options
 
     def _stream(
         self,
-        sources: Iterator[_Source],
+        sources: Iterator[Source],
         windows: Iterable[int],
         options: Options,
         drop_repeats: bool,
@@ -507,8 +337,7 @@ class Bang:
                     failure = error
                 cut = [number for number, source in window.items() if source.truncated]
                 if cut:
-                    limit = self.engine.max_source_positions - 1
-                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), limit, cut[0])
+                    logger.warning("%d texts cut to %d word pieces, the first is text %d", len(cut), self.tokenizer.limit, cut[0])
                 yield from self._window(list(window.values()), options, drop_repeats, batch_tokens, bar)
                 if failure is not None:
                     raise failure
@@ -516,7 +345,7 @@ class Bang:
                     return
 
     def _window(
-        self, sources: list[_Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any
+        self, sources: list[Source], options: Options, drop_repeats: bool, batch_tokens: int, bar: Any
     ) -> list[Generation]:
         found = [Generation("", [], error=source.error) for source in sources]
         casing = self._restores_case(options)
@@ -525,7 +354,7 @@ class Bang:
         for batch in batches([len(source.ids) for source in sources], batch_tokens // draws):
             chosen = [sources[index] for index in batch]
             given = [source.prefix for source in chosen]
-            prefixes = () if all(ids is None for ids in given) else ([_NO_IDS if ids is None else ids for ids in given],)
+            prefixes = () if all(ids is None for ids in given) else ([NO_IDS if ids is None else ids for ids in given],)
             hypotheses = self.engine.generate([source.ids.astype(np.int64) for source in chosen], options, *prefixes)
             for index, hypothesis in zip(batch, hypotheses, strict=True):
                 found[index] = self._generation(hypothesis, sources[index], drop_repeats, casing)
@@ -540,59 +369,7 @@ class Bang:
             return None
         return self.casing if options.case is None else self.casing or Casing()
 
-    def _sources(
-        self, texts: Iterable[str], prefixes: Iterator[str], options: Options, truncate: bool, on_error: str, first: int = 1
-    ) -> Iterator[_Source]:
-        for number, text in enumerate(texts, start=first):
-            prefix = next(prefixes, None)
-            if prefix is None:
-                raise UserError(f"text {number} has no prefix: give one for each text, empty for none")
-            try:
-                source = self._encode_source(text, number, truncate)
-                if prefix:
-                    source = source._replace(prefix=self._prefix(prefix, number, len(source.ids), options))
-            except ValueError as error:
-                if on_error == "raise":
-                    raise
-                source = _Source(np.empty(0, dtype=np.int32), error=str(error))
-            yield source
-
-    def _encode_source(self, text: str, number: int, truncate: bool) -> _Source:
-        """The ids of a text, eos last; eos alone: an empty text. Pads are no part of a text, though it may spell them."""
-        if not isinstance(text, str):
-            raise UserError(f"text {number} is no text but of type {type(text).__name__}: give str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            lone = f"{text[error.start]!r} at character {error.start + 1}"
-            raise UserError(f"text {number} is no Unicode text: half a surrogate pair, {lone}") from None
-        limit = self.engine.max_source_positions - 1
-        found = (piece for piece in self._word_pieces.pieces(text) if piece != "[PAD]")
-        pieces = list(itertools.islice(found, limit + 1))  # a text may be far longer
-        if len(pieces) > limit and not truncate:
-            raise TextTooLong(
-                f"text {number} has over {limit} word pieces, the model's limit: "
-                "shorten it, or have it cut (truncate=True, --truncate-source) or left blank (on_error='blank', --on-error blank)"
-            )
-        ids = [self._ids[piece] for piece in pieces[:limit]] + [self._ids["[SEP]"]]
-        return _Source(np.array(ids, dtype=np.int32), len(pieces) > limit, text=text)
-
-    def _prefix(self, prefix: str, number: int, length: int, options: Options) -> np.ndarray:
-        """The ids of what the text of a source of `length` ids begins with."""
-        if not isinstance(prefix, str):
-            raise UserError(f"the prefix of text {number} is no text but of type {type(prefix).__name__}: give str")
-        pieces = [piece for piece in self._word_pieces(prefix).split() if piece != "[PAD]"]
-        if "[SEP]" in pieces:
-            raise UserError(f"the prefix of text {number} has [SEP], which ends a text: leave it out")
-        limit = int(options.max_len_a * length + options.max_len)
-        if len(pieces) > limit:
-            raise UserError(
-                f"the prefix of text {number} has {len(pieces)} word pieces, over the limit of {limit} of the text: shorten it, "
-                "or raise max_len (--max-len)"
-            )
-        return np.array([self._ids[piece] for piece in pieces], dtype=np.int64)
-
-    def _generation(self, hypothesis: Hypothesis, source: _Source, drop_repeats: bool, casing: Casing | None) -> Generation:
+    def _generation(self, hypothesis: Hypothesis, source: Source, drop_repeats: bool, casing: Casing | None) -> Generation:
         pieces = [self.pieces[token] for token in hypothesis.tokens]
         text = to_text(" ".join(pieces), keep_repeats=not drop_repeats, source=source.text)
         if casing is not None:
@@ -602,64 +379,6 @@ class Bang:
         return Generation(
             text, pieces, hypothesis.score, scores, passes, source.truncated, others=others, path_score=hypothesis.path_score
         )
-
-
-def hypothesis(
-    tokens: list[int], score: float, scores: np.ndarray, passes: np.ndarray, eos: int, path_score: float | None = None
-) -> Hypothesis:
-    """Of a text's tokens, with or without the eos at their end."""
-    kept = tokens[:-1] if tokens and tokens[-1] == eos else tokens
-    return Hypothesis(kept, score, scores.tolist(), passes.tolist(), path_score=path_score)
-
-
-def ranked(found: Sequence[Hypothesis]) -> Hypothesis:
-    """The best of the hypotheses of one source, the others behind it."""
-    best, *others = sorted(found, key=lambda one: -one.score)
-    return best._replace(others=others)
-
-
-def padded_prefixes(prefixes: Sequence[np.ndarray], pad: int) -> np.ndarray:
-    """Prefixes of several lengths as one array, (B, longest)."""
-    found = np.full((len(prefixes), max(map(len, prefixes))), pad)
-    for row, ids in enumerate(prefixes):
-        found[row, : len(ids)] = ids
-    return found
-
-
-def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sources of like length, longest first, as many as fit; none of an empty source (its eos alone)."""
-    order = sorted((index for index, length in enumerate(lengths) if length > 1), key=lambda index: -lengths[index])
-    while order:
-        rows = max(1, batch_tokens // max(lengths[order[0]], _LEAST_WIDTH))
-        yield order[:rows]
-        order = order[rows:]
-
-
-_NO_IDS = np.empty(0, dtype=np.int64)
-
-
-def _prefixes(prefix: str | Iterable[str] | None, count: int | None, options: Options) -> Iterator[str]:
-    """What each text begins with, "" for nothing.
-
-    Args:
-        count: of the texts; None: unknown.
-    """
-    if prefix is None or prefix == "":
-        return itertools.repeat("")
-    mode = modes.find(options.mode)
-    if not mode.strategy(options).anchored:
-        have = ", ".join(name for name, other in modes.MODES.items() if other.strategy(Options(mode=name)).anchored)
-        raise UserError(f"prefix: mode {mode.name} sees no token of its text; leave it out, or give one of {have}")
-    if isinstance(prefix, str):
-        return itertools.repeat(prefix)
-    _check_texts(prefix)
-    if count is not None:
-        prefix = list(prefix)
-        if len(prefix) != count:
-            raise UserError(
-                f"{len(prefix)} prefixes for {count} texts: give one for each text, empty for none, or one str for all"
-            )
-    return iter(prefix)
 
 
 def _bar(progress: bool, total: int | None) -> Any:
@@ -683,32 +402,6 @@ def _growing(most: int) -> Iterator[int]:
         yield size
         size *= 8
     yield from itertools.repeat(most)
-
-
-def _check_texts(texts: Any) -> None:
-    """Refuses what is no text and no texts.
-
-    Raises:
-        ValueError: in one line.
-    """
-    if isinstance(texts, (bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
-        raise UserError(f"a {type(texts).__name__} is no text: give a str or several")
-    dimensions = getattr(texts, "ndim", 1)  # of an array or a table
-    if dimensions != 1:  # the texts of a DataFrame would be the names of its columns
-        raise UserError(f"a {type(texts).__name__} of {dimensions} dimensions holds no texts in order: give a column of it")
-
-
-def _has_length(texts: Any) -> bool:
-    try:
-        return len(texts) >= 0
-    except TypeError:
-        return False
-
-
-def _nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that a wrong one may stand for; None: none is near."""
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return found[0] if found else None
 
 
 def _load_again(kind: type[Bang], arguments: dict[str, Any], defaults: Options) -> Bang:

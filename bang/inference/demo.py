@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..modes import MODES
+from ..modes import AR, MODES
 from ..options import Options
 from ..text.cleanup import dropped
 from . import drawing
@@ -151,8 +151,8 @@ def hint(model: Bang, text: str) -> str:
 def render(found: list[Shown], hint: str = "") -> str:
     """HTML of what `compare` gives; what comes from a model or a user is escaped."""
     slowest = max((shown.milliseconds for shown in found), default=0.0)
-    base = next((shown for shown in found if shown.mode == "ar"), None)
-    than, milliseconds = ("AR", base.milliseconds) if base is not None else ("the slowest", slowest)
+    base = next((shown for shown in found if shown.mode == AR), None)
+    than, milliseconds = (_title(AR), base.milliseconds) if base is not None else ("the slowest", slowest)
     rows = []
     for mode, generation, took, without in found:
         passes = generation.passes[-1] if generation.passes else 0

@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..decoding.candidates import Slots
 from ..decoding.link import Link, Weights
-from ..decoding.search import Rules, Slots, SourcePairs, best_paths
+from ..decoding.search import Rules, best_paths
+from ..decoding.source_pairs import SourcePairs
 from ..decoding.tune import tune
 from ..errors import UserError
+from ..modes import NAR
 from ..text.cleanup import to_text
 from ..text.evaluate import evaluate
-from .api import BATCH_TOKENS, Bang, batches
+from .api import Bang
+from .engine import BATCH_TOKENS, batches, padded
 
 _LEAST_SLOTS, _MOST_SLOTS = 16, 128
 _SPECIALS = "[PAD]", "[UNK]", "[SEP]"
@@ -35,13 +39,15 @@ def tuned(
         ValueError: all sources are empty, or the model has no NAR.
     """
     assert len(sources) == len(targets)
-    if "nar" not in model.modes:
-        raise UserError(f"the model has {', '.join(model.modes)} and no nar, which the weights are chosen by")
-    ids = [model._encode_source(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)]
+    if NAR not in model.modes:
+        raise UserError(f"the model has {', '.join(model.modes)} and no {NAR}, which the weights are chosen by")
+    ids = [
+        model.tokenizer.encode(text, number, truncate=True).ids.astype(np.int64) for number, text in enumerate(sources, start=1)
+    ]
     parts = list(batches([len(source) for source in ids], BATCH_TOKENS))
     if not parts:
         raise UserError("no source to tune on: all are empty")
-    lengths = [len(model._word_pieces(text).split()) for text in targets]
+    lengths = [len(model.tokenizer.word_pieces(text).split()) for text in targets]
     slots = 1 + min(max(_LEAST_SLOTS, int(1.5 * np.percentile(lengths, 95))), _MOST_SLOTS)
     count = min(link.weights.candidates, link.size)
     canvases = [model.engine.canvas([ids[index] for index in part], slots, count) for part in parts]
@@ -65,10 +71,7 @@ def tuned(
 def _pairs(link: Link, sources: list[np.ndarray], specials: Sequence[int]) -> SourcePairs:
     """What all trials ask of the sources; `specials` are the ids of pad, unk and eos."""
     pad, _, eos = specials
-    padded = np.full((len(sources), max(map(len, sources))), pad)
-    for row, source in enumerate(sources):
-        padded[row, : len(source)] = source
-    return SourcePairs(padded, link.size, (pad, eos))
+    return SourcePairs(padded(sources, pad), link.size, (pad, eos))
 
 
 def _texts(link: Link, weights: Weights, pairs: SourcePairs, canvas: Slots, specials: Sequence[int]) -> list[list[int]]:

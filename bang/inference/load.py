@@ -25,9 +25,9 @@ class Loaded(NamedTuple):
     """What `Bang.load` makes a `Bang` of.
 
     Attributes:
-        engine: see `api.Engine`.
+        engine: see `engine.Engine`.
         pieces: the vocabulary in the order of its ids.
-        generation: defaults of `api.Options`.
+        generation: defaults of `options.Options`.
         normalization: of the vocabulary's text.
         casing: gives texts capitals; None: there is none.
     """

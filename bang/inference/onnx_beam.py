@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..decoding.candidates import likeliest
 from ..decoding.ngrams import completing_tokens
 from ..decoding.passes import Pass
-from ..decoding.search import likeliest
 from .onnx_session import Candidates, OnnxSession, columns
 
 

@@ -12,13 +12,13 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from .. import visibility
 from ..decoding import loop
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, draw_keys
 from ..decoding.limits import least_length, length_limits
 from ..decoding.link import Link, find_link
 from ..decoding.linked import Linked
 from ..decoding.passes import canvas
 from ..decoding.rescore import best_for_ar
-from ..decoding.search import Slots
 from ..errors import NO_NUMBERS, UserError, damaged
 from ..modes import MODES
 from ..options import Options, check_number
@@ -28,7 +28,7 @@ from ..text.files import StrPath
 from ..text.vocabulary import read_normalization
 from ..trained_modes import Blocks, slots_ahead
 from . import cpu
-from .api import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded, ranked
 from .load import Loaded
 from .onnx_beam import Found, search
 from .onnx_session import Graphs, OfLogProbs, OnnxSession
@@ -45,7 +45,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxEngine:
-    """Runs an exported model; see `api.Engine`. Threads may share it: it keeps nothing between calls.
+    """Runs an exported model; see `engine.Engine`. Threads may share it: it keeps nothing between calls.
 
     Args:
         folder: of `bang export`.
@@ -118,7 +118,7 @@ class OnnxEngine:
                 for part in parts
                 for found in self._generate(sources[part], options, None if prefixes is None else prefixes[part], keys[part])
             ]
-        prefix = None if prefixes is None else padded_prefixes(prefixes, self._graphs.specials[0])
+        prefix = None if prefixes is None else padded(prefixes, self._graphs.specials[0])
         if beam == 1:
             texts = self._texts(self._decoding(sources, options, prefix, keys), options)
             return [self._of_text(text, options) for text in texts]
@@ -131,7 +131,7 @@ class OnnxEngine:
         return [ranked([_of_beam(hypothesis) for hypothesis in best[: options.nbest]]) for best in found]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         given = None if prefix is None else prefix[None]
         for text in self._decoding([source], options, given, draw_keys([source], 1)).stream():
             yield self._of_text(text, options)
@@ -144,8 +144,8 @@ class OnnxEngine:
         """Tokens before which each text must not end, and after which it must."""
         mode = MODES[options.mode]
         limit = length_limits(np.array([len(ids) for ids in sources]), options.max_len_a, options.max_len, self._max_len)
-        penalty = options.eos_penalty if "eos_penalty" in mode.options else 0.0
-        return np.minimum(least_length(options.min_len, mode.strategy(options).anchored, penalty), limit), limit
+        least = least_length(options.min_len, mode.strategy(options).anchored, mode.value(options, "eos_penalty"))
+        return np.minimum(least, limit), limit
 
     def _slots(self, sources: list[np.ndarray], options: Options) -> int:
         """Most slots of a pass of a row."""
@@ -161,7 +161,7 @@ class OnnxEngine:
         strategy, (least, limit) = mode.strategy(options), self._lengths(sources, options)
         chooser = OfLogProbs(
             *specials,
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
             temperature=options.temperature,
             sampling=options.sampling,
             topk=options.sampling_topk,
@@ -169,7 +169,7 @@ class OnnxEngine:
             seed=options.seed,
         )
         session = OnnxSession(self._graphs, sources, chooser, Bounds(least, limit, keys))
-        blocking = options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0
+        blocking = mode.value(options, "no_repeat_ngram_size")
         linked = None
         if self.link is not None and options.link is not False and mode.may_link(options):
             rescore, ahead = self._rescored(options), slots_ahead([self.blocks], 1 + strategy.drafts)
@@ -185,10 +185,10 @@ class OnnxEngine:
 
     def _rescored(self, options: Options) -> int:
         """How many paths AR chooses from; 0: it does not."""
-        return options.rescore if "rescore" in MODES[options.mode].options else 0
+        return MODES[options.mode].value(options, "rescore")
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
         session = OnnxSession(self._graphs, sources, OfLogProbs(*self._graphs.specials), bounds)
         return session.likeliest(canvas(len(sources), min(slots, self._max_len + 1)), count)
@@ -221,6 +221,8 @@ def _session(path: Path, kind: str, number: int, threads: int | None) -> Inferen
     # a thread that waits sleeps soon: where other work shares the cores, spinning on makes a text several times as slow
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.intra_op_num_threads = threads or cpu.count()
+    # batches have ever new shapes: plans that are kept for each are of no use, and an arena keeps the most that any batch took
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     on_cpu, provider = kind == "cpu", _PROVIDERS[kind]
     # fused they take six times and 1.3 times as long as their two parts
     slow = ["SkipLayerNormFusion", "BiasGeluFusion"] if on_cpu else []

@@ -12,11 +12,12 @@ from onnxruntime import InferenceSession, OrtValue
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from .. import visibility
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser
 from ..decoding.passes import Pass
-from ..decoding.search import Slots
 from ..decoding.session import BaseSession
 from ..errors import UserError
+from .engine import padded
 
 _ROOM = 16  # columns that a full cache grows by; those without a key are hidden, so few of them cost little
 _FAILURES = (states.Fail, states.InvalidArgument, states.RuntimeException, states.InvalidGraph, states.NotImplemented)
@@ -235,10 +236,8 @@ def _encoded(graphs: Graphs, sources: list[np.ndarray]) -> tuple[list[str], list
     while len(order):
         rows = order[: max(1, graphs.at_once // lengths[order[0]])]
         order = order[len(rows) :]
-        padded = np.full((len(rows), lengths[rows[0]]), graphs.specials[0])
-        for place, row in enumerate(rows):
-            padded[place, : lengths[row]] = sources[row]
-        found = graphs.run(graphs.encoder, names, {"source": OrtValue.ortvalue_from_numpy(padded)})
+        tokens = padded([sources[row] for row in rows], graphs.specials[0])
+        found = graphs.run(graphs.encoder, names, {"source": OrtValue.ortvalue_from_numpy(tokens)})
         if len(rows) == 1 == len(sources):
             return names, found
         arrays = [x.numpy() for x in found]

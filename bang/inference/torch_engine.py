@@ -1,5 +1,6 @@
 """The engine of `Bang` on torch and fairseq: any mode, beam search, GPUs."""
 
+import contextlib
 import gc
 import math
 import os
@@ -15,9 +16,9 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from .. import modes
+from ..decoding.candidates import Slots
 from ..decoding.choice import Bounds, Chooser, draw_keys
 from ..decoding.passes import canvas
-from ..decoding.search import Slots
 from ..errors import NO_NUMBERS, UserError
 from ..generation.session import TorchSession
 from ..network.model import BangModel
@@ -26,13 +27,13 @@ from ..plugin.data import PairDataset
 from ..plugin.task import OF_MODES
 from ..text.files import StrPath
 from ..trained_modes import slots_ahead
-from .api import Hypothesis, hypothesis, padded_prefixes, ranked
+from .engine import Hypothesis, hypothesis, padded, ranked
 from .load import Loaded
 from .trained_model import DTYPES, TrainedModel, read_checkpoint, read_folder
 
 
 class TorchEngine:
-    """Runs the network of a trained model; see `api.Engine`.
+    """Runs the network of a trained model; see `engine.Engine`.
 
     Args:
         device: "cpu", "cuda" …; None: a GPU if there is one.
@@ -83,7 +84,7 @@ class TorchEngine:
         ]
 
     def stream(self, source: np.ndarray, options: Options, prefix: np.ndarray | None = None) -> Iterator[Hypothesis]:
-        """See `api.Engine`; the lock is free between passes."""
+        """See `engine.Engine`; the lock is free between passes."""
         self._check_process()
         with self._lock, torch.inference_mode():
             generator = self._generator(options, True)[1]
@@ -117,22 +118,19 @@ class TorchEngine:
         batch = dataset.collater([dataset[index] for index in range(len(tokens))])
         order = batch["id"].tolist()
         batch["id"] = torch.from_numpy(keys[order])
-        given = None if prefixes is None else torch.from_numpy(padded_prefixes(prefixes, self._dictionary.pad())[order])
+        given = None if prefixes is None else torch.from_numpy(padded(prefixes, self._dictionary.pad())[order])
         if self._device.type == "cuda":
             batch, given = utils.move_to_cuda((batch, given), self._device)
         return order, batch, given
 
     def canvas(self, sources: list[np.ndarray], slots: int, count: int) -> Slots:
-        """See `api.Engine`."""
+        """See `engine.Engine`."""
         special = self._dictionary
-        tokens = np.full((len(sources), max(map(len, sources))), special.pad())
-        for row, ids in enumerate(sources):
-            tokens[row, : len(ids)] = ids
         lengths = torch.tensor([len(ids) for ids in sources])
         chooser = Chooser(special.pad(), special.unk(), special.eos())
         slots = min(slots, self._network.max_decoder_positions())
         with self._lock, torch.inference_mode():
-            src_tokens = torch.from_numpy(tokens).to(self._device)
+            src_tokens = torch.from_numpy(padded(sources, special.pad())).to(self._device)
             bounds = Bounds(*[np.zeros(len(sources), dtype=np.int64)] * 3)  # no rule is asked for
             session = TorchSession([self._network], src_tokens, lengths.to(self._device), chooser, bounds)
             return session.likeliest(canvas(len(sources), slots), count)
@@ -183,7 +181,7 @@ def _build_generator(model: TrainedModel, network: BangModel, options: Options, 
     task = model.task(decoding=mode.name, **of_task)
     generation = GenerationConfig(
         beam=options.beam if mode.beam_search else 1,
-        no_repeat_ngram_size=options.no_repeat_ngram_size if "no_repeat_ngram_size" in mode.options else 0,
+        no_repeat_ngram_size=mode.value(options, "no_repeat_ngram_size"),
         max_len_a=options.max_len_a, max_len_b=options.max_len, min_len=options.min_len, lenpen=options.len_penalty,
         sampling=options.sampling, sampling_topk=options.sampling_topk or -1, sampling_topp=options.sampling_topp or -1.0,
         temperature=options.temperature,
@@ -222,17 +220,35 @@ def load(
     folder: StrPath, config: dict[str, Any], link: StrPath | None = None, casing: StrPath | None = None, **options
 ) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_folder(folder, link, casing), options)
+    with _freed():
+        return _ready(read_folder(folder, link, casing), options)
 
 
 def load_checkpoint(
     path: StrPath, vocab: StrPath | None, link: StrPath | None = None, casing: StrPath | None = None, **options
 ) -> Loaded:
     """See `load.load_model`."""
-    return _ready(read_checkpoint(path, vocab, link, casing), options)
+    with _freed():
+        return _ready(read_checkpoint(path, vocab, link, casing), options)
 
 
 def _ready(model: TrainedModel, options: dict[str, Any]) -> Loaded:
     engine = TorchEngine(model, **options)
-    gc.collect()  # exceptions inside omegaconf and hydra keep the frames of the loading in cycles, and with them the weights
     return Loaded(engine, model.dictionary.symbols, model.generation, model.dictionary.normalization, model.casing)
+
+
+@contextlib.contextmanager
+def _freed() -> Iterator[None]:
+    """Frees what loading leaves in cycles: exceptions inside omegaconf and hydra keep its frames, and with them the weights.
+
+    Without automatic collections all of it stays in the youngest generation. A full collection takes seconds in a large
+    program.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if enabled:
+            gc.enable()

@@ -10,8 +10,6 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import plugin  # noqa: F401  (plugin: registers the architectures)
@@ -23,6 +21,7 @@ from ..plugin.task import BangTranslationConfig, BangTranslationTask
 from ..safety import checkpoints
 from ..safety.description import check_weights_fit
 from ..safety.folder import CONFIG, MODEL, VOCABULARY, WEIGHTS, check_vocabulary, read_config
+from ..safety.tensors import read_safetensors
 from ..text.casing import Casing, find_casing
 from ..text.files import StrPath
 from ..text.vocabulary import VOCAB
@@ -50,7 +49,7 @@ class TrainedModel:
         criterion: options of the training criterion, which say what modes were trained.
         updates: how many the weights have seen.
         languages: file endings of the training pairs' sources and targets.
-        generation: defaults of `api.Options`, where they are not its own.
+        generation: defaults of `options.Options`, where they are not its own.
         link: of NAR and semi-NAR; None: it has none.
         casing: gives texts capitals; None: it has none.
         source: the file or folder, for messages.
@@ -215,10 +214,7 @@ def _read_folder(folder: StrPath, link: StrPath | None, casing: StrPath | None) 
         raise UserError(
             f"{Path(folder, CONFIG)}: its sizes differ from this version's in {', '.join(differing)}; pack the checkpoint again"
         )
-    try:
-        weights = load_file(Path(folder, WEIGHTS))
-    except SafetensorError as error:
-        raise UserError(f"{Path(folder, WEIGHTS)}: cannot be read; truncated, or no safetensors file ({error})") from None
+    weights = read_safetensors(Path(folder, WEIGHTS))
     if config["sizes"]["share_all_embeddings"] and DECODER_TABLE in weights:
         weights[ENCODER_TABLE] = weights[DECODER_TABLE]
     dictionary = BertDictionary.load(Path(folder, VOCABULARY))

@@ -17,9 +17,7 @@ class BangConfig(FairseqDataclass):
     activation_fn: Activation = field(default="relu", metadata={"help": "activation function of the feed-forward layers"})
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout probability of attention weights"})
-    activation_dropout: float = field(
-        default=0.0, metadata={"help": "dropout probability after the activation in feed-forward layers"}
-    )
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout probability after the feed-forward activation"})
     encoder_embed_dim: int = field(default=512, metadata={"help": "width of the encoder"})
     encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "inner width of the encoder's feed-forward"})
     encoder_layers: int = field(default=6, metadata={"help": "encoder layers"})
@@ -35,7 +33,7 @@ class BangConfig(FairseqDataclass):
     )
     share_all_embeddings: bool = field(
         default=False,
-        metadata={"help": "share the embeddings of encoder, decoder and output (needs one dictionary)"},
+        metadata={"help": "share the embeddings of encoder, decoder and output (one dictionary)"},
     )
     num_buckets: int = field(
         default=32,
@@ -47,7 +45,7 @@ class BangConfig(FairseqDataclass):
     relative_max_distance: int = field(
         default=128,
         metadata={
-            "help": "distance from which on all fall into the last bucket",
+            "help": "from this distance on all are in the last bucket",
             "argparse_alias": "--relative_max_distance",
         },
     )
@@ -59,29 +57,23 @@ class BangConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "weights to start from: a checkpoint, or the folder of a BERT or ProphetNet (Hugging Face layout); "
-            "their position tables are cut or extended to fit; `bang starts` prints the sizes that they need"
+            "`bang starts` prints the sizes that they need"
         },
     )
     pretrained_encoder_layers: Optional[str] = field(
         default=None,
         metadata={
-            "help": "with --load-from-pretrained-model: its layers that start the encoder's, numbers from 0 with commas "
-            "between them (default: as many as needed, evenly spread)"
+            "help": "layers of --load-from-pretrained-model that start the encoder, such as 0,2,5 (default: evenly spread)"
         },
     )
-    pretrained_decoder_layers: Optional[str] = field(
-        default=None, metadata={"help": "the same for the decoder; both of a BERT's start from its encoder"}
-    )
+    pretrained_decoder_layers: Optional[str] = field(default=None, metadata={"help": "the same for the decoder"})
     freeze_encoder_layers: int = field(
         default=0,
-        metadata={
-            "help": "leave the first so many layers of the encoder as they start: nothing is learned there, and no time spent "
-            "on gradients"
-        },
+        metadata={"help": "do not train this many first layers of the encoder"},
     )
     load_sep: bool = field(
         default=False,
-        metadata={"help": "with --load-from-pretrained-model: start the embedding of [X_SEP] as that of [SEP]"},
+        metadata={"help": "with --load-from-pretrained-model: [X_SEP] starts with the embedding of [SEP]"},
     )
     max_source_positions: int = II("task.max_source_positions")
     max_target_positions: int = II("task.max_target_positions")

@@ -39,13 +39,13 @@ class BangModel(FairseqEncoderDecoderModel):
     @property
     def decodes(self) -> tuple[str, ...]:
         """Names of the modes that the model can decode in."""
-        return tuple(mode.name for mode in modes.MODES.values() if mode.training in self.trains)
+        return modes.decoded(self.trains)
 
     @classmethod
     def build_model(cls, cfg: BangConfig, task) -> "BangModel":
         """Builds the network, and starts it from a pretrained one if --load-from-pretrained-model says so."""
         _check(cfg, task)
-        if cfg.ngram > 1 and "ar" not in cls.trains:
+        if cfg.ngram > 1 and not any(modes.find(name).streams_train for name in cls.trains):
             logger.warning("--ngram %d has no effect with --arch bang_nar, which runs NAR alone", cfg.ngram)
         source = _embedding(task.source_dictionary, cfg.encoder_embed_dim)
         target = source if cfg.share_all_embeddings else _embedding(task.target_dictionary, cfg.decoder_embed_dim)
@@ -110,7 +110,7 @@ class BangModel(FairseqEncoderDecoderModel):
 class BangArModel(BangModel):
     """The same network, AR alone; trained with `ngram_language_loss`."""
 
-    trains = ("ar",)
+    trains = (modes.AR,)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(not one.main_length for one in _layouts(layout)):
@@ -122,7 +122,7 @@ class BangNarModel(BangModel):
     """The same network; a forward pass is NAR: plain logits for fairseq's label_smoothed_cross_entropy."""
 
     default_layout = staticmethod(visibility.non_autoregressive)
-    trains = ("nar",)
+    trains = (modes.NAR,)
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, layout=None, *args, **kwargs):
         if any(one.main_length for one in _layouts(layout)):

@@ -78,17 +78,29 @@ def make_pass_masks(
     return PassMasks(cached, columns, width, at, hidden[:, None], bucket[:, None])
 
 
-@functools.lru_cache(maxsize=1024)
+_KEPT = 1 << 14
+"""Most pairs of a query and a key of masks that are kept, 9 bytes each: larger ones cost little beside their pass, and would
+fill the memory where texts of all lengths come."""
+
+
 def plain_pass_masks(
     first: int, cached: int, anchors: tuple[int, ...] | None, block_sizes: tuple[int, ...], buckets, device
 ) -> PassMasks:
-    """The masks of a pass in which all rows stand alike; kept by its numbers.
+    """The masks of a pass in which all rows stand alike; small ones are kept by its numbers.
 
     Args:
         first: column of the first cached query.
         anchors: of the blocks; None: NAR, whose slots are cached themselves.
         block_sizes: of each block.
     """
+    queries = cached + (0 if anchors is None else sum(block_sizes))
+    given = first, cached, anchors, block_sizes, buckets, device
+    return _kept_pass_masks(*given) if queries * (first + queries) <= _KEPT else _plain_pass_masks(*given)
+
+
+def _plain_pass_masks(
+    first: int, cached: int, anchors: tuple[int, ...] | None, block_sizes: tuple[int, ...], buckets, device
+) -> PassMasks:
     with torch.inference_mode(False):
         column = first + np.arange(cached)
         if anchors is None:
@@ -103,6 +115,9 @@ def plain_pass_masks(
             last, key_position = np.concatenate([column, anchor]), visibility.main_position
         start = np.array([first])
         return make_pass_masks(position[None], last[None], start, cached, block_sizes, key_position, buckets, device)
+
+
+_kept_pass_masks = functools.lru_cache(maxsize=1024)(_plain_pass_masks)
 
 
 class Cache:

@@ -39,8 +39,8 @@ class BangTaskConfig(FairseqDataclass):
     other_models: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated architectures of fairseq's own, such as transformer, that the checkpoints of --path "
-            "and --lm-path may hold beside BANG's; name only what you expect, from people you trust"
+            "help": "comma-separated architectures of fairseq's, such as transformer, that checkpoints may hold besides BANG's; "
+            "use it with files from people you trust"
         },
     )
 

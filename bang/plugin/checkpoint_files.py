@@ -1,7 +1,7 @@
-"""The files of a training run, whole whenever it is killed: copies of checkpoints, and what a killed run leaves.
+"""Copies checkpoints completely or not at all, and removes what a killed run leaves.
 
-fairseq writes a checkpoint beside its name and renames it, but copies it to checkpoint_last.pt and checkpoint_best.pt in
-place: a run that is killed meanwhile leaves half of one.
+fairseq writes a checkpoint under another name and renames it, but copies it to checkpoint_last.pt and checkpoint_best.pt in
+place: a run that is killed during the copy leaves half a file.
 """
 
 import shutil
@@ -12,13 +12,13 @@ from fairseq.file_io import PathManager
 from ..text.files import StrPath, replacing
 
 PART = 1 << 24
-"""Bytes that are copied at once."""
+"""Bytes copied at a time."""
 
 plain_copy = PathManager.copy
 
 
 def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-    """As fairseq's PathManager.copy; a local file is whole or as it was."""
+    """fairseq's PathManager.copy; a local file is replaced completely or not at all."""
     if not (overwrite and PathManager.supports_rename(dst_path)):
         return plain_copy(src_path, dst_path, overwrite)
     with open(src_path, "rb") as source, replacing(dst_path) as target:
@@ -27,11 +27,11 @@ def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
 
 
 def copy_whole() -> None:
-    """Lets fairseq copy so."""
+    """Makes fairseq use `copy`."""
     PathManager.copy = staticmethod(copy)
 
 
 def remove_leftovers(folder: StrPath) -> None:
-    """Removes what killed runs left half written; call it while no other run writes there."""
+    """Removes half-written checkpoints of killed runs; call it while no other run writes there."""
     for path in Path(folder).glob("checkpoint*.pt.tmp"):
         path.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ def add_min_lr(parser: argparse.ArgumentParser) -> None:
         "--min-lr",
         type=float,
         default=argparse.SUPPRESS,
-        help="stop training when the learning rate reaches this minimum; the name that --stop-min-lr had in fairseq 0.9",
+        help="stop training at this learning rate; --stop-min-lr under its name in fairseq 0.9",
     )
 
 

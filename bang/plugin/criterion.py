@@ -32,12 +32,8 @@ MAX_NGRAM = 32
 
 @dataclass
 class NgramLossConfig(FairseqDataclass):
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "epsilon of label smoothing: its share of the target is spread over all pieces"}
-    )
-    disable_ngram_loss: bool = field(
-        default=False, metadata={"help": "count the loss of the first predicting stream alone, plain AR"}
-    )
+    label_smoothing: float = field(default=0.0, metadata={"help": "share of each target that is spread over all word pieces"})
+    disable_ngram_loss: bool = field(default=False, metadata={"help": "train the first predicting stream only, plain AR"})
     stream_decay: float = field(
         default=1.0, metadata={"help": "with --ngram: weight of predicting stream i in the loss is this to the power of i"}
     )
@@ -50,25 +46,27 @@ class NgramLossConfig(FairseqDataclass):
 class MixedLossConfig(NgramLossConfig):
     nar_ratio: float = field(default=0.0, metadata={"help": "share of the updates that train NAR (0: none, 1: all)"})
     semi_nar_ratio: float = field(
-        default=0.0, metadata={"help": "share of the updates that train semi-NAR; what both shares leave is AR"}
+        default=0.0, metadata={"help": "share of the updates that train semi-NAR; AR has the rest after both shares"}
     )
     block_size: int = describe("block_size")
     random_block_offset: bool = field(
         default=False,
         metadata={
-            "help": "half of the semi-NAR updates begin their blocks at a random token, so that in decoding blocks may "
-            "hang on any token (--decoding speculative, --commit-threshold), as with --ngram at less cost"
+            "help": "half of the semi-NAR updates begin their blocks at a random token, as --decoding speculative and "
+            "--commit-threshold need; cheaper than --ngram"
         },
     )
     joint_modes: bool = field(
         default=False,
-        metadata={"help": "every update trains every mode, weighted by its share, on one encoder pass, in place of drawing one"},
+        metadata={
+            "help": "every update trains every mode, weighted by its share, on one encoder pass; otherwise each trains one"
+        },
     )
     own_texts: int = field(
         default=0,
         metadata={
-            "help": "half of the loss is of targets that the model itself writes, in AR, for the sources of the batch: of so "
-            "many draws the one nearest to the reference (1: the most probable text; 0: references alone)"
+            "help": "half of the loss is on targets that the model itself writes in AR for the batch: of this many samples the "
+            "one closest to the reference (1: the most probable text; 0: references only)"
         },
     )
 
@@ -147,7 +145,7 @@ class NgramLanguageLoss(FairseqCriterion):
         self.stream_decay = stream_decay
         self.sentence_avg = sentence_avg
         self.seed = seed
-        self.shares = {"ar": 1.0}
+        self.shares = {modes.AR: 1.0}
         self.joint = False
 
     def forward(self, model, sample, reduce=True):
@@ -178,7 +176,7 @@ class NgramLanguageLoss(FairseqCriterion):
             sample_size = nll_tokens = sample["ntokens"]
         else:
             scales, nll_tokens = [1.0], slots[0].size
-            per_sentence = self.sentence_avg and parts[0].mode != "ar"
+            per_sentence = self.sentence_avg and not _has_streams(parts[0].mode)
             sample_size = sample["target"].size(0) if per_sentence else nll_tokens
         weight = torch.cat([scale * s.weight for scale, s in zip(scales, slots)])
         target = torch.cat([s.target for s in slots])
@@ -201,7 +199,7 @@ class NgramLanguageLoss(FairseqCriterion):
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
         """The slots that a mode trains; semi-NAR's blocks begin at target `start`."""
-        assert mode == "ar"
+        assert _has_streams(mode)
         return visibility.streams(length, self.ngram)
 
     def _block_offset(self, update: int) -> int:
@@ -215,17 +213,18 @@ class NgramLanguageLoss(FairseqCriterion):
         slot_target, _ = layout_tensors(layout, target.device)
         expected = _at(target, slot_target, fill=self.padding_idx)  # (B, G, K)
         counts = expected.ne(self.padding_idx)
-        if mode == "ar" and "target_idx" in sample:
+        streams = _has_streams(mode)
+        if streams and "target_idx" in sample:
             # stream i counts from index i of a span on: its block hangs on a token of the span
             counts &= _at(sample["target_idx"], slot_target, fill=-1) >= torch.arange(self.ngram, device=target.device)
         # how many there are follows from how many targets stand at each index of their span
         at_least = sample["targets_from"] + [0] * MAX_NGRAM
-        numbers = at_least[: self.ngram] if mode == "ar" else [at_least[max(layout.first_anchor, 0)]]
+        numbers = at_least[: self.ngram] if streams else [at_least[max(layout.first_anchor, 0)]]
         weights = [self.stream_decay**i for i in range(len(numbers))]
         # the slots that count come first; their number is known on the host: no host sync
         index = counts.flatten().logical_not().int().argsort(stable=True)[: sum(numbers)]
         weight = torch.ones(len(index), device=target.device)
-        if self.stream_decay != 1 and mode == "ar":
+        if self.stream_decay != 1 and streams:
             weight = self.stream_decay ** (index % self.ngram).float()
         size = sum(number * w for number, w in zip(numbers, weights))
         return Slots(layout, index, expected.flatten()[index], weight, size)
@@ -281,29 +280,30 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
         if block_size < 1:
             raise UserError(f"--block-size {block_size}: a block holds at least 1 token")
         self.block_size = block_size
-        self.shares = split_shares(nar_ratio, semi_nar_ratio)
-        if self.ngram > 1 and "ar" not in self.shares:
+        self.shares = split_shares({"nar_ratio": nar_ratio, "semi_nar_ratio": semi_nar_ratio})
+        trains_blocks = any("block_size" in modes.find(mode).options for mode in self.shares)
+        if self.ngram > 1 and not any(map(_has_streams, self.shares)):
             logger.warning("--ngram %d has no effect: no update trains AR (--nar-ratio, --semi-nar-ratio)", ngram)
-        if block_size != visibility.BLOCK_SIZE and "semi-nar" not in self.shares:
+        if block_size != visibility.BLOCK_SIZE and not trains_blocks:
             logger.warning("--block-size %d has no effect in training without --semi-nar-ratio", block_size)
 
         self.random_block_offset, self.joint = random_block_offset, joint_modes
         if random_block_offset and getattr(task.cfg, "mask_length", None) is not None:
             raise UserError("--random-block-offset is for pairs: in pretraining --ngram hangs blocks on every token")
-        if random_block_offset and "semi-nar" not in self.shares:
+        if random_block_offset and not trains_blocks:
             logger.warning("--random-block-offset has no effect without --semi-nar-ratio")
         if joint_modes and len(self.shares) == 1:
             logger.warning("--joint-modes has no effect: all updates train %s", *self.shares)
         if own_texts < 0:
             raise UserError(f"--own-texts {own_texts}: draw one text or more of each source (0: none)")
-        if own_texts and "ar" not in self.shares:
+        if own_texts and modes.AR not in self.shares:
             raise UserError("--own-texts: the model writes in AR, so train AR too (--nar-ratio, --semi-nar-ratio)")
         if own_texts and getattr(task.cfg, "mask_length", None) is not None:
             raise UserError("--own-texts is for pairs: pretraining has no sources to write for")
         self.own_texts = own_texts
 
     def layout(self, mode: str, length: int, start: int) -> visibility.Layout:
-        if mode == "ar":
+        if _has_streams(mode):
             return super().layout(mode, length, start)
         return modes.find(mode).layout(length, Options(block_size=self.block_size), start)
 
@@ -319,6 +319,11 @@ class NgramLanguageLossNarMixed(NgramLanguageLoss):
             return 0
         random = np.random.default_rng([self.seed, update, 1])  # apart from the draw of the mode
         return int(random.integers(self.block_size)) if random.random() < 0.5 else 0
+
+
+def _has_streams(mode: str) -> bool:
+    """Whether a mode's updates have the predicting streams of --ngram."""
+    return modes.find(mode).streams_train is not None
 
 
 def _at(values: Tensor, index: Tensor, fill: int) -> Tensor:

@@ -10,13 +10,13 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 
 from .. import plugin  # noqa: F401  (registers)
-from ..network.config import ARCHITECTURES, BangConfig
+from ..network.config import ARCHITECTURES
 
 HEAD = """\
 # Options
 
-What BANG adds to fairseq's command lines; `fairseq-train --help` and its kind list fairseq's own alone. Written by
-`python -m bang options > docs/options.md`, which a test compares with this page.
+What BANG adds to fairseq's command lines; their `--help` lists fairseq's own options only. Written by
+`python -m bang options > docs/options.md`.
 """
 OURS = __name__.split(".")[0]
 
@@ -26,19 +26,24 @@ def page() -> str:
     parts = [HEAD]
     for kind, registry in {"--task": TASK_REGISTRY, "--criterion": CRITERION_REGISTRY, **_others()}.items():
         ours = {name: cls for name, cls in sorted(registry.items()) if cls.__module__.startswith(f"{OURS}.")}
+        rows_of = {name: _rows(cls) for name, cls in ours.items()}
+        everywhere = [row for row in sum(rows_of.values(), []) if all(row in rows for rows in rows_of.values())]
+        shared = list(dict.fromkeys(everywhere)) if len(ours) > 2 else []
+        if shared:
+            parts += [f"## Every `{kind}`\n", _table(shared)]
         for name, cls in ours.items():
-            parts.append(f"## `{kind} {name}`\n")
-            rows = _rows(cls)
-            for base, base_class in ours.items():
-                if cls is not base_class and issubclass(cls, base_class):
-                    parts.append(f"Those of `{kind} {base}`, and:\n")
-                    rows = [row for row in rows if row not in _rows(base_class)]
-            parts.append(_table(rows))
+            rows = [row for row in rows_of[name] if row not in shared]
+            bases = [base for base, base_class in ours.items() if cls is not base_class and issubclass(cls, base_class)]
+            for base in bases:
+                rows = [row for row in rows if row not in rows_of[base]]
+            if rows:
+                parts.append(f"## `{kind} {name}`\n")
+                parts += [f"Those of `{kind} {base}`, and:\n" for base in bases]
+                parts.append(_table(rows))
     parts += [
         "## `--arch bang_ar_nar_mixed`, `bang_ar`, `bang_nar`\n",
-        "Each also as `_base`, `_middle` and `_large`, which set the defaults in the second table.\n",
+        "Each also as `_base`, `_middle` and `_large`, whose defaults follow in brackets where they differ.\n",
         _table(_rows(MODEL_REGISTRY["bang_ar_nar_mixed"])),
-        _architectures(),
     ]
     return "\n".join(parts)
 
@@ -78,23 +83,17 @@ def _rows(cls: type) -> list[str]:
 
 
 def _table(rows: list[str]) -> str:
-    return "\n".join(["| option | default | |", "| --- | --- | --- |", *rows]) + "\n" if rows else "Nothing.\n"
+    return "\n".join(["| option | default | |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def _default(action: argparse.Action) -> str:
-    if action.nargs == 0:
-        return "off"
-    return "" if action.default in (None, argparse.SUPPRESS) or action.required else f"{action.default}"
+    if action.default in (None, argparse.SUPPRESS) or action.required:
+        return ""
+    plain, *named = [_value(defaults.get(action.dest, action.default)) for defaults in ARCHITECTURES.values()]
+    if len(set(named)) > 1:
+        return f"{plain} ({', '.join(named)})"
+    return plain if named[0] == plain else f"{plain} ({named[0]})"
 
 
-def _architectures() -> str:
-    names = list(ARCHITECTURES)
-    changed = list(dict.fromkeys(option for defaults in ARCHITECTURES.values() for option in defaults))
-    rows = [
-        "| default of | " + " | ".join(f"`{name}`" if name else "plain" for name in names) + " |",
-        "| --- " * (1 + len(names)) + "|",
-    ]
-    for option in changed:
-        values = [ARCHITECTURES[name].get(option, getattr(BangConfig, option)) for name in names]
-        rows.append(f"| `--{option.replace('_', '-')}` | " + " | ".join(map(str, values)) + " |")
-    return "\n".join(rows) + "\n"
+def _value(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else f"{value}"

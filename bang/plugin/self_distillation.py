@@ -56,7 +56,7 @@ def write(model, sample: dict, number: int, seed: int, dictionary) -> dict:
             tokens, lengths = net_input["src_tokens"], net_input["src_lengths"]
             encoded = [model.encoder.reorder_encoder_out(out, rows) for out in encode([model], tokens, lengths)]
             session = TorchSession([model], tokens[rows], lengths[rows], chooser, Bounds(least, limit, key), encoded)
-            drawn = [text.tokens for text in loop.Decoding(session, modes.strategy("ar"), least, limit, pad, eos).run()]
+            drawn = [text.tokens for text in loop.Decoding(session, modes.strategy(modes.AR), least, limit, pad, eos).run()]
     finally:
         model.train(training)
     closest = make_closest()

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import weakref
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,9 +26,9 @@ from ..errors import UserError
 from ..generation.beam_search import AlignedArGenerator, ArGenerator
 from ..generation.generator import LoopGenerator
 from ..generation.statistics import Statistics
-from ..modes import MODES, WITHOUT_THRESHOLD, Mode, options_without_effect
+from ..modes import AR, MODES, NAR, WITHOUT_THRESHOLD, Mode, options_without_effect
 from ..options import DESCRIBED, Options, describe
-from ..trained_modes import slots_ahead, warning_of_blocks
+from ..trained_modes import slots_ahead, warnings_of
 from . import raw_text, training_run
 from .base_task import BangTask, BangTaskConfig
 from .data import PairDataset, check_binarized
@@ -36,8 +36,8 @@ from .data import PairDataset, check_binarized
 logger = logging.getLogger(__name__)
 
 DECODING_HELP = (
-    f"the mode to generate in: {', '.join(MODES)}. --beam is for ar alone: speculative gives the words of --beam 1 (it takes "
-    "fairseq's default of 5 for 1, since the two look the same)"
+    f"the mode to generate in: {', '.join(MODES)}. --beam acts in ar only; speculative gives the text of --beam 1 (fairseq's "
+    "default of 5 counts as 1 there)"
 )
 NO_EFFECT_IN_LOOP = (
     "nbest diverse_beam_groups diversity_rate match_source_len constraints print_alignment replace_unk lm_path"
@@ -51,25 +51,25 @@ UNKNOWN_SAMPLE = 1000  # first texts of a split, checked for raw text that was b
 
 @dataclass
 class BangTranslationConfig(TranslationConfig, BangTaskConfig):
-    decoding: str = field(default="ar", metadata={"help": DECODING_HELP})
+    decoding: str = field(default=AR, metadata={"help": DECODING_HELP})
     block_size: int = describe("block_size")
     commit_threshold: float = describe("commit_threshold")
     rescore: int = describe("rescore")
     link: Optional[str] = field(
         default=None,
         metadata={
-            "help": "a file of bang link, or none (the default): with one NAR, and semi-NAR without a threshold, write the best "
-            "path through their slots' likeliest tokens, by what it says of neighbours"
+            "help": "a file of bang link, or none (the default): NAR, and semi-NAR without a threshold, write the best path "
+            "through their slots' likeliest tokens"
         },
     )
     upsample_primary: int = field(
-        default=1, metadata={"help": "how often an epoch holds the sentences of `train` where `train1` and others lie beside it"}
+        default=1, metadata={"help": "how often an epoch repeats `train` when `train1` and others are beside it"}
     )
     length_bucket: int = field(
         default=1,
         metadata={
-            "help": "training batches hold sources whose lengths share a bucket of so many tokens, sorted by target length "
-            "within it: a little more padding of sources, much less of targets (1: by source length first, as fairseq)"
+            "help": "batch training sources by buckets of this many tokens, and by target length within them: much less padding "
+            "of targets (1: by source length first, as fairseq)"
         },
     )
     draft_length: int = describe("draft_length")
@@ -77,14 +77,14 @@ class BangTranslationConfig(TranslationConfig, BangTaskConfig):
     eos_penalty: float = describe("eos_penalty")
     max_nar_length: int = field(
         default=0,
-        metadata={"help": "limit on the tokens of a text that is not decoded by beam search, beside --max-len-a/b (0: none)"},
+        metadata={"help": "limit on the tokens of a text without beam search, besides --max-len-a/b (0: none)"},
     )
     log_format: Optional[str] = II("common.log_format")
 
 
 @dataclass
 class BangTranslationNarConfig(BangTranslationConfig):
-    decoding: str = field(default="nar", metadata={"help": DECODING_HELP})
+    decoding: str = field(default=NAR, metadata={"help": f"the mode to generate in: {', '.join(MODES)}"})
 
 
 @register_task("translation_bang", dataclass=BangTranslationConfig)
@@ -256,27 +256,18 @@ class BangTranslationTask(BangTask, TranslationTask):
 
     def _check_models(self, mode: Mode, options: Options, models) -> None:
         """Refuses a mode that the models do not run; warns where they were not trained for it, or for such blocks."""
+        chooses = "rescore" in mode.options and self.link is not None
         for model in models:
-            runs, trained = getattr(model, "decodes", ("ar",)), getattr(model, "trained_modes", None)
+            runs = getattr(model, "decodes", (AR,))
             if mode.name not in runs:
                 raise UserError(f"--decoding {mode.name}: this checkpoint's model decodes {' or '.join(runs)} alone")
-            if trained and mode.training not in trained:
-                logger.warning(
-                    "--decoding %s: this checkpoint was trained for %s alone, expect poor texts; decode in a mode that "
-                    "it was trained for, or train it with another --nar-ratio or --semi-nar-ratio",
-                    mode.name, " and ".join(trained),
-                )  # fmt: skip
-            of_blocks = warning_of_blocks(getattr(model, "trained_blocks", None), mode, options)
-            if of_blocks:
-                logger.warning("%s", of_blocks)
-            if options.rescore and "rescore" in mode.options and self.link is not None:
-                if "ar" not in runs:
-                    raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
-                if trained and "ar" not in trained:
-                    logger.warning(
-                        "--rescore: this checkpoint was trained for %s alone, not for AR, which chooses the text: expect a poor "
-                        "choice; decode without it, or train with a lower --nar-ratio or --semi-nar-ratio", " and ".join(trained),
-                    )  # fmt: skip
+            if options.rescore and chooses and AR not in runs:
+                raise UserError("--rescore: this checkpoint's model does not run AR, which would choose the text")
+            asked = options if chooses else replace(options, rescore=0)
+            for warning in warnings_of(
+                getattr(model, "trained_modes", None), getattr(model, "trained_blocks", None), mode, asked
+            ):
+                logger.warning("%s", warning)
 
     def loop_generator(self, models, mode: Mode, options: Options, args) -> LoopGenerator:
         """The generator of all modes but AR, and of AR where `Bang` draws or streams."""
@@ -296,7 +287,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             len_penalty=getattr(args, "lenpen", 1),
             statistics=statistics,
             link=link,
-            rescore=options.rescore if link is not None and "rescore" in mode.options else 0,
+            rescore=mode.value(options, "rescore") if link is not None else 0,
             ahead=slots_ahead([getattr(model, "trained_blocks", None) for model in models], 1 + mode.strategy(options).drafts),
         )
         # fairseq has no hook for the end of a run
@@ -319,7 +310,7 @@ class BangTranslationTask(BangTask, TranslationTask):
             self.target_dictionary.unk(),
             self.target_dictionary.eos(),
             unk_penalty=getattr(args, "unkpen", 0),
-            eos_penalty=options.eos_penalty if "eos_penalty" in mode.options else 0.0,
+            eos_penalty=mode.value(options, "eos_penalty"),
             temperature=getattr(args, "temperature", 1.0),
             **sampling,
         )

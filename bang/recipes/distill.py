@@ -6,6 +6,7 @@ Its targets are more regular than people's, which is what a model needs that wri
 from pathlib import Path
 
 from ..errors import UserError, damaged
+from ..modes import AR
 from ..text.files import StrPath, read_lines
 from ..text.vocabulary import fingerprint, read_normalization, read_vocabulary
 from ..trained_modes import stored_options, trained_modes
@@ -77,7 +78,7 @@ def distillation_plan(
 
     logs = []
     # sentences over a length limit are left out here, and filled from the references below
-    words = generate_words(binarized, "train", teacher, "ar", options) + ["--skip-invalid-size-inputs-valid-test"]
+    words = generate_words(binarized, "train", teacher, AR, options) + ["--skip-invalid-size-inputs-valid-test"]
     words += ["--nbest", options.beam] if closest else []
     for shard in range(shards):
         log = out / "teacher" / f"{shard}.log"
@@ -181,5 +182,5 @@ def _check_teacher(state: dict, teacher: StrPath, vocab: StrPath) -> None:
     settings = state.get("cfg") or state.get("args") or {}
     check_options(stored_options(settings), f"teacher {teacher}")
     modes = trained_modes(settings)
-    if modes and "ar" not in modes:
-        raise UserError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for ar")
+    if modes and AR not in modes:
+        raise UserError(f"teacher {teacher}: trained for {', '.join(modes)} only: give a checkpoint that was trained for {AR}")

@@ -14,6 +14,7 @@ from ..text.casing import CASING_FILE
 from ..text.files import StrPath, read_lines
 from ..text.training_log import for_terminal
 from ..text.vocabulary import VOCAB, read_normalization, read_vocabulary, vocabulary_files
+from ..trained_modes import DECISIVE
 from .binarize import PACKAGE, SIDES, SPLITS, binarize_words
 from .gpus import gpu_count
 from .steps import Command, Plan, Step
@@ -30,10 +31,8 @@ EVALUATED_IN = {
 }
 """--mode, as `bang finetune` takes it, and the modes that its checkpoint is evaluated in."""
 
-DECIDING = {"--mode", "--arch", "--criterion", "--nar-ratio", "--semi-nar-ratio", "--block-size", "--random-block-offset",
-            "--ngram", "--disable-ngram-loss"}  # fmt: skip
+DECIDING = {"--mode", "--arch", "--criterion", *(f"--{name.replace('_', '-')}" for name in DECISIVE)}
 """Options of `bang finetune` that say which modes a checkpoint is trained for; no run goes on with others."""
-
 
 NO_LINK_BESIDE = {"--link", "--commit-threshold"}
 """Options of fairseq-generate with which no link is tried: it is given, or does not go with them."""
@@ -73,7 +72,7 @@ class TaskOptions:
         workers: processes that tokenize and binarize.
     """
 
-    mode: str = "nar"
+    mode: str = modes.NAR
     start: str | None = None
     preset: str = "none"
     vocab: StrPath = VOCAB
@@ -163,7 +162,7 @@ def add_training(plan: Plan, data: Path, out: Path, options: TaskOptions, has_se
     inputs = data_files(data, "train", "valid")
     words = ["python", "-m", "bang", "finetune", "--mode", options.mode, data, out / "checkpoints"]
     words += ["--tensorboard-logdir", out / "tensorboard", "--log-format", "json", "--log-interval", "50"]
-    if options.mode == "semi-nar":  # "all" is trained for blocks of many sizes
+    if _has_option(options.mode, "block_size"):  # "all" is trained for blocks of many sizes
         words += ["--block-size", options.block_size]
     if options.start is not None:
         inputs.append(Path(options.start))
@@ -208,7 +207,7 @@ def add_results(
         name = decoding if used is None else f"{decoding}-link"
         log, hypotheses, text = (out / f"{name}.{suffix}" for suffix in ("log", "hypo", "txt"))
         collected = ["python", "-m", "bang", "collect", log, hypotheses, "--source", tokenized_source]
-        cleaned = [*clean, *(["--keep-repeats"] if decoding == "ar" else []), hypotheses, text]
+        cleaned = [*clean, *([] if modes.find(decoding).drops_repeats else ["--keep-repeats"]), hypotheses, text]
         commands = [
             Command(
                 [*generate_words(data, "test", checkpoint, decoding, options), *(["--link", used] if used else [])],
@@ -236,7 +235,7 @@ def add_results(
 def _linked(options: TaskOptions) -> list[str]:
     """The decodings that are tried with a link too: none without NAR, whose texts choose its weights."""
     given = {word.partition("=")[0] for word in options.generate}
-    if "nar" not in EVALUATED_IN[options.mode] or given & NO_LINK_BESIDE:
+    if modes.NAR not in EVALUATED_IN[options.mode] or given & NO_LINK_BESIDE:
         return []
     asked = {name: modes.Options(mode=name, block_size=options.block_size) for name in EVALUATED_IN[options.mode]}
     return [name for name, of_mode in asked.items() if modes.find(name).may_link(of_mode)]
@@ -264,9 +263,14 @@ def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, o
     """fairseq-generate's command line for one decoding."""
     words = ["fairseq-generate", data, "--user-dir", PACKAGE, "--task", "translation_bang", "--path", checkpoint]
     words += ["--gen-subset", split, "--batch-size", options.batch_size, "--truncate-source", "--decoding", decoding]
-    words += ["--beam", options.beam, "--lenpen", options.lenpen] if decoding == "ar" else ["--beam", "1"]
-    words += ["--block-size", options.block_size] if decoding == "semi-nar" else []
+    words += ["--beam", options.beam, "--lenpen", options.lenpen] if modes.find(decoding).beam_search else ["--beam", "1"]
+    words += ["--block-size", options.block_size] if _has_option(decoding, "block_size") else []
     return [*words, *options.generate]
+
+
+def _has_option(mode: str, option: str) -> bool:
+    """Whether a mode has a generation option; a training of several modes has none of its own."""
+    return mode in modes.with_option(option)
 
 
 def precision_words() -> list[str]:

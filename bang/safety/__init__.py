@@ -1,1 +1,1 @@
-"""Checkpoints of strangers: `files` says what a file may hold, `settings` what it may name, `hooks` where fairseq asks."""
+"""Untrusted checkpoints: `files` says what a file may hold, `settings` what it may name; `hooks` makes fairseq use both."""

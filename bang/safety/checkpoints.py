@@ -1,4 +1,4 @@
-"""Checkpoints: checked before use, and whether they fit; `safety` says what they may hold and name."""
+"""Checks checkpoints before use, and whether their weights fit a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +24,10 @@ def check(path: str) -> dict:
 
 
 def resumable(path: str) -> str:
-    """The checkpoint that a run goes on from: `path`, or where that is damaged the newest whole one beside it.
+    """The checkpoint to resume from: `path`, or if that is damaged the newest undamaged one beside it.
 
     Raises:
-        DamagedError: it is damaged, and no other can be gone on from.
+        DamagedError: it is damaged, and there is no other to resume from.
     """
     try:
         read(path, mmap=True)
@@ -36,13 +36,13 @@ def resumable(path: str) -> str:
         if not any(updates.values()):
             raise DamagedError(f"{error}; no whole one lies beside it: remove it to begin anew") from None
         return str(max(updates, key=lambda other: updates[other]))
-    except UserError:  # refused: who loads it says so
+    except UserError:  # refused: loading it will say so
         pass
     return path
 
 
 def _updates(path: str) -> int:
-    """Updates that a checkpoint has seen; 0: no run can go on from it."""
+    """Updates of a checkpoint; 0: no run can resume from it."""
     try:
         state = read(path, mmap=True)
         return int(state["optimizer_history"][-1]["num_updates"]) if "last_optimizer_state" in state else 0
@@ -54,12 +54,12 @@ _PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def check_numbers(weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuses weights that are no finite numbers: texts of them are nonsense without a word."""
+    """Refuses weights that are not finite numbers: their texts would be nonsense without a warning."""
     for name, value in weights.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _PRECISIONS:
             kind = str(value.dtype).removeprefix("torch.")
             layout = "" if value.layout == torch.strided else f"{value.layout} ".removeprefix("torch.")
-            raise UserError(f"{source}: {name} holds {layout}{kind}, and weights are real numbers; take it whole")
+            raise UserError(f"{source}: {name} holds {layout}{kind}, and weights are real numbers; copy the file again")
         if value.numel():
             low, high = torch.aminmax(value.detach())  # NaN if one is
             if not (low.isfinite() and high.isfinite()):

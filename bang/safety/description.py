@@ -1,7 +1,7 @@
 """The description of a model: the options of its network and its training, in config.json or in a checkpoint.
 
-One schema for both, and one comparison with the weights, before anything is built: a number in a description costs its
-writer nothing. Standard library only.
+One schema serves for both, and sizes are compared with the weights before anything is built: a hostile description can name any
+size. Standard library only.
 """
 
 import json
@@ -19,7 +19,7 @@ _MOST_JSON = 1 << 22  # bytes of a description; ours have thousands
 
 
 class _Kind(NamedTuple):
-    """What serves as an option's value, and how to say so."""
+    """A check of an option's value, and its wording in messages."""
 
     serves: Callable[[Any], bool]
     wanted: str
@@ -55,14 +55,14 @@ OPTIONS: dict[str, _Kind] = {
     "block_size": _whole(1, 1 << 20),
     **dict.fromkeys(("disable_ngram_loss", "random_block_offset", "joint_modes"), _FLAG),
 }
-"""The options that are acted upon: of the network, and those of the training that decide which modes it knows."""
+"""The options that have an effect: the network's, and those of the training that decide which modes are trained."""
 
 
 def check_options(options: Mapping[str, Any], source: str) -> None:
-    """Refuses options that no model can have; one that is None is not given.
+    """Refuses options that no model can have; None counts as not given.
 
     Args:
-        source: what they describe, for the message.
+        source: what they describe, for messages.
     """
     for name, kind in OPTIONS.items():
         value = options.get(name)
@@ -74,7 +74,7 @@ def check_options(options: Mapping[str, Any], source: str) -> None:
 
 
 class Shaped(Protocol):
-    """A weight, of which its shape is looked at."""
+    """A weight; only its shape is used."""
 
     @property
     def shape(self) -> Any: ...
@@ -84,7 +84,7 @@ def layers_of(weights: Mapping[str, Any], source: str) -> dict[str, int]:
     """The number of layers, from the weights' names: {"encoder": 6, "decoder": 6}.
 
     Raises:
-        ValueError: one between others lacks.
+        ValueError: a layer is missing.
     """
     found: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
     for name in weights:
@@ -94,12 +94,12 @@ def layers_of(weights: Mapping[str, Any], source: str) -> dict[str, int]:
     for side, numbers in found.items():
         lacking = next((number for number in range(len(numbers)) if number not in numbers), None)
         if lacking is not None:
-            raise UserError(f"{source}: lacks the {side}'s layer {lacking} and has layer {max(numbers)}; take it whole")
+            raise UserError(f"{source}: lacks the {side}'s layer {lacking} and has layer {max(numbers)}; copy the file again")
     return {side: len(numbers) for side, numbers in found.items()}
 
 
 def widths_of(weights: Mapping[str, Shaped]) -> dict[str, int]:
-    """The widths, from the weights' shapes, by the option that has to agree."""
+    """The widths, from the weights' shapes, by the option that has to match."""
     found = {}
     for side in ("encoder", "decoder"):
         for option, name, axis in (("embed_dim", "embed_tokens", 1), ("ffn_embed_dim", "layers.0.fc1", 0)):
@@ -110,10 +110,10 @@ def widths_of(weights: Mapping[str, Shaped]) -> dict[str, int]:
 
 
 def check_weights_fit(options: Mapping[str, Any], weights: Mapping[str, Shaped], source: str) -> None:
-    """Refuses sizes that are not those of the weights, before a network of these sizes is built.
+    """Refuses sizes that differ from the weights', before a network is built.
 
     Args:
-        options: of the network, checked by `check_options`; one that is None or not there is not compared.
+        options: the network's, checked by `check_options`; missing or None: not compared.
         weights: under our names.
     """
     found = {f"{side}_layers": count for side, count in layers_of(weights, source).items()} | widths_of(weights)
@@ -147,7 +147,7 @@ def read_description(path: StrPath) -> dict[str, Any]:
     """Reads a JSON file that describes a model.
 
     Raises:
-        ValueError: it is no file, too long, no JSON, or no object; one line.
+        ValueError: it is not a file, too long, not JSON, or not an object; one line.
     """
     if not os.path.isfile(path):  # /dev/zero never ends, and a pipe may never begin
         raise UserError(f"{path}: is no file")
@@ -156,7 +156,7 @@ def read_description(path: StrPath) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers of 5,000 digits; lists in lists
+    except (ValueError, RecursionError) as error:  # bad JSON or UTF-8, numbers of 5,000 digits, deep nesting
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]:.200})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no settings by name")

@@ -1,9 +1,9 @@
 """What a checkpoint file may hold: weights, numbers, text, and containers of them.
 
-A file is looked through before anything of it is built: its parts must be as long as they say, and its pickles harmless
-(`pickles`). torch's weights-only loader then restores what its allow-list names. Ours is in force while a checkpoint is read
-and at no other time, and maps every foreign name whose restoring would take the file's word for anything
-(numpy's arrays, omegaconf's containers) to a class of ours that takes plain values alone.
+A file is checked before anything is built from it: its parts must have the lengths that they state, and its pickles must be
+harmless (`pickles`). torch's weights-only loader then restores what its allow-list names. Our list applies only while a
+checkpoint is read. Loading some foreign names would trust the file (numpy's arrays, omegaconf's containers): the list maps them
+to classes of ours that take plain values only.
 
 Time and memory are bounded by the length of the file.
 """
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"(b1|[iufc]\d{1,2})")  # numpy's codes of booleans, intege
 
 
 class _NumberType:
-    """Stands in for numpy.dtype: `('f8', False, True)`, then its state, of which the byte order counts."""
+    """Stands in for numpy.dtype: `('f8', False, True)`, then its state, of which only the byte order is used."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True):
         if not isinstance(code, str) or not _NUMBER.fullmatch(code):
@@ -47,7 +47,7 @@ class _NumberType:
 
 
 class _Array:
-    """Stands in for a numpy array; `__setstate__` makes one out of bytes, which numpy counts against the shape."""
+    """Stands in for a numpy array; `__setstate__` makes one from bytes, whose number numpy checks against the shape."""
 
     def __init__(self, *ignored: Any):  # as numpy's _reconstruct: the class, an empty shape, a type code
         self.value: np.ndarray | None = None
@@ -59,7 +59,7 @@ class _Array:
 
 
 def _scalar(kind: _NumberType, data: bytes) -> np.generic:
-    """Stands in for numpy's scalar: one number out of its bytes."""
+    """Stands in for numpy's scalar: one number from its bytes."""
     (number,) = np.frombuffer(data, dtype=kind.type)
     return number
 
@@ -75,20 +75,20 @@ class _Config:
 
 
 class DamagedError(UserError):
-    """A checkpoint that cannot be read: half of one, or none."""
+    """A checkpoint that cannot be read: truncated, damaged, or not a checkpoint."""
 
 
 def _allowed() -> list[tuple[Callable, str]]:
-    """What a file may name beside torch's own tensors and containers, by the name it has there."""
+    """What a file may name besides torch's own tensors and containers, each with the name that files use."""
     # fairseq 0.9 pickled its options and, in `extra_state`, its meters, which were one module higher then
     allowed: list[tuple[Callable, str]] = [(argparse.Namespace, "argparse.Namespace")]
     for module in ("fairseq.meters", "fairseq.logging.meters"):
         allowed += [(getattr(meters, name), f"{module}.{name}") for name in _METERS]
-    # averages of losses are numpy scalars, those of BLEU's counts arrays; numpy 2 moved the functions
+    # average losses are numpy scalars, BLEU's average counts arrays; numpy 2 moved the functions
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         allowed += [(_Array, f"{module}._reconstruct"), (_scalar, f"{module}.scalar")]
     allowed += [(_Array, "numpy.ndarray"), (_NumberType, "numpy.dtype")]
-    # fairseq between 0.10 and 0.12 at times pickled its options as omegaconf holds plain values
+    # fairseq 0.10 to 0.12 sometimes pickled its options as omegaconf's containers
     for name in (
         "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
         "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "collections.defaultdict",
@@ -103,7 +103,7 @@ _READING = threading.Lock()  # torch has one list for all threads
 
 @contextlib.contextmanager
 def only_plain_data(*more: type) -> Iterator[None]:
-    """Within, torch.load reads what fairseq's checkpoints hold, and `more`; `plain` finishes what it read."""
+    """A context in which torch.load reads what fairseq's checkpoints hold, and `more`; pass its result to `plain`."""
     with _READING, torch.serialization.safe_globals([*_allowed(), *more]):
         yield
 
@@ -112,9 +112,9 @@ def plain(value: Any) -> Any:
     """The value with stand-ins replaced by plain values, in place where a container allows it.
 
     Raises:
-        Refused: it holds itself, or comes to more values than any checkpoint: whoever goes through it would not come to an end.
+        Refused: it holds itself, or more values than any checkpoint: a walk through it would never end.
     """
-    parts: dict[int, tuple[Any, Any, int]] = {}  # of containers: the original, kept alive; what it became; its values
+    parts: dict[int, tuple[Any, Any, int]] = {}  # by id: the original, kept alive; its replacement; its number of values
 
     def convert(value: Any) -> tuple[Any, int]:
         if isinstance(value, (_Array, _Config)):
@@ -129,7 +129,7 @@ def plain(value: Any) -> Any:
 
     def once(value: Any, found: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
         if id(value) not in parts:
-            parts[id(value)] = value, value, MOST_PARTS + 1  # while it is at work: met again, it holds itself
+            parts[id(value)] = value, value, MOST_PARTS + 1  # in progress: found again now, it holds itself
             parts[id(value)] = (value, *found())
         _, result, count = parts[id(value)]
         if count > MOST_PARTS:
@@ -138,7 +138,7 @@ def plain(value: Any) -> Any:
 
     def of_dict(value: dict) -> int:
         if type(value) is OrderedDict:
-            vars(value).clear()  # notes of torch, which could also stand in for methods
+            vars(value).clear()  # torch's attributes, which could also hide methods
         count = 1
         for key in value:
             value[key], more = convert(value[key])
@@ -160,12 +160,12 @@ _METER_CLASSES = tuple(getattr(meters, name) for name in _METERS)
 
 
 def read(path: str, mmap: bool = False, checksums: bool | None = None) -> dict:
-    """Reads a checkpoint file onto the CPU: plain data alone, whatever the file says.
+    """Reads a checkpoint file onto the CPU, as plain data only.
 
     Args:
         path: the file.
-        mmap: leave weights on disk until they are looked at; for a file that stays as it is.
-        checksums: read the whole file and compare its checksums; None: where the whole file is read anyway.
+        mmap: leave weights on disk until they are used; the file must not change meanwhile.
+        checksums: read the whole file and compare its checksums; None: unless `mmap`.
     Raises:
         ValueError: it is missing, truncated, not a checkpoint, damaged, or holds more than data. One line.
     """
@@ -181,7 +181,7 @@ def read(path: str, mmap: bool = False, checksums: bool | None = None) -> dict:
         _check_views(state, os.path.getsize(path))
     except UserError as error:
         raise type(error)(f"checkpoint {path}: {error}") from None
-    except Exception as error:  # torch, pickle, zip and numpy each have their own; torch's advice is not ours
+    except Exception as error:  # each library has its own; torch's advice would be unsafe
         refusal = _refusal(error)
         if refusal:
             raise UserError(f"checkpoint {path}: {refusal}") from None
@@ -200,10 +200,10 @@ _CHANGED = "damaged: its checksum does not match; copy it again from where it co
 
 
 def _look_through(path: str, checksums: bool) -> bool:
-    """Checks the parts of a file and its pickles; whether it is a zip file, as of torch >= 1.6.
+    """Checks the parts of a file and its pickles. Returns whether it is a zip file, as torch >= 1.6 writes.
 
     Raises:
-        Refused, UserError: it holds what may not be, or is damaged. Any other: it is no checkpoint.
+        Refused, UserError: it holds something forbidden, or is damaged. Any other: it is not a checkpoint.
     """
     if checksums and os.path.isfile(path + CHECKSUM):
         wanted = Path(path + CHECKSUM).read_text(encoding="utf-8", errors="replace")[:64]
@@ -219,7 +219,7 @@ def _look_through(path: str, checksums: bool) -> bool:
 
 
 def _look_through_zip(file: BinaryIO, names: set[str], size: int, checksums: bool) -> None:
-    """A zip file that is what torch.save writes: each part stored as it is, one pickle, and a part for each block of numbers."""
+    """Checks a zip file of torch.save: uncompressed parts, one of them a pickle, the others one block of numbers each."""
     if _directory_bytes(file, size) > MOST_BYTES:
         raise Refused("it has more parts than a checkpoint")
     with zipfile.ZipFile(file) as archive:
@@ -243,18 +243,18 @@ def _look_through_zip(file: BinaryIO, names: set[str], size: int, checksums: boo
 
 
 def _directory_bytes(file: BinaryIO, size: int) -> int:
-    """How long a zip file's list of parts says it is; zipfile would take ten times as much memory."""
+    """The stated length of a zip file's list of parts; zipfile would read it into ten times as much memory."""
     file.seek(max(0, size - 98))
     tail = file.read()
-    if tail[-22:-18] != b"PK\5\6":  # the end of a file of torch's, which has no comment behind it
+    if tail[-22:-18] != b"PK\5\6":  # torch's files end without a comment
         raise zipfile.BadZipFile
-    if tail[-42:-38] == b"PK\6\7":  # a locator of the record for long files
+    if tail[-42:-38] == b"PK\6\7":  # a long file (zip64): its locator comes before
         return int.from_bytes(tail[40:48], "little")
     return int.from_bytes(tail[-10:-6], "little")
 
 
 def _look_through_old(file: BinaryIO, names: set[str], size: int, checksums: bool) -> None:
-    """A file of torch < 1.6: a number, a version, notes, the state, keys, each a pickle; then the blocks of numbers."""
+    """Checks a file of torch < 1.6: five pickles (a number, a version, notes, the state, keys), then the blocks of numbers."""
     file.seek(0)
     start = io.BytesIO(file.read(MOST_BYTES))
     if Walk().run(start) != _MAGIC:
@@ -267,7 +267,7 @@ def _look_through_old(file: BinaryIO, names: set[str], size: int, checksums: boo
 
 
 def _check_views(state: Any, size: int) -> None:
-    """Refuses weights of more numbers than their block has: one number may stand for billions, until a copy is made.
+    """Refuses weights with more numbers than their block: with strides of 0 one number looks like billions, until it is copied.
 
     Raises:
         Refused: there are such weights.
@@ -287,7 +287,7 @@ def _check_views(state: Any, size: int) -> None:
 
 
 def _refusal(error: Exception) -> str | None:
-    """Why a file was refused, in our words; None: it is damaged."""
+    """Why a file was refused; None: it is damaged."""
     if isinstance(error, Refused):
         return f"refused, {error}; nothing of it was run"
     if re.search(r"GLOBAL|Trying to call|Can only|numpy type|persistent", str(error)):

@@ -1,4 +1,4 @@
-"""The folders of `bang pack` and `bang export`: what config.json must hold, and whether a folder is whole.
+"""The folders of `bang pack` and `bang export`: what config.json must hold, and whether a folder is complete.
 
 Its config.json begins with `format` and `version`; `bang/deploy` writes the two kinds.
 """
@@ -26,11 +26,11 @@ VERSIONS = {MODEL: 1, EXPORT: 1}
 
 
 def _is(kind: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) is kind  # True is no number
+    return lambda value: type(value) is kind  # so that True does not pass as a number
 
 
-def _from(least: int, most: int = 1 << 40) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and least <= value <= most
+def _from(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= 1 << 40
 
 
 def _list_of(serves: Callable[[Any], bool], least: int, most: int = sys.maxsize) -> Callable[[Any], bool]:
@@ -53,20 +53,20 @@ _KEYS = {
         specials=_list_of(_from(0), 3, 3),
     ),
 }  # fmt: skip
-"""What config.json must hold, and what of it serves."""
+"""What config.json must hold, and checks of the values."""
 _MAY = dict(
     files=_list_of(_is(str), 0), blocks=_list_of(_from(0), 2, 2), reduce_range=_is(bool),
     sha256=lambda sums: type(sums) is dict and all(type(sum) is str for sum in sums.values()),
 )  # fmt: skip
-"""What it may hold besides, if not null."""
+"""What it may hold besides; null counts as missing."""
 
 
 def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
-    """Reads config.json and checks that the folder is of one of `formats`, of a version known here, and whole.
+    """Reads config.json and checks that the folder has one of `formats`, a known version, and all its files.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: config.json is none of ours, or of another version; one line.
+        ValueError: config.json is not ours, or of another version; one line.
     """
     path = Path(folder, CONFIG)
     if not path.is_file():
@@ -95,13 +95,13 @@ def read_config(folder: StrPath, *formats: str) -> dict[str, Any]:
         raise UserError(f"{path}: generation default {error}") from None
     for name in config.get("files") or ():
         if not Path(folder, name).is_file():
-            raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy it whole")
+            raise FileNotFoundError(f"{folder}: lacks {name}; make it again, or copy all of it")
     _check_sums(folder, config)
     return config
 
 
 def is_for_transformers(folder: StrPath) -> bool:
-    """Whether a folder is one for Hugging Face's transformers, of bang; a config.json that cannot be read is of none."""
+    """Whether a folder is one of bang's for Hugging Face's transformers; not if its config.json cannot be read."""
     try:
         config = read_description(Path(folder, CONFIG))
     except (OSError, UserError):
@@ -113,11 +113,11 @@ _OF_NETWORK = (
     "architecture", "sizes", "precision", "max_source_positions", "max_target_positions", "num_buckets",
     "relative_max_distance", "specials",
 )  # fmt: skip
-"""What of config.json belongs to the weights; the rest, such as defaults of generation, may be edited."""
+"""The keys of config.json that belong to the weights; others, such as defaults of generation, may be edited."""
 
 
 def checksums(folder: StrPath, files: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
-    """The sha256 of a folder's files, and of what its config.json says of the network; kept there as `sha256`."""
+    """The sha256 of a folder's files, and of the network's keys in its config.json; kept there as `sha256`."""
     found = {}
     for name in files:
         with open(Path(folder, name), "rb") as file:
@@ -127,7 +127,7 @@ def checksums(folder: StrPath, files: Iterable[str], config: dict[str, Any]) -> 
 
 
 def _check_sums(folder: StrPath, config: dict[str, Any]) -> None:
-    """Refuses a folder of which a bit has changed since it was made; folders of older versions have no checksums."""
+    """Refuses a folder that has changed since it was made; folders of older versions have no checksums."""
     sums = config.get("sha256") or {}
     files = [name for name in sums if name in (config.get("files") or ())]
     for name, found in checksums(folder, files, config).items():
@@ -144,10 +144,10 @@ def read_pieces(folder: StrPath) -> list[str]:
 
 
 def check_vocabulary(folder: StrPath, pieces: int, rows: int) -> None:
-    """Checks that a folder's vocabulary is that of its weights: a file may be cut at the end of a line.
+    """Checks that a folder's vocabulary has the size of its weights: a file may be cut at the end of a line.
 
     Args:
-        pieces: how many the vocabulary has. rows: of the network's table of embeddings.
+        pieces: word pieces of the vocabulary. rows: rows of the network's table of embeddings.
 
     Raises:
         ValueError: one line.

@@ -1,4 +1,4 @@
-"""Where fairseq reads checkpoints: one function for every way in, and for objects that workers exchange.
+"""Replaces fairseq's functions that read checkpoints, unpack archives and exchange objects between workers.
 
 fairseq-generate, -interactive, -validate, resuming, `--restore-file`, `--finetune-from-model`, the hub and ensembles
 all call `checkpoint_utils.load_checkpoint_to_cpu` before they build anything.
@@ -29,7 +29,7 @@ _UPGRADING = threading.Lock()
 
 @contextlib.contextmanager
 def _hydra_alone() -> Iterator[None]:
-    """fairseq makes 0.9's options today's through Hydra's one state, which other threads and the application use too."""
+    """fairseq upgrades 0.9's options through Hydra's global state, which other threads and the application use too."""
     with _UPGRADING:
         before = GlobalHydra.instance().hydra
         try:
@@ -48,19 +48,21 @@ class Weights(OrderedDict[str, Any]):
 
 
 FILE = "checkpoint"
-"""Where a task finds, in its `task_state`, which file it came from."""
+"""Key in a `task_state` of the file that it came from."""
 
 
 def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on_all_ranks: bool = False) -> dict:
-    """fairseq's function of this name, for files of strangers too.
+    """fairseq's function of this name, also for untrusted files.
 
     Raises:
         ValueError: the file cannot be read, holds more than data, or names what may not be built; one line.
     """
     state = settings.check(files.read(PathManager.get_local_path(path)), path)
-    if isinstance(state.get("task_state"), dict) and "dictionaries" in state["task_state"]:  # a task of ours, which names it
+    if (
+        isinstance(state.get("task_state"), dict) and "dictionaries" in state["task_state"]
+    ):  # a task of ours, which names the file
         state["task_state"] = {**state["task_state"], FILE: path}
-    overrides = arg_overrides or {}  # the user's, who may name files
+    overrides = arg_overrides or {}  # from the user, so they may name files
     try:
         for name, value in overrides.items() if state.get("args") else ():
             setattr(state["args"], name, value)
@@ -69,7 +71,7 @@ def load_checkpoint_to_cpu(path: str, arg_overrides: dict | None = None, load_on
             overwrite_args_by_name(state["cfg"], overrides)
         with _hydra_alone():
             state = checkpoint_utils._upgrade_state_dict(state)
-    except Exception as error:  # whatever a file lacks or has too much of
+    except Exception as error:  # whatever is missing or unexpected in a file
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"checkpoint {path}: its settings are none that fairseq can use ({type(error).__name__}: {reason})"
@@ -100,10 +102,10 @@ def broadcast_object_slow(*args: Any, **kwargs: Any) -> Any:
 
 
 def open_archive(path: str, mode: Literal["r", "r:gz", "r:bz2"] = "r") -> tarfile.TarFile:
-    """What fairseq's hub unpacks; a member that would land outside the archive's folder is an error.
+    """Opens an archive for fairseq's hub; a member that would be unpacked outside its folder is an error.
 
     Raises:
-        ValueError: this Python, older than 3.11.4, unpacks whatever an archive says.
+        ValueError: Python is older than 3.11.4 and cannot refuse such members.
     """
     if not hasattr(tarfile, "data_filter"):
         raise UserError(
@@ -116,7 +118,7 @@ def open_archive(path: str, mode: Literal["r", "r:gz", "r:bz2"] = "r") -> tarfil
 
 
 def install() -> None:
-    """Makes fairseq read checkpoints here, and unpack its hub's archives."""
+    """Makes fairseq use the functions of this module."""
     file_utils.tarfile = argparse.Namespace(open=open_archive)
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     distributed_utils._broadcast_object_slow = broadcast_object_slow

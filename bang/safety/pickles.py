@@ -1,8 +1,8 @@
-"""What the pickle in a checkpoint may do: walked through before anything of it is built.
+"""Checks the pickle in a checkpoint, before anything is built from it.
 
-torch's weights-only loader runs no foreign code, but takes a pickle's word for sizes: 400 bytes can ask for gigabytes, or
-for lists in lists that take for ever. Here every instruction is looked at first, on stand-ins. What passes names weights,
-numbers, text and containers alone, and costs what the file is long.
+torch's weights-only loader runs no foreign code, but trusts a pickle's sizes: 400 bytes can ask for gigabytes, or for nested
+lists that take forever. Here every instruction first runs on stand-ins. A pickle passes if it names only weights, numbers, text
+and containers, and costs no more than its length.
 """
 
 import pickletools
@@ -10,9 +10,9 @@ from collections.abc import Collection
 from typing import Any, BinaryIO
 
 MOST_BYTES = 1 << 25
-"""Of one pickle; 1,500 weights and their optimizer have half a million."""
+"""Most bytes of one pickle; 1,500 weights and their optimizer have half a million."""
 MOST_PARTS = 1 << 18
-"""Instructions of one pickle, and values that it may come to; 1,500 weights and their optimizer have 70,000."""
+"""Most instructions of one pickle, and most values in its result; 1,500 weights and their optimizer have 70,000."""
 
 STORAGES = {
     "torch.DoubleStorage": 8, "torch.FloatStorage": 4, "torch.HalfStorage": 2, "torch.BFloat16Storage": 2,
@@ -38,7 +38,7 @@ class _Made:
     """Stands in for what a pickle builds.
 
     Attributes:
-        kind: the name of what built it, or "list", "dict", "storage".
+        kind: the name of the class or function that built it, or "list", "dict", "storage".
         size: what a copy of it costs.
     """
 
@@ -49,10 +49,10 @@ class _Made:
 
 
 class Walk:
-    """Goes through one pickle.
+    """Runs one pickle on stand-ins.
 
     Args:
-        allowed: names that may be called beside torch's own, as `module.name`.
+        allowed: names that may be called besides torch's own, as `module.name`.
 
     Attributes:
         storages: bytes of each block of numbers that the pickle refers to, by its key.
@@ -67,14 +67,14 @@ class Walk:
         self._budget = MOST_BYTES
 
     def run(self, file: BinaryIO) -> Any:
-        """Reads one pickle from where `file` stands; behind it the file stands at its end.
+        """Reads one pickle from the position of `file`, and leaves the position behind it.
 
         Returns:
-            What it comes to: a number or text, or a stand-in.
+            Its value: a number, text, or a stand-in.
 
         Raises:
-            Refused: it holds what may not be.
-            Exception: of any kind, it is no pickle, or damaged.
+            Refused: it holds something forbidden.
+            Exception: any other: it is not a pickle, or damaged.
         """
         for parts, (opcode, value, _) in enumerate(pickletools.genops(file)):
             if parts >= MOST_PARTS:
@@ -113,7 +113,7 @@ class Walk:
         elif name in ("SETITEM", "SETITEMS"):
             items = self._to_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
             self._add(("dict", "collections.OrderedDict"), len(items) // 2)
-            # a tuple of tuples of tuples may take for ever to hash
+            # nested tuples may take forever to hash
             if any(isinstance(key, (tuple, _Made)) for key in items[::2]):
                 raise Refused("it holds keys that are neither text nor numbers")
         elif name == "GLOBAL":
@@ -143,7 +143,7 @@ class Walk:
 
     def _named(self, name: str) -> _Name:
         plain = name.removeprefix("__builtin__.").removeprefix("builtins.")
-        plain = "int" if plain == "long" else plain  # of Python 2, which protocol 2 was made for
+        plain = "int" if plain == "long" else plain  # Python 2's, for which protocol 2 was made
         if name not in self._allowed and name not in STORAGES and f"builtins.{plain}" not in self._allowed:
             raise Refused(f"it holds {plain}, which is no weight or setting")
         return _Name(name)
@@ -164,13 +164,13 @@ class Walk:
         return _Made(called)
 
     def _spend(self, value: Any) -> None:
-        """Counts what a call copies: values that are referred to again and again cost anew each time."""
+        """Counts what a call copies: a value costs again each time that it is referred to."""
         self._budget -= _cost(value) + (sum(map(_cost, value)) if isinstance(value, tuple) else 0)
         if self._budget < 0:
             raise Refused("it copies more than its length")
 
     def _storage(self, reference: Any) -> _Made:
-        """A block of numbers: `("storage", kind, key, device, count)`, in old files with None behind it."""
+        """A block of numbers: `("storage", kind, key, device, count)`, in old files followed by None."""
         word, kind, key, _, count, *view = reference
         if word != "storage" or kind not in STORAGES or not isinstance(key, str) or type(count) is not int or any(view):
             kind = f"it holds {kind}, which is no weight or setting" if isinstance(kind, _Name) else "odd references"

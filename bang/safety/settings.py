@@ -1,8 +1,8 @@
 """What a checkpoint may name.
 
 fairseq builds whatever model, task and criterion a checkpoint's settings name, evaluates some of their options as
-Python and opens files that others name. Here a checkpoint may name what this package registers and, where the user
-says so, what the user names; its other settings are kept as data.
+Python and opens files that others name. Here a checkpoint may name what this package registers and what the user allows;
+its other settings are kept as data.
 """
 
 import argparse
@@ -38,10 +38,10 @@ FILES = {"data", "checkpoint_paths", "restore_file", "save_dir", "load_from_pret
 """Options that are read as paths even where they look like a plain word."""
 
 _FAIRSEQ_CRITERIONS = {"label_smoothed_cross_entropy", "cross_entropy"}  # bang_nar trains with them; they evaluate nothing
-_FAIRSEQ_TASKS = {"translation", "language_modeling"}  # what other models that write text were trained with
+_FAIRSEQ_TASKS = {"translation", "language_modeling"}  # tasks of other models that write text
 _allowed: dict[str, set[str]] = {kind: set() for kind in CLASSES}
 
-_WORDS = re.compile(r"[\w.,:+@?~/\\ -]*")  # of no effect even where fairseq evaluates it
+_WORDS = re.compile(r"[\w.,:+@?~/\\ -]*")  # harmless even if fairseq evaluates it
 _LITERAL = (
     ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load,
     ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Mult,
@@ -52,7 +52,7 @@ def allow(models: Iterable[str] = (), criterions: Iterable[str] = ()) -> None:
     """Lets checkpoints name more than BANG's: fairseq's own models, or ones that the user's code registers.
 
     Called for what the user's command line names: `--arch`, `--criterion`, `--other-models`. fairseq evaluates
-    options of some of its models (`fconv`, `wav2vec`, ...); here they must be plain literals even so.
+    options of some of its models (`fconv`, `wav2vec`, ...); here they must be plain literals.
     """
     _allowed["model"].update(models)
     _allowed["criterion"].update(criterions)
@@ -81,15 +81,15 @@ FRESH: dict[str, Any] = {
         "previous_training_time": 0,
     },
 }  # fmt: skip
-"""What fairseq keeps of a training's course, before its first update."""
+"""fairseq's training state before the first update."""
 
 
 def check(state: dict, path: str) -> dict:
-    """A checkpoint as `files.read` gives it, with settings that fairseq may act on.
+    """Makes the settings of a checkpoint from `files.read` safe for fairseq.
 
     Returns:
-        The same, with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals. A file
-        without a training state (weights and options alone) starts a new training.
+        A copy with `args` and `cfg` replaced: names of files and packages are gone, text is words or literals. A file
+        without a training state (only weights and options) starts a new training.
     Raises:
         ValueError: no fairseq checkpoint, or one that names what may not be built. One line.
     """
@@ -126,7 +126,7 @@ def _check_course(state: dict, path: str) -> None:
 
 
 def _with_course(state: dict) -> dict:
-    """Fills in what fairseq looks for when it resumes; a course of its own, also of fairseq's first versions, stays."""
+    """Adds the training state that fairseq needs to resume, unless there is one, possibly in an old format."""
     if not state.get("optimizer_history") and "optimizer" not in state:
         state["optimizer_history"] = copy.deepcopy(FRESH["optimizer_history"])
     course = state.get("extra_state") or {}
@@ -138,10 +138,10 @@ def _with_course(state: dict) -> dict:
 def check_start(state: dict, source: str) -> None:
     """Refuses a pretrained start that names another model than BANG's.
 
-    Only its weights are used, so a name that fairseq does not know, as its authors' own code may have had, is no harm.
+    Only its weights are used, so a name that fairseq does not know, such as one of the authors' own code, is harmless.
 
     Args:
-        source: what to call it.
+        source: its name in messages.
     """
     try:
         named = [_mapping(state["args"]).get("arch")] if state.get("args") else []
@@ -184,7 +184,7 @@ def _flat(args: dict) -> argparse.Namespace:
 
 
 def _sections(cfg: dict) -> dict:
-    """Today's options. Text stays in the sections of the model, task and criterion, under names that those have."""
+    """Today's options. Text stays only in the sections of the model, task and criterion, for options that those have."""
     sections = {kind: _mapping(cfg.get(kind) or {}) for kind in CLASSES}
     names = {kind: section.get("_name") for kind, section in sections.items()}
     _names(names)
@@ -214,7 +214,7 @@ def _check_types(dataclass: type, values: dict, kind: str) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A setting as data: what names a file becomes none, text is words or literals."""
+    """A setting as data: names of files become None, other text must be words or literals."""
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, dict):
@@ -233,7 +233,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _no_text(value: Any) -> Any:
-    """Settings of the sections that no checkpoint decides: numbers stay, text is none."""
+    """Settings of other sections: numbers stay, text becomes None."""
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, dict):

@@ -18,7 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from ..errors import UserError
-from ..inference.api import Bang, Generation, TextTooLong
+from ..inference.api import Bang, Generation
+from ..inference.sources import TextTooLong
 from .batching import BatchingEngine
 from .guard import LocalOnly
 from .metrics import CONTENT_TYPE, Metrics
@@ -26,9 +27,9 @@ from .openapi import describe, page
 from .requests import TEXTS, Limits, Refusal, parse
 
 BODY_SECONDS = 10.0
-"""How long a body may take to come."""
+"""Seconds that a client has to send a body."""
 
-_LONGEST_ERROR = 400  # characters: a message may quote what it refuses
+_LONGEST_ERROR = 400  # characters: a message may quote the bad input
 
 
 class Service:
@@ -36,10 +37,10 @@ class Service:
 
     Args:
         model: its engine becomes a `BatchingEngine`.
-        limits: of requests.
-        rows: most texts of a batch.
-        wait: seconds that a request waits for others, at most.
-        version: of bang.
+        limits: what a request may hold.
+        rows: largest number of texts in a batch.
+        wait: most seconds that a request waits for others.
+        version: bang's version.
     """
 
     def __init__(self, model: Bang, limits: Limits, rows: int, wait: float, version: str):
@@ -56,7 +57,7 @@ class Service:
 
         Args:
             guarded: see `LocalOnly`.
-            names: hosts that are served beside this machine's.
+            names: further host names that are accepted.
             on_start: called when it is ready.
         """
 
@@ -111,7 +112,7 @@ class Service:
         return Response(content, media_type="application/json")
 
     def _content(self, arguments: dict[str, Any]) -> bytes:
-        """Runs in a thread of the request's own, so that `BatchingEngine` can bring several together."""
+        """Runs in one thread per request, so that `BatchingEngine` can batch several requests."""
         found: Generation | list[Generation] = self._model.generate(arguments.pop(TEXTS), details=True, **arguments)
         plain = [dataclasses.asdict(one) for one in found] if isinstance(found, list) else dataclasses.asdict(found)
         return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
@@ -135,10 +136,10 @@ class Service:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, given up as soon as it is over the limit.
+    """Reads the body, and stops as soon as it is over the limit.
 
     Raises:
-        Refusal: it is too large, too slow, no JSON, or ends early.
+        Refusal: it is too large, too slow, not sent as JSON, or ends early.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.api import BATCH_TOKENS, Engine, Hypothesis, batches
+from ..inference.engine import BATCH_TOKENS, Engine, Hypothesis, batches
 from ..options import Options
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[list[np.ndarray], list[Hypothesis]], None]
-"""Called after each batch with its sources and what was generated of them."""
+"""Called after each batch with its sources and their hypotheses."""
 
 
 @dataclass(eq=False)
@@ -34,16 +34,16 @@ class _Call:
 
 
 class BatchingEngine:
-    """An engine that decodes calls with equal options together; see `inference.api.Engine`.
+    """An engine that decodes calls with equal options together; see `inference.engine.Engine`.
 
-    A source's output does not depend on its batch, so each call gets what it would get alone. Calls are served in
-    their order, by a thread of this object.
+    A source's output does not depend on its batch, so each call gets what it would get alone. A thread of this object
+    serves the calls in order.
 
     Args:
         engine: runs the network.
-        rows: most sources that are collected for a batch.
-        wait: seconds that a call waits for others, at most. A call that has waited while the engine was busy waits no longer.
-        observe: sees every batch.
+        rows: largest number of sources in a batch.
+        wait: most seconds that a call waits for others; time while the engine is busy counts.
+        observe: called after every batch.
     """
 
     def __init__(self, engine: Engine, rows: int, wait: float, observe: Observer = lambda sources, found: None):
@@ -65,7 +65,7 @@ class BatchingEngine:
     def generate(
         self, sources: list[np.ndarray], options: Options, prefixes: Sequence[np.ndarray] | None = None
     ) -> list[Hypothesis]:
-        """See `inference.api.Engine`."""
+        """See `inference.engine.Engine`."""
         call = _Call(sources, options, prefixes)
         with self._changed:
             if self._closed:
@@ -75,7 +75,7 @@ class BatchingEngine:
         return call.future.result()
 
     def close(self) -> None:
-        """Ends the thread. Calls that still wait fail with a RuntimeError."""
+        """Ends the thread. Waiting calls fail with a RuntimeError."""
         with self._changed:
             self._closed = True
             for call in self._calls:
@@ -87,7 +87,7 @@ class BatchingEngine:
         while calls := self._take():
             try:
                 self._decode(calls)
-            except BaseException as error:  # this thread must go on: the other calls wait for it
+            except BaseException as error:  # keep the thread alive: other calls are waiting
                 if len(calls) > 1:
                     logger.warning("a batch of %d calls failed (%s); each is decoded alone", len(calls), type(error).__name__)
                     self._decode_each(calls)
@@ -95,7 +95,7 @@ class BatchingEngine:
                     calls[0].future.set_exception(error)
 
     def _decode_each(self, calls: list[_Call]) -> None:
-        """Only those that fail alone are to fail."""
+        """Decodes one call at a time, so that only the faulty ones fail."""
         for call in calls:
             try:
                 self._decode([call])
@@ -103,7 +103,7 @@ class BatchingEngine:
                 call.future.set_exception(error)
 
     def _take(self) -> list[_Call]:
-        """Waits for a call, and shortly for more; takes those with the options of the first. None of them: it is closed."""
+        """Waits for a call, and briefly for more. Returns those with the options of the first; none if closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._closed)
             if self._closed:

@@ -1,4 +1,4 @@
-"""Keeps other people's web pages away from a service on this machine."""
+"""Keeps other sites' web pages from using a service on this machine."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is of this machine alone."""
+    """Whether an address or name can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -21,12 +21,12 @@ def is_loopback(host: str) -> bool:
 class LocalOnly:
     """ASGI middleware that refuses foreign `Host` and `Origin` headers with 403, before any of the body is read.
 
-    A web page can have its visitor's browser send requests to the visitor's own machine. Such a request carries the page's
-    `Origin`. A page whose name was made to resolve to 127.0.0.1 (DNS rebinding) has that name in `Host`.
+    A web page can make its visitor's browser send requests to the visitor's own machine. Such a request has the page's
+    `Origin`. If the page's name was made to resolve to 127.0.0.1 (DNS rebinding), it has that name in `Host`.
 
     Args:
-        app: what is guarded.
-        names: hosts that are served beside those of this machine.
+        app: the application to protect.
+        names: further host names that are accepted.
     """
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...] = ()):
@@ -44,9 +44,9 @@ class LocalOnly:
     def _refusal(self, hosts: list[str], origins: list[str]) -> str | None:
         host = _host_of(f"//{hosts[0]}") if len(hosts) == 1 else None
         if host is None or not (is_loopback(host) or host in self.names):
-            return "the Host header names another machine; this service answers on this one alone (--allow-host adds names)"
+            return "the Host header names another machine; this service answers on this one only (--allow-host adds names)"
         if any(_place(origin) != hosts[0].lower() for origin in origins):
-            return "the Origin header names another site; this service answers its own pages and programs alone"
+            return "the Origin header names another site; this service answers its own pages and programs only"
         return None
 
 

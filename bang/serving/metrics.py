@@ -4,7 +4,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from ..inference.api import Hypothesis
+from ..inference.engine import Hypothesis
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -23,7 +23,7 @@ class Metrics:
         self.seconds = Histogram(
             "bang_request_seconds", "Seconds from a request's headers to its answer.", buckets=_SECONDS, registry=registry
         )
-        self.active = Gauge("bang_active_requests", "Requests that are being read, wait or are decoded.", registry=registry)
+        self.active = Gauge("bang_active_requests", "Requests being read, waiting or decoded.", registry=registry)
         self._batches = Histogram("bang_batch_texts", "Texts that were decoded together.", buckets=_ROWS, registry=registry)
         self._tokens = Counter("bang_tokens", "Word pieces, read from sources and generated.", ["kind"], registry=registry)
 

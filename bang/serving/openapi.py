@@ -1,4 +1,4 @@
-"""What the service says of itself: an OpenAPI description, and a page of it that needs no script from elsewhere."""
+"""The service's OpenAPI description, and an HTML page of it without scripts."""
 
 import html
 import json
@@ -16,8 +16,8 @@ EXAMPLE = {TEXTS: ["A header-only dbus-binding leveraging C++-11.", "Fast estima
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _STATUSES = {
-    "400": "no JSON, an unknown argument, an option that the mode lacks, or something that is no text",
-    "403": "a foreign Host or Origin header, where the service is bound to this machine alone",
+    "400": "no JSON, an unknown argument, an option that the mode lacks, or a text that is not a string",
+    "403": "a foreign Host or Origin header, if the service is bound to this machine only",
     "408": "the body did not come in time",
     "413": "a text longer than the model takes, too many texts, or a body over the limit",
     "415": "a Content-Type other than application/json",
@@ -34,7 +34,7 @@ def describe(model: Bang, version: str, limits: Limits) -> dict[str, Any]:
         "required": [field.name for field in fields(Generation)],
     }
     ok = {"oneOf": [_reference("Generation"), {"type": "array", "items": _reference("Generation")}]}
-    answers = {"200": {"description": "a generation, of a list a list in its order", "content": _json(ok)}}
+    answers = {"200": {"description": "a generation; for a list of texts a list, in order", "content": _json(ok)}}
     answers |= {
         status: {"description": text, "content": _json(_reference("Error"))}
         for status, text in _STATUSES.items()
@@ -113,7 +113,7 @@ def page(description: dict[str, Any], address: str) -> str:
     """The description for people, as HTML.
 
     Args:
-        address: of the service, for the examples.
+        address: the service's URL, for the example.
     """
     schemas = description["components"]["schemas"]
     call = f"curl --json {_quoted(json.dumps(EXAMPLE))} {address}/generate"
@@ -136,7 +136,7 @@ def page(description: dict[str, Any], address: str) -> str:
             _table(("request", ""), operations),
             f"<h2>POST /generate</h2><pre>{html.escape(call)}</pre>",
             _table(("argument", "type", "default", ""), arguments),
-            "<h2>The answer: of each text</h2>",
+            "<h2>The answer for each text</h2>",
             _table(("name", "type"), answer),
             "<h2>Status</h2>",
             _table(("status", ""), [(status, answer["description"]) for status, answer in answers.items()]),

@@ -1,4 +1,4 @@
-"""What a request may hold: the arguments of `Bang.generate`, as JSON."""
+"""Parses and checks a request: the arguments of `Bang.generate`, as JSON."""
 
 import difflib
 import json
@@ -14,14 +14,14 @@ TEXTS, PREFIX = "texts", "prefix"
 SWITCHES = {
     "truncate": ((True, False), False, "cut texts that are longer than the model takes; else they are an error"),
     "drop_repeats": ((True, False, None), None, "drop a word that repeats the one before it; null: in NAR and semi-NAR alone"),
-    "on_error": (("raise", "blank"), "raise", "blank: a text that cannot be served is empty, and its error says why; raise: "
-                 "it fails the request"),
+    "on_error": (("raise", "blank"), "raise", "blank: a text that cannot be generated is empty, and its error says why; "
+                 "raise: the request fails"),
 }  # fmt: skip
-"""Arguments beside the text and the options: what each may be, its default and its help."""
+"""Arguments besides the texts and the options: the choices, default and help of each."""
 
 
 MULTIPLIERS = tuple(name for name in ("beam", "nbest", "rescore") if name in DESCRIBED)
-"""Options that say how many hypotheses of a text there are."""
+"""Options that set the number of hypotheses per text."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Limits:
 
     Attributes:
         body: bytes of a request's body.
-        texts: texts of a request.
-        requests: requests at once, those that wait included.
-        hypotheses: of a text, `MULTIPLIERS`; time and memory grow with them.
+        texts: texts per request.
+        requests: requests at once, waiting ones included.
+        hypotheses: value of each of `MULTIPLIERS`; time and memory grow with it.
     """
 
     body: int = 1 << 20
@@ -42,10 +42,10 @@ class Limits:
 
 
 class Refusal(UserError):
-    """A request that is refused.
+    """A refused request.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status of the answer.
     """
 
     def __init__(self, status: int, message: str):
@@ -57,7 +57,7 @@ def parse(body: bytes, model: Bang, limits: Limits) -> dict[str, Any]:
     """The arguments of `Bang.generate` that a request's body holds.
 
     Raises:
-        UserError: it holds something else; one line. A `Refusal` where the status is not 400.
+        UserError: the body is anything else; one line. A `Refusal` if the status is not 400.
     """
     arguments = _read_json(body)
     known = [TEXTS, PREFIX, *SWITCHES, *DESCRIBED]
@@ -73,7 +73,7 @@ def parse(body: bytes, model: Bang, limits: Limits) -> dict[str, Any]:
         raise Refusal(413, f"{len(texts)} texts in one request; the limit is {limits.texts}: send several requests")
     prefix = arguments.setdefault(PREFIX, "")
     if not (isinstance(prefix, str) or isinstance(prefix, list) and all(isinstance(one, str) for one in prefix)):
-        raise UserError(f"{PREFIX}={_shown(prefix)}: give what all texts begin with, or a list of it, one for each text")
+        raise UserError(f"{PREFIX}={_shown(prefix)}: give what all texts begin with, or a list with one for each text")
     for name, (choices, default, _) in SWITCHES.items():
         value = arguments.setdefault(name, default)
         if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
@@ -87,7 +87,7 @@ def _read_json(body: bytes) -> dict[str, Any]:
         arguments = json.loads(body.decode(), parse_constant=_refuse_constant)
     except RecursionError:
         raise UserError("the body is nested too deeply for a request") from None
-    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+    except ValueError as error:  # not UTF-8, not JSON, or a number with thousands of digits
         raise UserError(f"the body is no JSON: {error}") from None
     if not isinstance(arguments, dict):
         raise UserError(f'the body is {_kind(arguments)}: give an object, as {{"{TEXTS}": ["some text"]}}')
@@ -102,7 +102,7 @@ def _check_options(given: dict[str, Any], model: Bang, limits: Limits) -> None:
     """Refuses options that the model or the mode lacks, before any text is looked at."""
     model.generate([], **given)
     mode = modes.find(given.get("mode") or model.defaults.mode)
-    idle = {"beam": (1,), "link": (None, False)}  # asks for nothing that a mode could lack
+    idle = {"beam": (1,), "link": (None, False)}  # values that every mode accepts
     without = [name for name in modes.options_without_effect(mode, given) if given[name] not in idle.get(name, ())]
     if without:
         raise UserError(f"{', '.join(without)}: no effect in mode {mode.name}; leave it out, or give another mode")

@@ -18,14 +18,14 @@ from .guard import is_loopback
 from .requests import Limits
 
 DRAIN_SECONDS = 30
-"""How long requests that were accepted may still take after SIGTERM."""
+"""Seconds that accepted requests may still take after SIGTERM."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; nothing is accepted yet.
+    """Binds a socket; no request is answered yet.
 
     Raises:
-        UserError: the address cannot be had; one line.
+        UserError: the address is not available; one line.
     """
     check_number("port", port, most=65535)
     try:
@@ -34,11 +34,13 @@ def listen(host: str, port: int) -> socket.socket:
             bound = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((host, port))
-            bound.listen(1)  # of two services that start at once the second learns it here
+            bound.listen(1)  # the second of two services that start at once fails here
             on_error.pop_all()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} of {host} is in use: give another with --port, or end what uses it") from None
+            raise UserError(
+                f"port {port} of {host} is in use: give another with --port, or stop the program that uses it"
+            ) from None
         raise UserError(f"cannot serve at {host}, port {port}: {(error.strerror or str(error)).lower()}") from None
     return bound
 
@@ -49,13 +51,13 @@ def serve(
     """Loads a model and serves it; SIGTERM and Ctrl-C end it once the accepted requests are answered.
 
     Args:
-        load: the model. It is called when the port is known to be free.
-        host, port: to serve at; port 0: any that is free.
+        load: loads the model; called once the port is bound.
+        host, port: the address; port 0: any free one.
         limits, rows, wait: see `Service`.
-        names: hosts that are served beside those of this machine, where `host` is this machine's alone.
+        names: further host names that are accepted, if `host` can be reached from this machine only.
 
     Raises:
-        UserError: the address cannot be had, or what `load` raises.
+        UserError: the address is not available, or `load` raises it.
     """
     check_number("--batch", rows, least=1)
     for name in ("body", "texts", "requests", "hypotheses"):
@@ -69,13 +71,13 @@ def serve(
         def end(*_) -> None:
             server.should_exit = True
 
-        # uvicorn has handlers of its own while it runs, and hands a SIGTERM on to this one after them
+        # uvicorn handles SIGTERM itself while it runs, and calls this handler afterwards
         signal.signal(signal.SIGTERM, end)
         server.run([bound])
 
 
 def _warm_up(model: Bang) -> None:
-    """The first batch of a mode is slow; the first client need not wait for it."""
+    """Runs one batch of each mode: the first is slow, and no client should wait for it."""
     for mode in model.modes:
         if mode in (model.engine.shares or model.modes):
             model.generate("one text ahead", mode, beam=1, min_len=1, max_len=5)
@@ -91,7 +93,7 @@ def _config(service: Service, bound: socket.socket, guarded: bool, names: tuple[
 
     return uvicorn.Config(
         service.app(guarded, names, ready),
-        http="h11",  # bounds the headers too
+        http="h11",  # limits the headers too
         loop="asyncio",
         ws="none",
         lifespan="on",
@@ -100,6 +102,6 @@ def _config(service: Service, bound: socket.socket, guarded: bool, names: tuple[
         access_log=False,
         log_level="warning",
         backlog=2048,
-        timeout_keep_alive=75,  # longer than clients keep idle connections: one that is closed under a request loses it
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that none is closed under a request
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

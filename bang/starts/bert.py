@@ -1,8 +1,8 @@
 """BERT's weights under our names: its encoder starts both of our sides.
 
 BANG's encoder is BERT's, its vocabulary bert-base-uncased's, its slot BERT's [MASK]. What BERT lacks: attention on the
-source (a choice, see `translate`) and the relative term (zeros, made in `adapt` as the slot is, for which the dictionary
-says where [MASK] stands). What of BERT is left out: the pooler, the heads of its tasks, token type 1.
+source (begins as a copy of the layer's self-attention) and the relative term (zeros, made in `adapt` as the slot is, for
+which the dictionary says where [MASK] stands). What of BERT is left out: the pooler, the heads of its tasks, token type 1.
 """
 
 import re
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import names
-
-CROSS_ATTENTION = ("copy", "xavier", "zero")
 
 _EMBEDDINGS = tuple(
     f"embeddings.{name}.weight" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")

@@ -5,8 +5,6 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError, damaged
@@ -14,6 +12,7 @@ from ..safety import checkpoints
 from ..safety.description import check_options, layers_of, read_description, widths_of
 from ..safety.folder import MODEL, read_pieces
 from ..safety.settings import check_start
+from ..safety.tensors import read_safetensors
 from ..text.files import read_lines
 from ..text.vocabulary import TOKENIZER_FILE, Normalization, read_normalization
 from . import bert, names, prophetnet
@@ -58,7 +57,7 @@ def _read(path: str) -> Start:
     config = _read_config(folder)
     fingerprint = None
     if file.endswith(".safetensors"):
-        saved, settings = _read_safetensors(file), {}
+        saved, settings = read_safetensors(file, f"{OPTION} {file}"), {}
     else:
         state = checkpoints.read(file, mmap=True, checksums=True)
         check_start(state, source)
@@ -108,14 +107,6 @@ def _locate(path: str) -> tuple[str | None, str]:
                 "Hugging Face layout, or one of bang pack"
             )
     return path, found[0]
-
-
-def _read_safetensors(file: str) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{OPTION} {file}: cannot be read; truncated, or no safetensors file ({reason})") from None
 
 
 def _read_config(folder: str | None) -> dict:

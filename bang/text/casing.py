@@ -1,9 +1,9 @@
-"""Capitals for lower-case texts: from the text that each was written for, and from a table of the training targets.
+"""Capitals for lower-case texts, from each text's source and a table of the training targets.
 
-A word takes one of the forms that it has in either of them, or that of a name, `Word`. A log-linear model chooses, word by word
-from left to right, by a few facts: how often the targets have the form, alone and beside this neighbour, whether the source
-has it, and whether that is where a sentence begins, which says little. research/fit_casing.py found the weights. The first
-word is written as the targets begin.
+A word takes one of its forms in either of them, or that of a name, `Word`. A log-linear model chooses word by word, from left
+to right, by these facts: how often the targets have the form, alone and beside this neighbour; whether the source has it; and
+whether it begins a sentence there, where capitals say little. research/fit_casing.py found the weights. The first word is
+written as the targets begin.
 
 Nothing but case changes: `restored.lower() == text.lower()`. Standard library only.
 """
@@ -19,15 +19,15 @@ from ..errors import UserError
 from .files import StrPath, read_lines, replacing
 
 CASING_FILE = "casing.tsv"
-"""Name of a table in a model's folder, or beside a checkpoint."""
+"""Name of the table in a model's folder, or beside a checkpoint."""
 NO_CASING = "none"
-"""In place of a file: no table."""
+"""Given instead of a file: no table."""
 
 _WORD = re.compile(r"[^\W_]+")
 _START, _END = "^", "$"  # neighbours of the first and the last word
 _SENTENCE_ENDS = frozenset(".!?:*")
-_PRIOR = {"lower": 0.6, "Title": 0.25, "UPPER": 0.1, "miXed": 0.05}  # shares of the shapes, where no table says more
-_PRIOR_COUNT, _PAIR_COUNT = 0.5, 2.0  # how many observations the prior, and a word alone, weigh
+_PRIOR = {"lower": 0.6, "Title": 0.25, "UPPER": 0.1, "miXed": 0.05}  # shares of the shapes without a table
+_PRIOR_COUNT, _PAIR_COUNT = 0.5, 2.0  # weights, in observations, of the prior and of a word alone
 _HEADER = "# cased forms of training targets: form, times inside a text, times at its beginning; before, form, after, times"
 
 WEIGHTS = {
@@ -47,14 +47,14 @@ WEIGHTS = {
     "first source miXed": 2.09, "first unknown Title": -0.82, "first unknown UPPER": 0.76, "first unknown lower": -0.49,
     "first unknown miXed": 1.47, "first within": 0.13,
 }  # fmt: skip
-"""What each fact says for a form; `first` stands before those of a text's first word."""
+"""The weight of each fact; names with `first` are for a text's first word."""
 
 _Forms = Mapping[str, int]
 _NONE: _Forms = {}
 
 
 def shape(form: str) -> str:
-    """What a form looks like: a key of the shapes' priors."""
+    """The shape of a form, a key of `_PRIOR`."""
     lower = form.lower()
     if form == lower:
         return "lower"
@@ -64,11 +64,11 @@ def shape(form: str) -> str:
 
 
 class Casing:
-    """A table of the forms that words have.
+    """A table of how words are written, their forms.
 
     Attributes:
         inside, first: {word: {form: count}}, of words within a text and at its beginning.
-        pairs: {(before, word, after): {form: count}}, words beside one neighbour, before or after, the other one "".
+        pairs: {(before, word, after): {form: count}}, of words with one neighbour; the other one is "".
     """
 
     def __init__(self) -> None:
@@ -81,8 +81,8 @@ class Casing:
         """Counts the forms of some texts.
 
         Args:
-            least: how often a pair has to occur. Of pairs only those stay in which a word is mostly written otherwise than it
-                is in general, and words seen once in lower case are left out: they make the table ten times as long.
+            least: how often a pair has to occur. Left out are pairs that mostly have the word's usual form, and words
+                seen once, in lower case: they would make the table ten times as long.
         """
         table = cls()
         for text in texts:
@@ -111,7 +111,7 @@ class Casing:
                     del table[word]
 
     def save(self, path: StrPath) -> None:
-        """Writes the table: text with tabs, the commonest words first."""
+        """Writes the table: text with tabs, the most frequent words first."""
         counted: Counter[str] = Counter()
         for words in (self.inside, self.first):
             counted.update({word: forms.total() for word, forms in words.items()})
@@ -130,7 +130,7 @@ class Casing:
         """Reads a table.
 
         Raises:
-            FileNotFoundError, ValueError: there is none, or the file is something else; one line.
+            FileNotFoundError, ValueError: no such file, or not such a table; one line.
         """
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such table of cased forms; make one with bang casing")
@@ -156,15 +156,15 @@ class Casing:
 
     @cached_property
     def shapes(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The shares of the shapes among the words within texts, and among those that begin them."""
+        """The shares of the shapes among words within texts, and among first words."""
         return _shares(self.inside), _shares(self.first)
 
     def restore(self, text: str, source: str = "") -> str:
         """Gives a lower-case text capitals.
 
         Args:
-            text: words that have capitals already stay as they are.
-            source: the text that it was written for.
+            text: words with capitals stay unchanged.
+            source: the text that it was generated from.
 
         >>> Casing().restore("xsl compiler for python", "A compiler of XSL. It is written in Python.")
         'XSL compiler for Python'
@@ -191,11 +191,11 @@ class Casing:
     def candidates(
         self, around: list[str], source: "SourceForms", before_is_odd: bool
     ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-        """The forms that a word may take, in lower case first, and for each what is known of it: names and values of facts.
+        """Yields the forms that a word may take, lower case first, each with its facts (names and values).
 
         Args:
             around: the words before, here and after, in lower case.
-            before_is_odd: whether the word before has become a name (`is_odd`).
+            before_is_odd: whether the word before is written as a name (`is_odd`).
         """
         before, word, after = around
         is_first = before == _START
@@ -227,16 +227,16 @@ class Casing:
             yield form, [(prefix + name, value) for name, value in facts]
 
     def is_odd(self, form: str) -> bool:
-        """Whether a common word is written as a name: the next one is likely to be part of it."""
+        """Whether a common word is written as a name; the next word is then likely to be part of it."""
         forms = self.inside.get(form.lower(), _NONE)
         return shape(form) == "Title" and forms.get(form.lower(), 0) > forms.get(form, 0)
 
 
 class SourceForms:
-    """The forms that the words of a source have.
+    """The forms of a source's words.
 
     Attributes:
-        inside, first: {word: {form: count}}, within its sentences and where they begin.
+        inside, first: {word: {form: count}}, within its sentences and at their beginnings.
     """
 
     def __init__(self, source: str) -> None:
@@ -265,7 +265,7 @@ def _count(digits: str) -> int:
 
 
 def _smoothed(forms: _Forms, form: str, prior: float, weight: float) -> float:
-    """The share of a form, a prior counting as so many observations."""
+    """The share of a form, with a prior that counts as `weight` observations."""
     return (forms.get(form, 0) + weight * prior) / (sum(forms.values()) + weight)
 
 
@@ -277,8 +277,8 @@ def find_casing(folder: StrPath, casing: StrPath | None = None) -> Casing | None
     """The table of a model.
 
     Args:
-        folder: of the model; its `CASING_FILE` serves, if it has one.
-        casing: a file to take in its place; `NO_CASING`: none.
+        folder: the model's; its `CASING_FILE` is the default.
+        casing: a file to use instead; `NO_CASING`: none.
 
     Raises:
         FileNotFoundError, ValueError: see `Casing.load`.

@@ -1,4 +1,4 @@
-"""Rows of a file or pipe, one at a time: plain lines, JSONL, CSV, TSV or Parquet, a column of them the text.
+"""Reads rows of a file or pipe, one at a time: plain lines, JSONL, CSV, TSV or Parquet. One column is the text.
 
 A row that cannot be read has an `error` and keeps its place, so that outputs match inputs row by row.
 """
@@ -19,19 +19,19 @@ from .files import CompressedError, StrPath, decode_line, standard_input, whole_
 LINES, JSONL, CSV, TSV, PARQUET = "lines", "jsonl", "csv", "tsv", "parquet"
 FORMATS = (LINES, JSONL, CSV, TSV, PARQUET)
 TEXT = "text"
-"""The column of the texts, if no other is named; a plain line is one."""
+"""Default name of the text column, and that of plain lines."""
 
 PEEK = 1000
 """Rows of JSONL that are read to find its columns."""
 
 _ENDINGS = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV, ".tsv": TSV, ".parquet": PARQUET}
 _FIELD = 1 << 24
-"""Characters of a field of CSV; an unclosed quote would take the rest of the file for one."""
+"""Most characters of a CSV field: after an unclosed quote the rest of the file would be one field."""
 _BATCH = 1024  # rows of Parquet that are read at once
 
 
 def format_of(name: StrPath) -> str:
-    """What the ending of a name says, that of its compression left out; any other is of plain lines."""
+    """The format that a name ends in, before the ending of a compression; plain lines for any other ending."""
     stem = os.fspath(name)
     if compression.ending(stem):
         stem = os.path.splitext(stem)[0]
@@ -45,8 +45,8 @@ class Row(NamedTuple):
         text: what to generate from.
         columns: all columns by name, the text's too; empty where they cannot be read.
         where: its file and line, or row.
-        error: why there is no text, in one line; None: there is one.
-        place: of Parquet, the batch of rows that it stands in and its index, in place of `columns`.
+        error: why the row cannot be read, in one line; None: it can.
+        place: for Parquet, the row's batch and its index there, instead of `columns`.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Row(NamedTuple):
     place: tuple[Any, int] | None = None
 
     def values(self) -> dict[str, Any]:
-        """All columns by name, as Python's values."""
+        """All columns by name, as Python values."""
         if self.place is None:
             return self.columns
         batch, index = self.place
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 class Dialect(csv.excel):
-    """CSV or TSV as spreadsheets write it; strict: what is damaged is no row."""
+    """CSV or TSV as spreadsheets write it; strict: damaged rows are errors."""
 
     strict = True
     lineterminator = "\n"
@@ -79,8 +79,8 @@ class TableInput:
 
     Args:
         path: "-" is stdin.
-        format: of `FORMATS`; None: as the name ends.
-        column: of the texts.
+        format: one of `FORMATS`; None: by the name's ending.
+        column: name of the text column.
     """
 
     def __init__(self, path: StrPath, format: str | None = None, column: str | None = None):
@@ -111,14 +111,14 @@ class TableInput:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns; of JSONL those of the first rows."""
+        """Names of all columns; for JSONL those of the first rows."""
         if self._columns is None:
             self.peek()
             assert self._columns is not None
         return self._columns
 
     def peek(self) -> list[Row]:
-        """The first rows, which stay to be read."""
+        """Returns the first rows; iterating yields them again."""
         first = list(itertools.islice(self._rows, PEEK))
         self._rows = itertools.chain(first, self._rows)
         if self._columns is None:
@@ -126,7 +126,7 @@ class TableInput:
         return first
 
     def count(self) -> int | None:
-        """How many rows there are, which is much faster than to generate; None for a pipe."""
+        """Counts the rows, which is much faster than generating; None for a pipe."""
         if not os.path.isfile(self.path):
             return None
         if self.format == PARQUET:
@@ -173,7 +173,7 @@ class TableInput:
             except UserError as error:
                 yield _unreadable(str(error))
                 continue
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets as deep
+            except (ValueError, RecursionError) as error:  # numbers with thousands of digits, deep nesting
                 yield _unreadable(f"{where}: not JSON that can be read ({error})")
                 continue
             if not isinstance(columns, dict):
@@ -193,12 +193,12 @@ class TableInput:
 
     def _csv(self, lines: Iterable[bytes]) -> Iterator[Row]:
         csv.field_size_limit(_FIELD)
-        # bytes that are not UTF-8 get through the parser, and their row is refused
+        # the parser passes bytes that are not UTF-8; their row gets an error
         decoded = (line.decode("utf-8", "surrogateescape") for line in lines)
         reader = csv.reader(decoded, Dialect(self.format))
         header = next(self._parsed(reader), [])
         if header:
-            header[0] = header[0].removeprefix("\ufeff")  # Excel's mark of UTF-8
+            header[0] = header[0].removeprefix("\ufeff")  # the byte order mark that Excel writes
         if not header or any(_is_broken(name) for name in header):
             raise UserError(f"{self.name}: its first line names no columns: give a header")
         twice = next((name for name in header if header.count(name) > 1), None)
@@ -210,7 +210,7 @@ class TableInput:
 
     def _csv_rows(self, reader: Any, header: list[str]) -> Iterator[Row]:
         for fields in self._parsed(reader):
-            if not fields:  # a blank line, as behind the last row
+            if not fields:  # a blank line, such as one after the last row
                 continue
             where = f"{self.name}, line {reader.line_num}"
             if len(fields) != len(header):

@@ -1,7 +1,7 @@
 """Writes rows with what was generated from them: plain lines, JSONL, CSV, TSV or Parquet.
 
-Rows go out in *parts*, each whole in itself: a file that is cut behind one can be gone on with. Parquet has its table of
-contents at the end of the file, so its parts are Arrow streams, of which `finish` makes one Parquet file.
+Rows are written in *parts* that are complete in themselves: a file that was cut after a part can be continued. Parquet has its
+index at the end of the file, so its parts are Arrow streams; `finish` makes one Parquet file of them.
 """
 
 import csv
@@ -21,19 +21,19 @@ from .files import StrPath, replacing
 from .table_input import JSONL, LINES, PARQUET, PEEK, Dialect, Row, TableInput, first_line, format_of
 
 GENERATED = "generated"
-"""The column of what was generated, if no other is named."""
+"""Default name of the column of generated texts."""
 
 _BATCH = 1024  # rows of Parquet that are written at once
 _ROW_GROUP = 1 << 16  # rows
 
 
 class TableOutput:
-    """How the rows of an input go out.
+    """The output for the rows of an input.
 
     Args:
-        name: of the file; its ending says how it is compressed.
-        format: of `FORMATS`; None: as the name ends.
-        column: of what is generated.
+        name: the file's name; its ending says how it is compressed.
+        format: one of `FORMATS`; None: by the name's ending.
+        column: name of the column of generated texts.
         source: the input.
     """
 
@@ -52,15 +52,15 @@ class TableOutput:
             import_extra("pyarrow.parquet", "bulk")
         elif ending(name) == ".zst":
             import_extra("pyarrow", "bulk")
-        if self.format != LINES and source.format != JSONL:  # whose rows may each have other columns
+        if self.format != LINES and source.format != JSONL:  # rows of JSONL may each have other columns
             self._check_new(source.columns)
 
     def writer(self, file: BinaryIO, is_begun: bool = False) -> "RowWriter":
-        """Writes rows to a file that is open.
+        """Returns a writer to an open file.
 
         Args:
-            file: stays open.
-            is_begun: it has parts already.
+            file: the writer does not close it.
+            is_begun: the file has parts already.
         """
         if self.format == PARQUET:
             self._schema = self._find_schema()
@@ -73,7 +73,7 @@ class TableOutput:
         return _TextWriter(file, self.name, lines.line, "" if is_begun else lines.head())
 
     def finish(self, parts: Path, target: Path) -> None:
-        """Makes the output of the file with all parts."""
+        """Turns the file with all parts into the output."""
         if self.format != PARQUET:
             os.replace(parts, target)
             return
@@ -97,7 +97,7 @@ class TableOutput:
         return f"{line}\n" if _is_unicode(line) else f"{json.dumps(columns, default=str)}\n"
 
     def _find_schema(self) -> Any:
-        """Parquet's columns and their types: the input's, of plain lines and CSV texts, of JSONL as its first rows have."""
+        """Parquet's columns and types: those of Parquet input, strings for lines and CSV, inferred from JSONL's first rows."""
         arrow = import_extra("pyarrow", "bulk")
         schema = self.source.schema
         if schema is None and self.source.format == JSONL:
@@ -121,14 +121,14 @@ class RowWriter(ABC):
         """Adds a row.
 
         Args:
-            generated: from its text: a text, or what JSON holds.
+            generated: the text, or with --json a dict.
         Raises:
             UserError: the row has columns that the format cannot keep.
         """
 
     @abstractmethod
     def end_part(self) -> None:
-        """Makes whole what was written so far, and hands it to the system."""
+        """Completes a part and flushes it to the operating system."""
 
 
 class _TextWriter(RowWriter):
@@ -144,7 +144,7 @@ class _TextWriter(RowWriter):
 
 
 class _CsvLines:
-    """Lines of CSV or TSV. Values that are no text are written as JSON."""
+    """Lines of CSV or TSV. Values other than strings are written as JSON."""
 
     def __init__(self, columns: list[str], format: str):
         self._columns, self._known, self._buffer = columns, set(columns[:-1]), io.StringIO()
@@ -194,7 +194,7 @@ class _ArrowWriter(RowWriter):
         self._rows.clear()
 
     def _batch(self, pairs: list[tuple[Row, str]]) -> Any:
-        """Rows of one batch of the input, in order, or rows that came otherwise."""
+        """An Arrow batch of rows: successive ones of one input batch, or rows without a `place`."""
         place = pairs[0][0].place
         if place is not None:
             columns = place[0].slice(place[1], len(pairs)).columns
@@ -211,24 +211,25 @@ class _ArrowWriter(RowWriter):
             return self._arrow.array([row.columns.get(field.name) for row in rows], field.type)
         except (self._arrow.ArrowException, OverflowError, TypeError) as error:
             if len(rows) > 1:
-                for row in rows:  # which one it is
+                for row in rows:  # find the row that does not fit
                     self._array(field, [row])
             reason = f"its type is {field.type} in the first {PEEK} rows ({first_line(error)})"
             raise UserError(f"{rows[0].where}: column {field.name} does not fit: {reason}: write JSONL") from None
 
 
 def _batches(file: BinaryIO, arrow: Any) -> Iterator[Any]:
-    """Those of all streams in a file."""
+    """Yields the batches of all streams in a file."""
     end = os.fstat(file.fileno()).st_size
     while file.tell() < end:
         yield from arrow.ipc.open_stream(file)
 
 
 def _check_columns(row: Row, columns: Iterable[str], known: set[str] | None, generated: str) -> None:
-    """Refuses columns of a row that have no place in the output; its head is written.
+    """Refuses a row's columns that the output cannot hold.
 
     Args:
-        known: those that have one; None: all have.
+        known: the columns that it can; None: all.
+        generated: name of the column of generated texts.
     """
     if generated in columns:
         raise UserError(f"{row.where}: has a column {generated} already: name another --output-column")
@@ -243,7 +244,7 @@ def _as_text(value: Any) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be written: JSON may spell half a surrogate pair."""
+    """Whether the text can be encoded: JSON may contain half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """Opens hostile and damaged inputs, and says what held: one clear line, in bounded time and memory, or the right texts.
 
 python -m attack.runner --json report.json          # all of them, with tests/ in PYTHONPATH; some minutes
-bash scripts/attack.sh                              # the same, and the table of docs/reliability.md
+bash scripts/attack.sh                              # the same, and a table of what held
 """
 
 import argparse
@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import resource
 import shutil
 import signal
 import sys
@@ -26,9 +25,11 @@ import numpy as np
 import torch
 from fairseq.data.dictionary import Dictionary  # noqa: F401  (its imports come before anything is measured)
 from safetensors.torch import save_file
+from support import memory
 
 from bang import Bang
-from bang.decoding.link import Link, make_link
+from bang.decoding.counting import make_link
+from bang.decoding.link import Link
 from bang.deploy import convert
 from bang.errors import UserError, user_error_message
 from bang.plugin.dictionary import BertDictionary
@@ -151,9 +152,10 @@ class Runner:
         try:
             path = case.make(folder)
             size = sum(file.lstat().st_size for file in [path, *(path.rglob("*") if path.is_dir() else ())]) / 1e6
-            before, start = _peak(), time.process_time()
+            memory.forget()
+            before, start = memory.most(), time.process_time()
             held, said = self._judge(case, path)
-            seconds, megabytes = time.process_time() - start, _peak() - before
+            seconds, megabytes = time.process_time() - start, 1.048576 * (memory.most() - before)
             if seconds > SECONDS or megabytes > MEGABYTES + size:
                 held, said = False, f"{seconds:.1f} s, {megabytes:.0f} MB: {said}"
             return Outcome(case, held, said, seconds, megabytes)
@@ -191,11 +193,6 @@ class Runner:
 
 def _too_long(*_) -> None:
     raise TimeoutError("it does not come to an end")
-
-
-def _peak() -> float:
-    """The most memory that this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -61,7 +61,7 @@ class Killed:
         children: processes of it that lived on, `grace` seconds later; they are killed then.
     """
 
-    def __init__(self, words, when, log: Path, whole: bool, grace: float = 10, env=None, number: int = signal.SIGKILL):
+    def __init__(self, words, when, log: Path, whole: bool, grace: float = 10, env=None):
         """Runs a command in a session of its own until `when(seconds, log)` is true, and kills it: all of it, or it alone."""
         with open(log, "wb") as file:
             process = subprocess.Popen([str(word) for word in words], stdout=file, stderr=file, env=env, start_new_session=True)
@@ -70,7 +70,7 @@ class Killed:
             time.sleep(0.02)
         self.in_time = process.poll() is None
         if self.in_time:
-            (os.killpg if whole else os.kill)(process.pid, number)
+            (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
         process.wait(120)
         end = time.monotonic() + grace
         while of_session(process.pid) and time.monotonic() < end:

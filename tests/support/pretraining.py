@@ -26,10 +26,10 @@ def binarize(folder, documents, split="train", separators=None):
     return prefix
 
 
-def random_documents(seed, count=30, most_lines=12, longest=40):
+def random_documents(seed, count=30, most_lines=12):
     rng = random.Random(seed)
     return [
-        [[rng.randrange(999, 1389) for _ in range(rng.randint(1, longest))] for _ in range(rng.randint(0, most_lines))]
+        [[rng.randrange(999, 1389) for _ in range(rng.randint(1, 40))] for _ in range(rng.randint(0, most_lines))]
         for _ in range(count)
     ]
 

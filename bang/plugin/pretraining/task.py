@@ -40,27 +40,24 @@ class PretrainingConfig(BangTaskConfig):
     sample_break_mode: BreakMode = field(
         default="doc",
         metadata={
-            "help": "where a block ends. doc: when it is full or its document ends; none: when it is full, "
-            "so that it may hold parts of several documents; complete: before the first line that would "
-            "not fit whole; complete_doc: the same, or where its document ends; eos: at the end of each "
-            "line. What is longer than a block is always divided and nothing is lost"
+            "help": "where a block ends. doc: when it is full or its document ends; none: when it is full; complete: before "
+            "the first line that would not fit; complete_doc: the same, or where its document ends; eos: at the end of each "
+            "line. Longer lines are divided; nothing is lost"
         },
     )
     mask_block: int = field(default=64, metadata={"help": "hide one span in every consecutive MASK_BLOCK word pieces"})
-    mask_length: int = field(default=9, metadata={"help": "word pieces of a hidden span; of shorter text the same share"})
+    mask_length: int = field(default=9, metadata={"help": "word pieces of a hidden span; the same share of a shorter block"})
     mask_share: float = field(default=0.8, metadata={"help": "share of the hidden word pieces that the encoder reads as [MASK]"})
     random_share: float = field(
         default=0.1,
         metadata={
-            "help": "share of the hidden word pieces that the encoder reads as a random one; what remains of 1 it reads unchanged"
+            "help": "share of the hidden word pieces that the encoder reads as a random one; it reads the others unchanged"
         },
     )
     max_source_positions: int = field(default=512, metadata={"help": "positions of the encoder, at least --tokens-per-sample"})
     max_target_positions: int = field(
         default=512,
-        metadata={
-            "help": "positions of the decoder, at least --tokens-per-sample: a hidden word piece keeps its position in the block"
-        },
+        metadata={"help": "positions of the decoder, at least --tokens-per-sample"},
     )
     seed: int = II("common.seed")
     dataset_impl: Optional[DatasetImpl] = II("dataset.dataset_impl")
