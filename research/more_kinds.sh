@@ -58,8 +58,8 @@ sys.exit(torch.load(sys.argv[1], mmap=True)["optimizer_history"][-1]["num_update
         "$1/checkpoint_last.pt" "$3" 2>/dev/null && return
     words=$(python -m bang starts "$2")
     eval "sizes=($words)" # they are quoted for a shell
-    python -m bang finetune --mode all "$out/data" "$1" "${sizes[@]}" "${options[@]}" --max-update "$3" --total-num-update "$3" \
-        --warmup-updates $(($3 / 20 + 1)) "${@:4}" >> "$1.log" 2>&1
+    logged "$1.log" python -m bang finetune --mode all "$out/data" "$1" "${sizes[@]}" "${options[@]}" --max-update "$3" --total-num-update "$3" \
+        --warmup-updates $(($3 / 20 + 1)) "${@:4}"
 }
 train "$out/references" "$model" "$updates" --max-tokens 3072 --lr "${LR:-0.0003}" --seed 1 \
     --nar-ratio 0.3 --semi-nar-ratio 0.28
