@@ -24,6 +24,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq_cli.preprocess import main as fairseq_preprocess
 from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
+from filelock import FileLock
 from omegaconf import OmegaConf
 from support.foreign_models import randomize
 from support.forked_commands import ForkedCommands
@@ -342,15 +343,21 @@ def linked_runtime(exported, link_file, linked):
 
 @pytest.fixture(scope="session")
 def export_command(tmp_path_factory):
-    """The folder of `bang export`, float32, and what the command said."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "texts").write_text("\n".join(["", *TEXTS[:3]]) + "\n", encoding="utf-8")
-    (folder / "wanted").write_text("\n".join(["", *REFERENCES[:3]]) + "\n", encoding="utf-8")
-    checkpoint, new = GOLDEN / "mixed" / "checkpoint.pt", folder / "new"
-    arguments = ["export", checkpoint, new, "--vocab", VOCAB_SMALL, "--check", folder / "texts", "--reference", folder / "wanted"]
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        bang_main(list(map(str, arguments)))
-    return new, said.getvalue()
+    """The folder of `bang export`, float32, and what the command said; made once for all workers of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    new, said = folder / "exported", folder / "exported.said"
+    with FileLock(folder / "exported.lock"):
+        if not said.exists():
+            (folder / "texts").write_text("\n".join(["", *TEXTS[:3]]) + "\n", encoding="utf-8")
+            (folder / "wanted").write_text("\n".join(["", *REFERENCES[:3]]) + "\n", encoding="utf-8")
+            arguments = ["export", GOLDEN / "mixed" / "checkpoint.pt", new, "--vocab", VOCAB_SMALL]
+            arguments += ["--check", folder / "texts", "--reference", folder / "wanted"]
+            with contextlib.redirect_stderr(io.StringIO()) as stderr:
+                bang_main(list(map(str, arguments)))
+            said.write_text(stderr.getvalue(), encoding="utf-8")
+    return new, said.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
