@@ -2,9 +2,9 @@
 
     python benchmarks/exports.py models/debian-synopsis/checkpoint.pt DATA
 
-DATA holds raw texts, test.src and test.tgt. Every mode, AR by beam search and greedily; texts of at most --max-len
-word pieces, sources cut to what the model takes; agreement is of word pieces. The model is exported anew. Writes
-exports.json and a table, exports.md, into --out.
+DATA holds raw texts, test.src and test.tgt. Every mode, AR by beam search and greedily, and with the model's link if it
+has one; texts of at most --max-len word pieces, sources cut to what the model takes; agreement is of word pieces. The
+model is exported anew. Writes exports.json and a table, exports.md, into --out.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from frontier import parts  # noqa: E402
 from report import cpu_name, versions, write_results  # noqa: E402
-from systems import MODES  # noqa: E402
+from systems import LINKED, MODES  # noqa: E402
 
 from bang import Bang  # noqa: E402
 from bang.errors import exit_on_mistakes  # noqa: E402
@@ -33,7 +33,8 @@ def compare(systems: dict[str, Bang], sources: list[str], references: list[str],
     """A row for each mode of the model: texts that agree with torch's, and each system's ROUGE-L."""
     rows = []
     for name, way in MODES.items():
-        if way["mode"] not in systems["torch"].modes:
+        torch = systems["torch"]
+        if way["mode"] not in torch.modes or name in LINKED and torch.engine.link is None:
             continue
         found = {system: bang.generate(sources, max_len=max_len, truncate=True, details=True, **way)
                  for system, bang in systems.items()}  # fmt: skip
@@ -83,14 +84,13 @@ def main() -> None:
     if args.sentences is not None and args.sentences < 1:
         parser.error(f"--sentences {args.sentences}: give 1 or more")
     logging.disable(logging.INFO)  # of the libraries
-    from bang.decoding.link import NO_LINK
     from bang.deploy.export import export
     from bang.inference.torch_engine import TorchEngine
     from bang.inference.trained_model import read_model
 
     with exit_on_mistakes(parser.prog):
         sources, references = parts(args.data, args.sentences)
-        model = read_model(args.checkpoint, args.vocab, NO_LINK)
+        model = read_model(args.checkpoint, args.vocab)
         with tempfile.TemporaryDirectory() as scratch:
             systems = {"torch": Bang(TorchEngine(model, "cpu", threads=args.threads), model.dictionary.symbols)}
             for precision in ("float32", "int8"):

@@ -24,6 +24,7 @@ MODES = {
     "ar beam 4": dict(mode="ar", beam=4),
     "speculative 4": dict(mode="speculative", draft_length=4),
 }
+LINKED = tuple(name for name in MODES if "link" in name)
 OURS = ("torch-float32", "torch-bfloat16", "onnx-float32", "onnx-int8")
 ON_GPUS = ("torch-float16", "onnx-float16")
 OTHERS = {

@@ -1,6 +1,7 @@
 """`benchmarks/speed.py` and `exports.py`: verdicts from made-up numbers, and whole runs at the smallest size."""
 
 import json
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -119,9 +120,11 @@ def write_parts(folder):
 
 
 @pytest.mark.slow
-def test_exports_from_start_to_end(tmp_path, monkeypatch, capsys):
+def test_exports_from_start_to_end(link_file, tmp_path, monkeypatch, capsys):
     write_parts(tmp_path)
-    arguments = [GOLDEN / "mixed" / "checkpoint.pt", tmp_path, "--vocab", VOCAB_SMALL, "--out", tmp_path / "out",
+    shutil.copy(GOLDEN / "mixed" / "checkpoint.pt", tmp_path)
+    shutil.copy(link_file, tmp_path)
+    arguments = [tmp_path / "checkpoint.pt", tmp_path, "--vocab", VOCAB_SMALL, "--out", tmp_path / "out",
                  "--sentences", 6, "--max-len", 8, "--threads", 1]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["exports.py", *map(str, arguments)])
     exports.main()

@@ -220,11 +220,11 @@ def test_distillation(data, tmp_path):
         ]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return re.findall(r"^\[\d+/13\] (\S+)$", done.stderr, flags=re.M)
+        return re.findall(r"^\[\d+/14\] (\S+)$", done.stderr, flags=re.M)
 
     more = tmp_path / "more.txt"
     more.write_text("".join(["\n", *sources[:2]]), encoding="utf-8")
-    assert len(distill()) == 13
+    assert len(distill()) == 14
     source, target = ((out / "distilled" / f"train.{side}").read_text().splitlines() for side in ("src", "tgt"))
     references = (out / "tokenized" / "train.tgt").read_text().splitlines()
     assert (len(source), len(target), len(references)) == (50, 50, 48)

@@ -123,7 +123,7 @@ def test_the_warmup_of_a_recipe_fits_the_run(run, data_bin, tmp_path):
     line = run(ROOT / "scripts" / "finetune.sh", "--mode", "nar", data_bin, "save", "--batch-size", "16", env=path)
     assert line.startswith("expected: 150 updates, 50 epochs of 48 pairs\nwarm-up: 15\n") and "--warmup-updates 15 " in line
     command = [ROOT / "scripts" / "finetune.sh", "--mode", "nar", tmp_path / "none", "save"]
-    assert last_line(run(*command, env=path, fails=True)).startswith("expected_run.py: error: ")
+    assert last_line(run(*command, env=path, fails=True)).startswith("fairseq-train: error: ")
     assert "--warmup-updates=7 " in run(*command, "--warmup-updates=7", env=path)  # nothing to count
 
 
