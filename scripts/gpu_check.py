@@ -165,9 +165,11 @@ def generate(name: str, data: Path, checkpoint: Path, options: str, case: Case) 
 
 def measure(data: str, checkpoint: str, case: Case) -> None:
     """Measures speeds once its standard input is closed, and prints them as fairseq's command lines do."""
+    from fairseq_cli.train import main as fairseq_train  # first: it sets up how logs are printed
+
+    # isort: split
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-    from fairseq_cli.train import main as fairseq_train  # first of all: it sets up how logs are printed
 
     import bang.plugin  # noqa: F401
     from bang.inference.api import Bang
