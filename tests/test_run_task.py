@@ -180,7 +180,7 @@ OURS = {"data", "user_dir", "save_dir", "tensorboard_logdir", "log_format", "log
 
 @pytest.mark.parametrize("preset", ["squad", "xsum", "persona-chat"])
 @pytest.mark.parametrize("mode, more", [("ar", ""), ("nar", "--nar-ratio 1.0 --max-epoch 50 --save-interval 5")])
-def test_presets_train_as_published(mode, more, preset, data, tmp_path):
+def test_presets_train_as_published(mode, more, preset, data, tmp_path, monkeypatch):
     """On a GPU, every option of fairseq-train has the published value; a fairseq-train that shows its arguments stands in."""
     (tmp_path / "fairseq-train").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "fairseq-train").chmod(0o755)
@@ -188,6 +188,8 @@ def test_presets_train_as_published(mode, more, preset, data, tmp_path):
     plan = task_plan(data, tmp_path / "out", TaskOptions(mode=mode, preset=preset, train=["--warmup-updates", "1000"]))
     environment = {**os.environ, "GPUS": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(words(plan, "fine-tune"), env=environment, capture_output=True, text=True, check=True)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
 
     def parse(arguments):
         return vars(options.parse_args_and_arch(options.get_training_parser(), arguments))
