@@ -207,7 +207,8 @@ class PathSearch:
         first = np.repeat(self._token[:, None, :1], candidates, axis=2)
         first[:, 0, : self._token.shape[1]] = self._token
         before = np.concatenate([first, slots.tokens[:, :-1]], axis=1)[..., None]  # (B, n, K, 1)
-        after = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)[:, :, None]  # (B, n, 1, K + 1)
+        follows = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)
+        after = follows[:, :, None]  # (B, n, 1, K + 1)
 
         self._scale = np.full(candidates + 1, weights.weight / UNIT)
         self._scale[-1] *= weights.end
@@ -230,15 +231,15 @@ class PathSearch:
             score += ratio * self._scale
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram, np.broadcast_to(after, score.shape))
+        return _Transitions(score, ratio, bigram, follows)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
-        score, ratio, bigram, token = (x[:, slot, :before] for x in step)
+        score, ratio, bigram = (x[:, slot, :before] for x in (step.score, step.ratio, step.bigram))
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
-            total += self._link.trigrams(self._bigram, token[:, 0], ratio) * self._scale
+            total += self._link.trigrams(self._bigram, step.token[:, slot], ratio) * self._scale
         end, total = total[..., -1], total[..., :-1]
         # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
         *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
@@ -305,13 +306,13 @@ _OF_ROWS = (
 
 
 class _Transitions(NamedTuple):
-    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1).
+    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1) each but `token`.
 
     Attributes:
         score: but for what a path's past says.
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
-        token: that follows: each candidate, and eos.
+        token: that follows: each candidate, and eos, (B, n, K + 1).
     """
 
     score: np.ndarray
