@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import GOLDEN, ROOT
@@ -195,7 +196,7 @@ def test_a_signal_in_the_first_second_of_finetuning(whole_group, data_bin, tmp_p
     """While another process counts the updates."""
     words = ["bash", ROOT / "scripts" / "finetune.sh", "--mode", "nar", data_bin, tmp_path / "out"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    while len(of_session(process.pid)) < 2:
+    while not any(b"expected_run" in Path(f"/proc/{child}/cmdline").read_bytes() for child in of_session(process.pid)):
         assert process.poll() is None
         time.sleep(0.02)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
