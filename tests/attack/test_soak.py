@@ -82,7 +82,7 @@ def test_soak(shipped):
     steady = memory[len(memory) // 3 :]
     growth = float(np.polyfit(*zip(*steady), 1)[0])
     print(
-        f"{type(shipped.engine).__name__}, {MINUTES:g} min: {sum(calls)} calls of {THREADS} threads, {len(lost)} lost or mixed up;",
+        f"{type(shipped.engine).__name__} {MINUTES:g} min: {sum(calls)} calls in {THREADS} threads, {len(lost)} not as alone,",
         f"{len(forks)} forks, {forks.count(True)} right; {memory[0][1]:.0f} MB at first, {steady[0][1]:.0f} after a third,",
         f"{memory[-1][1]:.0f} at the end, {growth:.2f} MB a minute",
     )
