@@ -58,10 +58,35 @@ def test_a_table_is_readable_and_comes_back(table, tmp_path):
     assert (again.inside, again.first, again.pairs) == (table.inside, table.first, table.pairs)
 
 
+def test_a_table_has_the_forms_of_sources(tmp_path):
+    """Words that the targets lack, and names of two words; a table without them, as earlier ones are, is read too."""
+    sources = ["Written with Qt by Kitty Hawk for all.", "It needs Qt, see Kitty Hawk. The hawk."] * 20
+    table, plain = Casing.count(TARGETS, sources), Casing.count(TARGETS)
+    assert table.restore("a library for qt and kitty hawk") == "a library for Qt and Kitty Hawk"
+    assert plain.restore("a library for qt and kitty hawk") != "a library for Qt and Kitty Hawk"
+    for number, made in enumerate((table, plain)):
+        made.save(tmp_path / str(number))
+        again = Casing.load(tmp_path / str(number))
+        assert vars(again) == {name: value for name, value in vars(made).items() if name in vars(again)}
+    earlier = (tmp_path / "1").read_text(encoding="utf-8").splitlines(keepends=True)
+    earlier[0] = (
+        "# cased forms of training targets: form, times inside a text, times at its beginning; before, form, after, times\n"
+    )
+    (tmp_path / "earlier").write_text("".join(earlier), encoding="utf-8")
+    assert Casing.load(tmp_path / "earlier").inside == plain.inside
+
+
+def test_words_that_a_short_form_stands_for():
+    table, source = Casing.count(lines("train.tgt")[:2000]), "The GMK is a set of widgets."
+    assert table.restore("gleaming metal kit", source) == "Gleaming Metal Kit"
+    assert table.restore("gleaming metal kit", source.replace("GMK", "MKS")) != "Gleaming Metal Kit"
+
+
 @pytest.mark.parametrize("content, problem", [
-    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
+    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
     ("HEADER\nUPnP\t" + "9" * 400 + "\t0\n", "line 2"),
-    ("HEADER\na\tUPnP\t\tmany\n", "line 2"), ("\x00", "line 1"),
+    ("HEADER\na\tUPnP\t\tmany\n", "line 2"),
+    ("HEADER\na\tUPnP\t\t1\tx\n", "line 2"), ("\x00", "line 1"),
 ])  # fmt: skip
 def test_what_is_no_table(content, problem, table, tmp_path):
     table.save(tmp_path / "good")
@@ -80,7 +105,7 @@ TEXT = st.text() | st.text("aAσςΣßẞıİiIǆǅK .'-", max_size=12)
 @given(st.lists(TEXT, max_size=4), TEXT, TEXT)
 def test_nothing_but_case_changes(targets, text, source):
     """Whatever the letters: a sigma at a word's end, a dotless i, letters whose capital is two."""
-    table = Casing.count([*targets, text, text], least=1)
+    table = Casing.count([*targets, text, text], [source, *targets], least=1)
     for given_text in (text, text.lower(), source.lower()):
         assert table.restore(given_text, source).lower() == given_text.lower()
 
@@ -96,7 +121,7 @@ def test_rouge_stays(table):
 
 def test_unseen_references_get_their_capitals_back():
     """The examples' own, with a table of their 6,000 training targets; as lower case 72 % of the words are right."""
-    table = Casing.count(lines("train.tgt"))
+    table = Casing.count(lines("train.tgt"), lines("train.src"))
     pairs = list(zip(lines("test.src"), lines("test.tgt")))
     restored = [(table.restore(target.lower(), source).split(), target.split()) for source, target in pairs]
     words = [found == wanted for texts in restored for found, wanted in zip(*texts)]
