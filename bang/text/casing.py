@@ -164,6 +164,11 @@ class Casing:
         """The shares of the shapes among words within texts, and among first words."""
         return _shares(self.inside), _shares(self.first)
 
+    @cached_property
+    def size(self) -> float:
+        """How many words the table knows, on a scale from 0 for none to about 1."""
+        return math.log1p(len(self.inside)) / 10
+
     def restore(self, text: str, source: str = "") -> str:
         """Gives a lower-case text capitals.
 
@@ -230,9 +235,8 @@ class Line:
             facts_here += [f"last {last} {self._usual[index - 1]}", f"last{self.gaps[index]}", f"last {last}{self.gaps[index]}"]
         if index in self._spelled_out:
             facts_here.append(f"spelled out {self._spelled_out[index]}")
-        if not alone:
-            facts_here.append("unknown")
         facts_here.append("")
+        prefix = ("" if table.inside else "no table ") + ("first " if is_first else "")
         known = "" if alone else " alone"
         for form in dict.fromkeys([word, word[:1].upper() + word[1:], *inside, *first, *within, *begins, *prose]):
             if form.lower() != word:
@@ -240,6 +244,8 @@ class Line:
             kind = shape(form)
             p = _smoothed(alone, form, shares[kind], _PRIOR_COUNT)
             facts = [(f"{fact} {kind}", 1.0) for fact in facts_here]
+            if not alone:  # a large table's unknown words are rare, a small one's need not be
+                facts.append((f"unknown {kind}", table.size))
             facts.append(("alone", math.log(p)))
             facts += [(f"pair {number}", math.log(_smoothed(pair, form, p, _PAIR_COUNT))) for number, pair in enumerate(pairs)]
             if is_first and inside:
@@ -253,7 +259,7 @@ class Line:
                 if key in source.pairs:
                     facts.append((f"source {side} {kind}", _share(source.pairs[key], form)))
             facts.append((f"prose{known}", math.log(_smoothed(prose, form, p, _PRIOR_COUNT))))
-            yield form, [(f"first {name}", value) for name, value in facts] if is_first else facts
+            yield form, [(prefix + name, value) for name, value in facts]
 
 
 def _spelled_out(words: list[str], source: str) -> dict[int, int]:
