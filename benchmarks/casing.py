@@ -4,8 +4,8 @@
     bang generate $model/checkpoint.pt --mode ar --case lower --max-len 40 --truncate-source < DATA/test.src > ar.txt
     python benchmarks/casing.py DATA --texts ar.txt --table $model/casing.tsv --show 20
 
-DATA holds test.{src,tgt}, and train.tgt unless there is a --table. Words are sacrebleu's 13a tokens. References are lower-cased,
-and restored with their sources beside them.
+DATA holds test.{src,tgt}, and train.{src,tgt} unless there is a --table; --part valid takes valid.{src,tgt} instead of test.
+Words are sacrebleu's 13a tokens. References are lower-cased, and restored with their sources beside them.
 """
 
 import argparse
@@ -32,14 +32,19 @@ def restored_words(references: list[str], restored: list[str]) -> tuple[float, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder with test.src, test.tgt, train.tgt")
-    parser.add_argument("--table", metavar="FILE", help="of bang casing (default: of DATA's training targets)")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder with {train,test}.{src,tgt}")
+    parser.add_argument("--part", default="test", choices=["valid", "test"])
+    parser.add_argument("--table", metavar="FILE", help="of bang casing (default: of DATA's training pairs)")
     parser.add_argument("--texts", nargs="+", default=[], metavar="FILE", help="lower-case texts of a system for test.src")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print N of the references that do not come back")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of references to print")
     args = parser.parse_args()
-    table = Casing.load(args.table) if args.table else Casing.count(read_lines(args.data / "train.tgt"))
-    sources, references = read_texts(args.data / "test.src"), read_texts(args.data / "test.tgt")
+    table = (
+        Casing.load(args.table)
+        if args.table
+        else Casing.count(*(read_lines(args.data / f"train.{side}") for side in ("tgt", "src")))
+    )
+    sources, references = (read_texts(args.data / f"{args.part}.{side}") for side in ("src", "tgt"))
     lower = [text.lower() for text in references]
     systems = {
         "as lower case": lower,

@@ -72,7 +72,7 @@ python -m bang pack "$out/own/checkpoint_last.pt" "$out/packed" --dtype float16 
 mkdir -p "$shipped"
 python -m bang unpack "$out/packed" "$shipped/checkpoint.pt"
 python -m bang link "$out/raw/train.tgt" --out "$shipped/link.bin" --tune "$out"/raw/valid.{src,tgt} --model "$shipped/checkpoint.pt"
-python -m bang casing "$out/raw/train.tgt" --out "$shipped/casing.tsv"
+python -m bang casing "$out/raw/train.tgt" --sources "$out/raw/train.src" --out "$shipped/casing.tsv"
 
 # scores by kind; for scale, a text's first eight words
 for kind in pairs docstrings manuals; do

@@ -58,10 +58,38 @@ def test_a_table_is_readable_and_comes_back(table, tmp_path):
     assert (again.inside, again.first, again.pairs) == (table.inside, table.first, table.pairs)
 
 
+def test_a_table_has_the_forms_of_sources(tmp_path):
+    """Names that the targets lack; a table without sources, as earlier ones are, is read too."""
+    targets = lines("train.tgt")[:2000]
+    sources = ["Written with ZzLib by all.", "It needs ZzLib, which is here."] * 20
+    table, plain = Casing.count(targets, sources), Casing.count(targets)
+    assert table.restore("a library for zzlib").endswith(" ZzLib") and plain.restore("a library for zzlib").endswith(" zzlib")
+    for number, made in enumerate((table, plain)):
+        made.save(tmp_path / str(number))
+        again = Casing.load(tmp_path / str(number))
+        assert (again.inside, again.first, again.pairs, again.prose) == (made.inside, made.first, made.pairs, made.prose)
+    written = (tmp_path / "0").read_text(encoding="utf-8").splitlines()
+    assert "ZzLib\t40" in written
+    earlier = [
+        "# cased forms of training targets: form, times inside a text, times at its beginning; before, form, after, times",
+        "UPnP\t9\t0", "a\tUPnP\t\t2",
+    ]  # fmt: skip
+    (tmp_path / "earlier").write_text("\n".join(earlier) + "\n", encoding="utf-8")
+    table = Casing.load(tmp_path / "earlier")
+    assert table.inside == {"upnp": {"UPnP": 9}} and table.pairs == {("a", "upnp", ""): {"UPnP": 2}} and not table.prose
+
+
+def test_words_that_a_short_form_stands_for():
+    table = Casing.load(ROOT / "models" / "debian-synopsis" / CASING_FILE)
+    assert table.restore("quality assessment tools for data", "The QAT suite.").startswith("Quality Assessment Tools")
+    assert "assessment" in table.restore("quality assessment tools for data", "The QAX suite.")
+
+
 @pytest.mark.parametrize("content, problem", [
-    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\t9\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
+    ("UPnP\t9\t0\n", "line 1"), ("HEADER\nUPnP\n", "line 2"), ("HEADER\nUPnP\t-9\t0\n", "line 2"),
     ("HEADER\nUPnP\t" + "9" * 400 + "\t0\n", "line 2"),
-    ("HEADER\na\tUPnP\t\tmany\n", "line 2"), ("\x00", "line 1"),
+    ("HEADER\na\tUPnP\t\tmany\n", "line 2"),
+    ("HEADER\na\tUPnP\t\t1\tx\n", "line 2"), ("\x00", "line 1"),
 ])  # fmt: skip
 def test_what_is_no_table(content, problem, table, tmp_path):
     table.save(tmp_path / "good")
@@ -80,7 +108,7 @@ TEXT = st.text() | st.text("aAσςΣßẞıİiIǆǅK .'-", max_size=12)
 @given(st.lists(TEXT, max_size=4), TEXT, TEXT)
 def test_nothing_but_case_changes(targets, text, source):
     """Whatever the letters: a sigma at a word's end, a dotless i, letters whose capital is two."""
-    table = Casing.count([*targets, text, text], least=1)
+    table = Casing.count([*targets, text, text], [source, *targets], least=1)
     for given_text in (text, text.lower(), source.lower()):
         assert table.restore(given_text, source).lower() == given_text.lower()
 
@@ -96,7 +124,7 @@ def test_rouge_stays(table):
 
 def test_unseen_references_get_their_capitals_back():
     """The examples' own, with a table of their 6,000 training targets; as lower case 72 % of the words are right."""
-    table = Casing.count(lines("train.tgt"))
+    table = Casing.count(lines("train.tgt"), lines("train.src"))
     pairs = list(zip(lines("test.src"), lines("test.tgt")))
     restored = [(table.restore(target.lower(), source).split(), target.split()) for source, target in pairs]
     words = [found == wanted for texts in restored for found, wanted in zip(*texts)]

@@ -1,7 +1,7 @@
 """Turns a checkpoint of fairseq-train into a folder that holds all that generation needs.
 
     bang pack checkpoints/checkpoint_best.pt model
-    bang pack checkpoints/checkpoint_best.pt model --targets raw/train.tgt   # its texts get capitals
+    bang pack checkpoints/checkpoint_best.pt model --targets raw/train.tgt --sources raw/train.src   # its texts get capitals
     bang pack --last 5 checkpoints model      # the mean of a run's last five checkpoints
     bang pack run/checkpoint_last.pt model --average-with start.pt   # the mean with what the run started from
     bang pack --format hf model for-transformers   # a folder for Hugging Face's transformers; without --format: back
@@ -14,6 +14,7 @@ A folder for transformers holds the same, to be read by `AutoModelForSeq2SeqLM` 
 import argparse
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 
 from ..errors import UserError
 from ..inference.load import import_heavy
@@ -59,12 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", nargs="+", metavar="FILE", help="the training targets, raw: makes the table that gives texts capitals"
     )
+    parser.add_argument(
+        "--sources", nargs="+", default=[], metavar="FILE", help="with --targets: their sources, for a better table"
+    )
     add_generation_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.targets and args.casing is not None:
         raise UserError("--targets makes what --casing names: give one of them")
+    if args.sources and not args.targets:
+        raise UserError("--sources: only with --targets, whose sources they are")
     pack = import_heavy("bang.deploy.pack")
     form = import_heavy("bang.hf.folder").TRANSFORMERS if args.format == "hf" else pack.OURS
     if args.last is None and not args.average_with and os.path.isdir(args.checkpoint):
@@ -78,8 +84,12 @@ def run(args: argparse.Namespace) -> None:
         paths = [*args.average_with, *paths]  # all but the weights comes from the last
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
-        model = dataclasses.replace(model, casing=Casing.count(line for path in args.targets for line in read_lines(path)))
+        model = dataclasses.replace(model, casing=Casing.count(*map(_lines, (args.targets, args.sources))))
     pack.write_folder(model, args.folder, args.dtype, generation_options(args), paths, form)
+
+
+def _lines(paths: Iterable[str]) -> Iterator[str]:
+    return (line for path in paths for line in read_lines(path))
 
 
 def _read_folder(args: argparse.Namespace):

@@ -254,9 +254,9 @@ def add_link(plan: Plan, pairs: dict[str, Path], checkpoint: Path, options: Task
 
 def add_casing(plan: Plan, pairs: dict[str, Path], checkpoint: Path) -> None:
     """Adds the step that makes the table by which `bang generate` writes capitals, beside the checkpoint."""
-    table, targets = checkpoint.with_name(CASING_FILE), pairs["train.tgt"]
-    words = ["python", "-m", "bang", "casing", targets, "--out", table]
-    plan.add(Step("casing", [Command(words)], [targets], [table]))
+    table, targets, sources = checkpoint.with_name(CASING_FILE), pairs["train.tgt"], pairs["train.src"]
+    words = ["python", "-m", "bang", "casing", targets, "--sources", sources, "--out", table]
+    plan.add(Step("casing", [Command(words)], [targets, sources], [table]))
 
 
 def generate_words(data: Path, split: str, checkpoint: StrPath, decoding: str, options: TaskOptions) -> list:
