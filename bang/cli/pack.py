@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         paths = [*args.average_with, *paths]  # all but the weights comes from the last
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
-        model = dataclasses.replace(model, casing=Casing.count(*map(_lines, (args.targets, args.sources))))
+        model = dataclasses.replace(model, casing=Casing.count(_lines(args.targets), _lines(args.sources)))
     pack.write_folder(model, args.folder, args.dtype, generation_options(args), paths, form)
 
 
