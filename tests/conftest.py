@@ -165,7 +165,7 @@ def forward_arrays():
 
 @pytest.fixture(scope="session")
 def forked_commands():
-    """Started by the first command that needs it."""
+    """The process of ForkedCommands; started by the first command that needs it."""
     started = []
     yield lambda: started[0] if started else started.append(ForkedCommands()) or started[0]
     for commands in started:
@@ -174,14 +174,19 @@ def forked_commands():
 
 @pytest.fixture(scope="session")
 def run(forked_commands):
-    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout."""
+    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout.
+
+    It is forked from one that has imported torch, if it is Python's, and so are those that a script starts.
+    """
 
     def call(*command, cwd=None, fails=False, env=None):
         program, *arguments = (str(part) for part in command)
-        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})}
+        environment = {**os.environ, **forked_commands().environment(), **(env or {})}
         if program.startswith("fairseq-"):
             main = {"fairseq-hydra-train": "hydra_train"}.get(program, program.removeprefix("fairseq-"))
-            done = forked_commands().run(f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+            done = forked_commands().run("-m", f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+        elif program == sys.executable and arguments[0] == "-m":
+            done = forked_commands().run(*arguments, cwd=cwd, env=environment)
         else:
             done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
         if fails:
