@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,11 +18,15 @@ UPDATES = ["--max-update", "4", "--warmup-updates", "2"]
 LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last
 
 
-def in_folder(folder, script):
-    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def in_folder(run):
+    """Runs a script of bash in a folder."""
+
+    def call(folder, script):
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        run("bash", "-euo", "pipefail", "-c", script, cwd=folder, env={"PATH": path})
+
+    return call
 
 
 def updates(checkpoint):
@@ -46,7 +49,7 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def test_fairseqs_commands(checkout):
+def test_fairseqs_commands(checkout, in_folder):
     page = DOCS / "fairseq.md"
     (prepare,), (train,), generate = (blocks(page, section) for section in ("Data", "Fine-tuning", "Generation"))
     assert len(generate) == 3
@@ -68,7 +71,7 @@ def test_fairseqs_commands(checkout):
 
 
 @pytest.mark.slow
-def test_raw_text_and_bleu(checkout):
+def test_raw_text_and_bleu(checkout, in_folder):
     """After fairseq's commands, whose checkpoint it uses."""
     interactive, generate, train = blocks(DOCS / "fairseq.md", "Raw text and BLEU: `--bpe bang`")
     in_folder(checkout, interactive)
@@ -79,7 +82,7 @@ def test_raw_text_and_bleu(checkout):
     assert '"valid_bleu": "' in (checkout / "by_bleu.log").read_text()
 
 
-def test_use_a_model(checkout):
+def test_use_a_model(checkout, in_folder):
     """After fairseq's commands, whose checkpoint it packs."""
     (pack,) = blocks(README, "Use a model")
     in_folder(checkout, pack)
@@ -90,7 +93,7 @@ def test_use_a_model(checkout):
 
 
 @pytest.mark.slow
-def test_ship_a_model(checkout):
+def test_ship_a_model(checkout, in_folder):
     """After the above, which packs the model."""
     (export,) = blocks(README, "Ship a model")
     in_folder(checkout, export)
@@ -101,7 +104,7 @@ def test_ship_a_model(checkout):
 
 
 @pytest.mark.slow
-def test_pretraining(checkout):
+def test_pretraining(checkout, in_folder):
     """After fairseq's commands, whose binarized pairs it fine-tunes on."""
     (block,) = blocks(DOCS / "pretraining.md")
     commands = block.strip().split("\n\n")
@@ -114,7 +117,7 @@ def test_pretraining(checkout):
 
 
 @pytest.mark.slow
-def test_starts(checkout):
+def test_starts(checkout, in_folder):
     """After fairseq's commands, whose binarized pairs it fine-tunes on; a small BERT stands in for MiniLM."""
     sizes = dict(hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32)
     BertModel(BertConfig(vocab_size=len(read_vocabulary(VOCAB)), **sizes)).save_pretrained(checkout / "minilm")
