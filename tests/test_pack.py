@@ -205,11 +205,12 @@ def test_compressed_input_is_refused_whole(generate):
         )
 
 
-def test_a_beam_where_there_is_none(folder):
+def test_a_beam_where_there_is_none(folder, forked_commands):
     """One line: nothing is decoded, and nothing else is said."""
     for options in (["--mode", "speculative", "--beam", "4"], ["--beam", "4"]):
         command = [sys.executable, "-W", "ignore", "-m", "bang", "generate", str(folder), *options]
-        done = subprocess.run(command, input="a text\n", capture_output=True, text=True, cwd=ROOT)
+        environment = {**os.environ, **forked_commands().environment()}
+        done = subprocess.run(command, input="a text\n", capture_output=True, text=True, cwd=ROOT, env=environment)
         mode = "speculative" if "--mode" in options else "nar"  # the folder's own
         told = f"bang generate: error: beam=4: mode {mode} has no beam search, which is AR's; leave it out, or give 1\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", told)

@@ -57,7 +57,7 @@ class ForkedCommands:
 def _run(words: list[str], cwd: str, env: dict[str, str]) -> int:
     """Runs a command line in this process, as the interpreter would; its exit status."""
     # what this process was started with goes, and the command's own comes: the folder of the program and PYTHONPATH
-    own = [os.path.dirname(os.path.abspath(__file__)), str(HOOK), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    own = {os.path.dirname(os.path.abspath(__file__)), str(HOOK), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
