@@ -28,6 +28,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from support.foreign_models import randomize
 from support.forked_commands import ForkedCommands
+from support.fairseq_configurations import remember_configurations
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main
@@ -38,6 +39,8 @@ from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.plugin.dictionary import BertDictionary
 from bang.plugin.task import BangTranslationConfig, BangTranslationTask
+
+remember_configurations()
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -115,7 +115,10 @@ def _serve(path: str) -> None:
 
     import fairseq  # noqa: F401  (and torch, which takes most of the time)
     import fairseq.trainer  # noqa: F401
+    from fairseq_configurations import parse_defaults, remember_configurations
 
+    remember_configurations()
+    parse_defaults()
     logging.root.handlers.clear()  # fairseq's command lines set up how logs are printed before they import fairseq
     logging.root.setLevel(logging.WARNING)
     with socket.socket(socket.AF_UNIX) as listener:
