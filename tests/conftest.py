@@ -26,9 +26,9 @@ from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from filelock import FileLock
 from omegaconf import OmegaConf
+from support.fairseq_configurations import remember_configurations
 from support.foreign_models import randomize
 from support.forked_commands import ForkedCommands
-from support.fairseq_configurations import remember_configurations
 
 import bang  # noqa: F401  (registers; also shows that it may be imported beside --user-dir)
 from bang.__main__ import main as bang_main

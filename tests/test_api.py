@@ -23,6 +23,7 @@ import torch
 from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, debian, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
+from support import fairseq_configurations
 from tqdm import tqdm
 
 from bang import Bang
@@ -701,8 +702,9 @@ def test_a_gpu_is_not_to_be_had_in_a_forked_process(texts, trained, monkeypatch)
         model.generate(texts[:1])
 
 
-def test_a_model_that_is_deleted_is_gone(texts, exported):
+def test_a_model_that_is_deleted_is_gone(texts, exported, monkeypatch):
     """At once: nothing waits for the garbage collector."""
+    monkeypatch.setattr(fairseq_configurations.utils, "compose", fairseq_configurations.COMPOSE)  # leaves cycles
     collects = gc.isenabled()
     gc.disable()
     try:

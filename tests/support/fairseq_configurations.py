@@ -9,10 +9,13 @@ from fairseq import options
 from fairseq.dataclass import utils
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+COMPOSE = utils.compose
+"""fairseq's own, for the tests of what it leaves behind."""
+
 
 def remember_configurations() -> None:
     """In this process each option is parsed once, and the same options are composed once."""
-    parse, compose, parsed, composed = OverridesParser.parse_rule, utils.compose, {}, {}
+    parse, parsed, composed = OverridesParser.parse_rule, {}, {}
 
     def parse_once(self, text, rule):
         if (text, rule) not in parsed:
@@ -22,7 +25,7 @@ def remember_configurations() -> None:
     def compose_once(name, overrides, strict):
         key = (name, *overrides, strict)
         if key not in composed:
-            composed[key] = compose(name, overrides=overrides, strict=strict)
+            composed[key] = COMPOSE(name, overrides=overrides, strict=strict)
         return copy.deepcopy(composed[key])
 
     OverridesParser.parse_rule, utils.compose = parse_once, compose_once
