@@ -210,8 +210,8 @@ class PathSearch:
         follows = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)
         after = follows[:, :, None]  # (B, n, 1, K + 1)
 
-        self._scale = np.full(candidates + 1, weights.weight / UNIT)
-        self._scale[-1] *= weights.end
+        scale = np.full(candidates + 1, weights.weight / UNIT)
+        scale[-1] *= weights.end
         own = slots.log_probs.astype(np.float64)
         own[slots.tokens == rules.unk] -= rules.unk_penalty
         own += weights.bonus
@@ -228,10 +228,10 @@ class PathSearch:
         in_source = self._source_pairs.have(before * link.size + after)
         score = own + weights.gain * in_source
         if link.order == 2:
-            score += ratio * self._scale
+            score += ratio * scale
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram, follows)
+        return _Transitions(score, ratio, bigram, follows, scale)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
         """Goes through one slot."""
@@ -239,7 +239,7 @@ class PathSearch:
         score, ratio, bigram = (x[:, slot, :before] for x in (step.score, step.ratio, step.bigram))
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
-            total += self._link.trigrams(self._bigram, step.token[:, slot], ratio) * self._scale
+            total += self._link.trigrams(self._bigram, step.token[:, slot], ratio) * step.scale
         end, total = total[..., -1], total[..., :-1]
         # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
         *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
@@ -306,19 +306,21 @@ _OF_ROWS = (
 
 
 class _Transitions(NamedTuple):
-    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1) each but `token`.
+    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1) each but `token` and `scale`.
 
     Attributes:
         score: but for what a path's past says.
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
         token: that follows: each candidate, and eos, (B, n, K + 1).
+        scale: what a `UNIT` of these tokens' ratios counts in a path's score, (K + 1).
     """
 
     score: np.ndarray
     ratio: np.ndarray
     bigram: np.ndarray
     token: np.ndarray
+    scale: np.ndarray
 
 
 def best_paths(
