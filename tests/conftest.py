@@ -287,6 +287,12 @@ def hypotheses(log: str, base: float = 2.0):
     return found
 
 
+def last_line(output: str) -> str:
+    """The line that a failed command ends with, and no traceback above it."""
+    assert "Traceback" not in output
+    return output.strip().splitlines()[-1]
+
+
 def train_log(log: str, kind: str = "train_inner"):
     """The JSON records that fairseq-train --log-format json printed."""
     return [json.loads(line) for line in re.findall(rf"\| {kind} \| (\{{.*\}})$", log, flags=re.M)]
@@ -314,6 +320,12 @@ def pieces():
 def trained():
     """A golden checkpoint, read for inference."""
     return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The same, ready to generate."""
+    return Bang.load(GOLDEN / "mixed" / "checkpoint.pt", vocab=VOCAB_SMALL)
 
 
 @pytest.fixture(scope="session")

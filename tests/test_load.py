@@ -31,11 +31,6 @@ MODES = ("ar", "semi-nar", "nar", "speculative")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
-
-
-@pytest.fixture(scope="module")
 def texts():
     return debian("test.src")[:30]
 
