@@ -19,12 +19,12 @@ LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last
 
 
 @pytest.fixture(scope="module")
-def in_folder(run):
+def in_folder(run, forked_commands):
     """Runs a script of bash in a folder."""
 
     def call(folder, script):
         path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        run("bash", "-euo", "pipefail", "-c", script, cwd=folder, env={"PATH": path})
+        run("bash", "-euo", "pipefail", "-c", script, cwd=folder, env={**forked_commands().environment(ROOT), "PATH": path})
 
     return call
 
