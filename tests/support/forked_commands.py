@@ -44,8 +44,9 @@ class ForkedCommands:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing:
             files = [file.fileno() for file in (nothing, out, err)]
             code = run_elsewhere(self._path, words, str(cwd or os.getcwd()), env, files)
-            texts = [file.seek(0) or file.read().decode() for file in (out, err)]
-        return subprocess.CompletedProcess([sys.executable, *words], code, *texts)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess([sys.executable, *words], code, out.read().decode(), err.read().decode())
 
     def close(self) -> None:
         self._process.terminate()
@@ -61,7 +62,8 @@ def _run(words: list[str], cwd: str, env: dict[str, str]) -> int:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    is_module, name, arguments = words[0] == "-m", words[words[0] == "-m"], words[1 + (words[0] == "-m") :]
+    is_module = words[0] == "-m"
+    name, *arguments = words[1:] if is_module else words
     folder = cwd if is_module else os.path.dirname(os.path.realpath(name))
     first = [folder, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     sys.path[:] = first + [path for path in sys.path if path not in own]
