@@ -117,6 +117,7 @@ def _serve(path: str) -> None:
 
     import fairseq  # noqa: F401  (and torch, which takes most of the time)
     import fairseq.trainer  # noqa: F401
+    import torch._dynamo  # noqa: F401  (which every optimizer imports with its first step)
     from fairseq_configurations import parse_defaults, remember_configurations
 
     remember_configurations()
