@@ -4,6 +4,7 @@ For each command line and each old checkpoint hydra parses some 300 options, nea
 """
 
 import copy
+import functools
 
 from fairseq import options
 from fairseq.dataclass import utils
@@ -15,20 +16,19 @@ COMPOSE = utils.compose
 
 def remember_configurations() -> None:
     """In this process each option is parsed once, and the same options are composed once."""
-    parse, parsed, composed = OverridesParser.parse_rule, {}, {}
+    parse, parsed = OverridesParser.parse_rule, {}
 
     def parse_once(self, text, rule):
         if (text, rule) not in parsed:
             parsed[text, rule] = parse(self, text, rule)
         return copy.copy(parsed[text, rule])
 
-    def compose_once(name, overrides, strict):
-        key = (name, *overrides, strict)
-        if key not in composed:
-            composed[key] = COMPOSE(name, overrides=overrides, strict=strict)
-        return copy.deepcopy(composed[key])
+    @functools.lru_cache(32)
+    def composed(name, overrides, strict):
+        return COMPOSE(name, overrides=list(overrides), strict=strict)
 
-    OverridesParser.parse_rule, utils.compose = parse_once, compose_once
+    OverridesParser.parse_rule = parse_once
+    utils.compose = lambda name, overrides, strict: copy.deepcopy(composed(name, tuple(overrides), strict))
 
 
 def parse_defaults() -> None:
