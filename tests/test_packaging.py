@@ -72,6 +72,7 @@ def imported(*folders):
         file.stem for file in (ROOT / "scripts").glob("*.py")
     }
     own |= {file.stem for folder in ("tests", "benchmarks", "research") for file in (ROOT / folder).glob("*.py")}
+    own |= {file.stem for file in (ROOT / "tests" / "support").rglob("*.py")}
     return {PROVIDED.get(name, name).replace("_", "-") for name in found - sys.stdlib_module_names - own}
 
 
