@@ -151,7 +151,7 @@ class PathSearch:
         for slot in range(slots.tokens.shape[1]):
             if not self._open.any():
                 break
-            self._step(slots, step, slot, forced)
+            self._step(slots, step, slot)
 
     def keep(self, rows: np.ndarray) -> None:
         """Goes on with these rows alone, (B'), in this order."""
@@ -162,23 +162,25 @@ class PathSearch:
 
     def best(self) -> Paths:
         """The best paths, ended ones and those that run on behind the last slot, best first."""
-        rows, count = len(self._rows), self._count
-        last = self._score.reshape(rows, -1)
-        last = np.where(self._open[:, None], last, _NONE)
-        order = np.argsort(-last, axis=1, kind="stable")[:, :count]
-        score = np.concatenate([self._ended_score, np.take_along_axis(last, order, 1)], axis=1)
-        text = self._paths_so_far()[self._rows[:, None], order]
-        text = np.concatenate([_wide(self._ended_text, self._slots), text], axis=1)
-        length = np.concatenate([self._ended_length, np.full(order.shape, self._slots)], axis=1)
-        ended = np.concatenate([np.ones_like(self._ended_score, dtype=bool), np.zeros(order.shape, dtype=bool)], axis=1)
-        order = np.argsort(-score, axis=1, kind="stable")[:, :count]
-        score, length, ended = (np.take_along_axis(x, order, 1) for x in (score, length, ended))
-        return self._paths(text[self._rows[:, None], order], length, ended, score)
+        score, text, length, runs_on = self._with(np.where(self._open[:, None, None], self._score, _NONE))
+        return self._paths(text, length, ~runs_on, score)
 
-    def _paths_so_far(self) -> np.ndarray:
-        """What the open paths have chosen, (B, K * W, T)."""
-        rows, candidates, width, _ = self._text.shape
-        return self._text[..., self._text.shape[3] - self._slots :].reshape(rows, candidates * width, self._slots)
+    def _with(self, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The best `count` of the ended paths and of the open ones.
+
+        Args:
+            score: of the open ones, (B, K, W).
+        Returns:
+            Score, tokens, length, and whether it is an open one, best first; of equal ones the ended are first.
+        """
+        row, score = self._rows[:, None], score.reshape(len(self._rows), -1)
+        chosen = _best(score, self._count)
+        text = self._text.reshape(*score.shape, -1)[row, chosen][..., self._text.shape[3] - self._slots :]
+        score = np.concatenate([self._ended_score, score[row, chosen]], axis=1)
+        order = _best(score, self._count)
+        text = np.concatenate([_wide(self._ended_text, self._slots), text], axis=1)[row, order]
+        length = np.concatenate([self._ended_length, np.full(chosen.shape, self._slots)], axis=1)[row, order]
+        return score[row, order], text, length, order >= self._count
 
     def _paths(self, text: np.ndarray, length: np.ndarray, ended: np.ndarray, score: np.ndarray) -> Paths:
         """Tokens and log-probabilities of paths, (B, N, T)."""
@@ -231,9 +233,13 @@ class PathSearch:
             score += ratio * scale
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
-        return _Transitions(score, ratio, bigram, follows, scale)
+        kept = self._kept[:, None] + self._slots + np.arange(count)
+        may_end, must_end = kept >= self._least[:, None], kept >= self._limit[:, None]
+        if forced is not None:
+            may_end, must_end = may_end & (forced < 0) | (forced == rules.eos), must_end & (forced < 0)
+        return _Transitions(score, ratio, bigram, follows, scale, may_end, must_end)
 
-    def _step(self, slots: Slots, step: "_Transitions", slot: int, forced: np.ndarray | None) -> None:
+    def _step(self, slots: Slots, step: "_Transitions", slot: int) -> None:
         """Goes through one slot."""
         before = self._score.shape[1]  # K, or 1 in front of the first slot
         score, ratio, bigram = (x[:, slot, :before] for x in (step.score, step.ratio, step.bigram))
@@ -249,31 +255,14 @@ class PathSearch:
             np.logical_or.at(again, tuple(path), followed[:, None] == slots.tokens[path[0], slot])
             total += _REFUSED * again
 
-        kept = self._kept + self._slots
-        may_end, must_end = kept >= self._least, kept >= self._limit
-        if forced is not None:
-            free = forced[:, slot] < 0
-            may_end, must_end = may_end & free | (forced[:, slot] == self._rules.eos), must_end & free
-        total[must_end] = _NONE
-        self._end(np.where((self._open & may_end)[:, None, None], end, _NONE))
+        total[step.must_end[:, slot]] = _NONE
+        end[~(self._open & step.may_end[:, slot])] = _NONE
+        if (end.max((1, 2)) > self._ended_score[:, -1]).any():
+            self._ended_score, self._ended_text, self._ended_length, _ = self._with(end)
         self._go_on(total, bigram, slots.tokens[:, slot])
         self._token = slots.tokens[:, slot]
         self._slots += 1
         self._open &= self._score.max((1, 2)) > self._ended_score[:, 0]
-
-    def _end(self, score: np.ndarray) -> None:
-        """Takes the ends of paths, (B, K, W), where they are among the best."""
-        rows = len(self._rows)
-        score = score.reshape(rows, -1)
-        if not (score > self._ended_score[:, -1:]).any():
-            return
-        both = np.concatenate([self._ended_score, score], axis=1)
-        order = np.argsort(-both, axis=1, kind="stable")[:, : self._count]
-        text = np.concatenate([_wide(self._ended_text, self._slots), self._paths_so_far()], axis=1)
-        length = np.concatenate([self._ended_length, np.full(score.shape, self._slots)], axis=1)
-        self._ended_score = np.take_along_axis(both, order, 1)
-        self._ended_length = np.take_along_axis(length, order, 1)
-        self._ended_text = text[self._rows[:, None], order]
 
     def _go_on(self, total: np.ndarray, bigram: np.ndarray, token: np.ndarray) -> None:
         """Keeps the best paths into each candidate, (B, K). `total`: score of each path with each, (B, K, W, K)."""
@@ -306,7 +295,7 @@ _OF_ROWS = (
 
 
 class _Transitions(NamedTuple):
-    """From each candidate of the slot before to each of a slot and to the end, (B, n, K, K + 1) each but `token` and `scale`.
+    """From each candidate of the slot before to each of a slot and to the end: score, ratio and bigram (B, n, K, K + 1).
 
     Attributes:
         score: but for what a path's past says.
@@ -314,6 +303,7 @@ class _Transitions(NamedTuple):
         bigram: its index, -1: none.
         token: that follows: each candidate, and eos, (B, n, K + 1).
         scale: what a `UNIT` of these tokens' ratios counts in a path's score, (K + 1).
+        may_end, must_end: whether a text ends before the slot, (B, n).
     """
 
     score: np.ndarray
@@ -321,6 +311,8 @@ class _Transitions(NamedTuple):
     bigram: np.ndarray
     token: np.ndarray
     scale: np.ndarray
+    may_end: np.ndarray
+    must_end: np.ndarray
 
 
 def best_paths(
@@ -372,6 +364,11 @@ def _ranked(slots: Slots, rules: Rules) -> Slots:
     log_probs = np.where((tokens == rules.eos) | (tokens == rules.pad), _NONE, slots.log_probs)
     order = np.lexsort((tokens, -log_probs), axis=-1)
     return Slots(np.take_along_axis(tokens, order, 2), np.take_along_axis(log_probs, order, 2), slots.end)
+
+
+def _best(x: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the highest of each row (B, n), (B, count or n): highest first, of equal ones the first."""
+    return x.argmax(1)[:, None] if count == 1 else np.argsort(-x, axis=1, kind="stable")[:, :count]
 
 
 def _highest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
