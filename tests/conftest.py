@@ -26,6 +26,7 @@ from fairseq_cli.train import main as fairseq_train
 from fairseq_cli.train import should_stop_early
 from filelock import FileLock
 from omegaconf import OmegaConf
+from support.fairseq_configurations import remember_configurations
 from support.foreign_models import randomize
 from support.forked_commands import ForkedCommands
 
@@ -38,6 +39,8 @@ from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
 from bang.plugin.dictionary import BertDictionary
 from bang.plugin.task import BangTranslationConfig, BangTranslationTask
+
+remember_configurations()
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -165,7 +168,7 @@ def forward_arrays():
 
 @pytest.fixture(scope="session")
 def forked_commands():
-    """Started by the first command that needs it."""
+    """The process of ForkedCommands; started by the first command that needs it."""
     started = []
     yield lambda: started[0] if started else started.append(ForkedCommands()) or started[0]
     for commands in started:
@@ -174,14 +177,19 @@ def forked_commands():
 
 @pytest.fixture(scope="session")
 def run(forked_commands):
-    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout."""
+    """Runs a command line in a process of its own; a CLI of fairseq by its name. Returns what it printed to stdout.
+
+    It is forked from one that has imported torch, if it is Python's, and so are those that a script starts.
+    """
 
     def call(*command, cwd=None, fails=False, env=None):
         program, *arguments = (str(part) for part in command)
-        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})}
+        environment = {**os.environ, **forked_commands().environment(), **(env or {})}
         if program.startswith("fairseq-"):
             main = {"fairseq-hydra-train": "hydra_train"}.get(program, program.removeprefix("fairseq-"))
-            done = forked_commands().run(f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+            done = forked_commands().run("-m", f"fairseq_cli.{main}", *arguments, cwd=cwd, env=environment)
+        elif program == sys.executable and arguments[0] == "-m":
+            done = forked_commands().run(*arguments, cwd=cwd, env=environment)
         else:
             done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
         if fails:
@@ -279,6 +287,12 @@ def hypotheses(log: str, base: float = 2.0):
     return found
 
 
+def last_line(output: str) -> str:
+    """The line that a failed command ends with, and no traceback above it."""
+    assert "Traceback" not in output
+    return output.strip().splitlines()[-1]
+
+
 def train_log(log: str, kind: str = "train_inner"):
     """The JSON records that fairseq-train --log-format json printed."""
     return [json.loads(line) for line in re.findall(rf"\| {kind} \| (\{{.*\}})$", log, flags=re.M)]
@@ -306,6 +320,12 @@ def pieces():
 def trained():
     """A golden checkpoint, read for inference."""
     return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The same, ready to generate."""
+    return Bang.load(GOLDEN / "mixed" / "checkpoint.pt", vocab=VOCAB_SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import re
 import runpy
 
 import pytest
-from conftest import DEBIAN, GOLDEN, ROOT, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +18,6 @@ from bang.text.evaluate import evaluate
 
 CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 TARGETS = ["GNU R package for XML", "Django module for UPnP media", "a UPnP renderer", "library for XML and UPnP media"] * 3
-
-
-def lines(name):
-    return (DEBIAN / name).read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +110,7 @@ def test_nothing_but_case_changes(targets, text, source):
 
 
 def test_rouge_stays(table):
-    references, sources = lines("test.tgt")[:40], lines("test.src")
+    references, sources = debian("test.tgt")[:40], debian("test.src")
     texts = [reference.lower() for reference in references[1:] + references[:1]]
     restored = [table.restore(text, source) for text, source in zip(texts, sources)]
     assert restored != texts
@@ -124,8 +120,8 @@ def test_rouge_stays(table):
 
 def test_unseen_references_get_their_capitals_back():
     """The examples' own, with a table of their 6,000 training targets; as lower case 72 % of the words are right."""
-    table = Casing.count(lines("train.tgt"), lines("train.src"))
-    pairs = list(zip(lines("test.src"), lines("test.tgt")))
+    table = Casing.count(debian("train.tgt"), debian("train.src"))
+    pairs = list(zip(debian("test.src"), debian("test.tgt")))
     restored = [(table.restore(target.lower(), source).split(), target.split()) for source, target in pairs]
     words = [found == wanted for texts in restored for found, wanted in zip(*texts)]
     assert sum(words) / len(words) > 0.86
@@ -134,7 +130,7 @@ def test_unseen_references_get_their_capitals_back():
 @pytest.fixture(scope="module")
 def command_table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("casing")
-    (folder / "targets").write_text("\n".join(lines("train.tgt")[:2000]) + "\n", encoding="utf-8")
+    (folder / "targets").write_text("\n".join(debian("train.tgt")[:2000]) + "\n", encoding="utf-8")
     main(["casing", str(folder / "targets"), "--out", str(folder / CASING_FILE)])
     return folder / CASING_FILE
 
@@ -152,7 +148,7 @@ def generate_command(monkeypatch, capsys):
 
 
 def test_the_api_writes_capitals_where_there_is_a_table(command_table):
-    text = lines("test.src")[0]
+    text = debian("test.src")[0]
     plain = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
     lower = plain.generate(text, "nar")
     assert lower == lower.lower() == plain.generate(text, "nar", case="lower")
@@ -175,7 +171,7 @@ def test_pack_makes_the_table_and_folders_keep_it(command_table, tmp_path, gener
     assert CASING_FILE in json.loads((folder / "config.json").read_text())["files"]
     assert "capitals | the source's and the training targets'" in (folder / "README.md").read_text(encoding="utf-8")
     beside = Bang.load(CHECKPOINT, vocab=VOCAB_SMALL, casing=command_table)
-    texts = lines("test.src")[:2]
+    texts = debian("test.src")[:2]
     found = generate_command(texts, folder, "--mode", "nar")
     assert found == beside.generate(texts, "nar") and found != [text.lower() for text in found]
     assert generate_command(texts, folder, "--mode", "nar", "--case", "lower") == [text.lower() for text in found]
@@ -186,7 +182,7 @@ def test_pack_makes_the_table_and_folders_keep_it(command_table, tmp_path, gener
 
 
 def test_a_runtime_folder_writes_capitals(command_table, runtime, exported):
-    text = lines("test.src")[0]
+    text = debian("test.src")[0]
     lower = runtime.generate(text, "nar")
     model = Bang.load(exported, casing=command_table, threads=1)
     assert model.generate(text, "nar") == Casing.load(command_table).restore(lower, text) != lower
@@ -194,8 +190,8 @@ def test_a_runtime_folder_writes_capitals(command_table, runtime, exported):
 
 def test_the_benchmark(command_table, monkeypatch, capsys, tmp_path):
     for side in ("src", "tgt"):
-        (tmp_path / f"test.{side}").write_text("\n".join(lines(f"test.{side}")[:40]) + "\n", encoding="utf-8")
-    (tmp_path / "texts").write_text("\n".join(lines("test.tgt")[:40]).lower() + "\n", encoding="utf-8")
+        (tmp_path / f"test.{side}").write_text("\n".join(debian(f"test.{side}")[:40]) + "\n", encoding="utf-8")
+    (tmp_path / "texts").write_text("\n".join(debian("test.tgt")[:40]).lower() + "\n", encoding="utf-8")
     monkeypatch.setattr(
         "sys.argv", ["casing.py", str(tmp_path), "--table", str(command_table), "--texts", str(tmp_path / "texts")]
     )

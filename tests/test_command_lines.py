@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses, train_log
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, hypotheses, last_line, train_log
 
 USER_DIR = ["--user-dir", ROOT / "bang"]
 OPTIMIZER = (
@@ -332,12 +332,6 @@ def test_importing_beside_the_same_user_dir(data_bin):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert len(hypotheses(done.stdout)) == 24, done.stderr[-2000:]
-
-
-def last_line(output):
-    """The line that a failed command ends with, and no traceback above it."""
-    assert "Traceback" not in output
-    return output.strip().splitlines()[-1]
 
 
 def generate(run, data, path, *options):

@@ -26,11 +26,6 @@ def demo():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
-
-
-@pytest.fixture(scope="module")
 def text():
     return debian("test.src")[1]
 

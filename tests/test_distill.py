@@ -1,14 +1,12 @@
 """Distillation: shards, their merging in order, failures filled, and the student."""
 
 import json
+import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, VOCAB_SMALL
+from conftest import GOLDEN, ROOT, VOCAB_SMALL
 from support.plans import LITTLE, after, words
 
 from bang.__main__ import main
@@ -185,7 +183,7 @@ def test_refusals(options, message, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_distillation(data, tmp_path):
+def test_distillation(data, forked_commands, tmp_path):
     """The golden model teaches, of a blank source nothing; an interrupted shard alone is decoded again."""
     out = tmp_path / "out"
     sources = (data / "train.src").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -193,32 +191,11 @@ def test_distillation(data, tmp_path):
 
     def distill(*options):
         command = [
-            sys.executable,
-            "-m",
-            "bang",
-            "distill",
-            data,
-            "--teacher",
-            TEACHER,
-            "--vocab",
-            VOCAB_SMALL,
-            "--out",
-            out,
-            "--more-sources",
-            more,
-            "--shards",
-            "2",
-            "--at-once",
-            "2",
-            "--beam",
-            "1",
-            "--train",
-            LITTLE,
-            "--generate",
-            "--max-len-b 20",
-            *options,
-        ]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
+            "-m", "bang", "distill", data, "--teacher", TEACHER, "--vocab", VOCAB_SMALL, "--out", out, "--more-sources", more,
+            "--shards", "2", "--at-once", "2", "--beam", "1", "--train", LITTLE, "--generate", "--max-len-b 20", *options,
+        ]  # fmt: skip
+        environment = {**os.environ, **forked_commands().environment()}
+        done = forked_commands().run(*map(str, command), cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return re.findall(r"^\[\d+/14\] (\S+)$", done.stderr, flags=re.M)
 

@@ -55,10 +55,10 @@ def test_evidence_script(start, data, little_bert, tmp_path):
 
 
 @pytest.fixture
-def script(data, tmp_path):
+def script(data, tmp_path, forked_commands):
     """Starts the script on an OUT in float32; `training` is Python that stands in for fairseq-train."""
 
-    def start(out, training="", **environment):
+    def start(out, training="", forked=True, **environment):
         out.mkdir(exist_ok=True)
         (out / "precision").touch()
         if training:
@@ -67,9 +67,10 @@ def script(data, tmp_path):
             (tmp_path / "in_place" / "fairseq_cli" / "train.py").write_text(training)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         python_path = os.pathsep.join(filter(None, [str(tmp_path / "in_place"), os.environ.get("PYTHONPATH")]))
+        ours = forked_commands().environment(tmp_path / "in_place") if forked else {"PYTHONPATH": python_path}
         return subprocess.Popen(
             ["bash", ROOT / "scripts" / "evidence.sh", data, out],
-            env={**os.environ, "PATH": path, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": python_path, **environment},
+            env={**os.environ, **ours, "PATH": path, "VIRTUAL_ENV": sys.prefix, **environment},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             # Where the tests run in the background the signal is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -136,7 +137,7 @@ from pathlib import Path
 Path({str(tmp_path)!r}, f"{{os.getpid()}}.began").touch()
 time.sleep(999)
 """
-    going = script(prepared, training, STARTS="scratch", JOBS="2")
+    going = script(prepared, training, forked=False, STARTS="scratch", JOBS="2")
     while len(began := list(tmp_path.glob("*.began"))) < 2:
         assert going.poll() is None, going.communicate()
         time.sleep(0.1)
@@ -181,27 +182,20 @@ def test_the_gpus_defaults(little_bert):
     assert settings.starts == ["bert+ngram9", "bert+ngram1", "bert", "scratch"]
 
 
-def test_jobs_is_a_number(tmp_path):
-    command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
-    done = subprocess.run(command, env={**os.environ, "JOBS": "0"}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "evidence.sh: error: JOBS 0: give a number from 1\n"
-
-
-def test_a_misspelt_start_is_refused(tmp_path):
-    for starts, message in (("ngram", "choose scratch, ngramN, bert"), ("bert+ngram9", "give BERT=FOLDER")):
-        command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
-        done = subprocess.run(command, env={**os.environ, "STARTS": starts}, capture_output=True, text=True)
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_a_misspelt_mode_is_refused(tmp_path):
-    command = ["bash", ROOT / "scripts" / "evidence.sh", tmp_path, tmp_path / "out"]
-    done = subprocess.run(command, env={**os.environ, "MODES": "nar seminar"}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "evidence.sh: error: MODES seminar: choose nar, ar or semi-nar\n"
+@pytest.mark.parametrize(
+    "options, variables, message",
+    [
+        ([], {"JOBS": "0"}, "JOBS 0: give a number from 1"),
+        ([], {"STARTS": "ngram"}, "STARTS ngram: choose scratch, ngramN, bert or bert+ngramN"),
+        ([], {"STARTS": "bert+ngram9"}, "STARTS bert+ngram9: give BERT=FOLDER"),
+        ([], {"MODES": "nar seminar"}, "MODES seminar: choose nar, ar or semi-nar"),
+        (["--gpu"], {"BERT": ""}, "--gpu: give BERT=FOLDER"),
+    ],
+    ids=str,
+)
+def test_mistakes(options, variables, message, forked_commands, tmp_path):
+    command = ["bash", ROOT / "scripts" / "evidence.sh", *options, tmp_path, tmp_path / "out"]
+    environment = {**os.environ, **forked_commands().environment(), **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == f"evidence.sh: error: {message}\n"
     assert not (tmp_path / "out").exists()
-
-
-def test_the_comparison_for_a_gpu_needs_a_bert(tmp_path):
-    command = ["bash", ROOT / "scripts" / "evidence.sh", "--gpu", tmp_path, tmp_path / "out"]
-    done = subprocess.run(command, env={**os.environ, "BERT": ""}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "evidence.sh: error: --gpu: give BERT=FOLDER\n"

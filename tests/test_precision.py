@@ -1,6 +1,6 @@
 """The precision that the recipes take."""
 
-import subprocess
+import os
 import sys
 
 import pytest
@@ -19,9 +19,8 @@ def test_bf16_where_it_pays(bf16, option, monkeypatch):
     assert precision.training_option() == "--fp16"
 
 
-def test_command_prints_what_fairseq_takes():
-    done = subprocess.run([sys.executable, "-m", "bang.recipes.precision"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() in ("", "--bf16", "--fp16")
+def test_command_prints_what_fairseq_takes(run):
+    assert run(sys.executable, "-m", "bang.recipes.precision").strip() in ("", "--bf16", "--fp16")
     assert precision.matmul_seconds(torch.float32) > 0
 
 
@@ -44,7 +43,7 @@ def test_a_run_that_goes_on_keeps_its_precision(trained, gpus, option, tmp_path,
     assert new == "" == precision.training_option(["--save-dir", str(tmp_path / "new"), "--gpus", "0"])
 
 
-def test_a_precision_that_a_checkpoint_cannot_go_on_in_is_refused_in_one_line(tmp_path):
+def test_a_precision_that_a_checkpoint_cannot_go_on_in_is_refused_in_one_line(forked_commands, tmp_path):
     torch.save({"model": {}, "cfg": {"common": {}}}, tmp_path / "checkpoint_last.pt")
     for option in ("--bf16", "--fp16", "--memory-efficient-bf16", "--amp"):
         words = ["--save-dir", str(tmp_path), option]
@@ -53,7 +52,7 @@ def test_a_precision_that_a_checkpoint_cannot_go_on_in_is_refused_in_one_line(tm
         ):
             precision.training_option(words)
         assert precision.training_option([*words, "--reset-optimizer"]) == ""  # asked for already
-    done = subprocess.run([sys.executable, "-m", "bang.recipes.precision", *words], capture_output=True, text=True)
+    done = forked_commands().run("-m", "bang.recipes.precision", *words, env=dict(os.environ))
     assert (
         done.returncode == 1 and done.stderr.startswith("bang.recipes.precision: error: --amp") and done.stderr.count("\n") == 1
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, train_log
+from conftest import GOLDEN, ROOT, TINY, VOCAB_SMALL, last_line, train_log
 
 CPU = {"GPUS": "0", "CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SMALL = ["--arch", "bang_ar_nar_mixed", *TINY, "--num-workers", "0", "--warmup-updates", "4", "--lr", "0.004"]
@@ -157,12 +157,6 @@ def test_precision_and_device(run, tmp_path):
     assert words("1")[0] == "--fp16" and "--cpu" in words("0")[:2]  # --bf16 is first where it is faster
     for option in ("--bf16", "--amp", "--fp16", "--memory-efficient-fp16"):
         assert words("1", option)[0] == "--user-dir"
-
-
-def last_line(output):
-    """The line that a failed command ends with, and no traceback above it."""
-    assert "Traceback" not in output
-    return output.strip().splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -18,14 +18,15 @@ from bang.text.vocabulary import VOCAB, read_vocabulary
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
+def quickstart(tmp_path_factory, forked_commands):
     """Runs the script on the first pairs of examples/debian; start None: the script's own, MiniLM."""
     folder = tmp_path_factory.mktemp("quickstart")
     copy_pairs(folder / "data", 100, test=12)
 
     def call(start, *arguments, typed="", fails=False, **variables):
         environment = {
-            **os.environ, "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4", "QUICKSTART_DATA": str(folder / "data"),
+            **os.environ, **forked_commands().environment(), "VIRTUAL_ENV": sys.prefix, "QUICKSTART_UPDATES": "4",
+            "QUICKSTART_DATA": str(folder / "data"),
             **({} if start is None else {"QUICKSTART_START": str(start)}),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables,
         }  # fmt: skip

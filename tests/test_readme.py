@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,14 +15,19 @@ from transformers import BertConfig, BertModel
 from bang.text.vocabulary import VOCAB, read_vocabulary
 
 UPDATES = ["--max-update", "4", "--warmup-updates", "2"]
+TESTED = 6  # sentences of the test part: an untrained model writes each to the limit
 LITTLE = [*TINY[:-1], *UPDATES]  # appended: argparse takes the last
 
 
-def in_folder(folder, script):
-    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def in_folder(run, forked_commands):
+    """Runs a script of bash in a folder."""
+
+    def call(folder, script):
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        run("bash", "-euo", "pipefail", "-c", script, cwd=folder, env={**forked_commands().environment(ROOT), "PATH": path})
+
+    return call
 
 
 def updates(checkpoint):
@@ -39,14 +43,14 @@ def checkout(tmp_path_factory):
     (folder / "bin").mkdir()  # what pip makes of the console script
     (folder / "bin" / "bang").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bang "$@"\n')
     (folder / "bin" / "bang").chmod(0o755)
-    copy_pairs(folder / "raw", 16)
+    copy_pairs(folder / "raw", 16, test=TESTED)
     for split in ("train", "valid"):  # a document every four lines
         text = "".join(line + "\n" * (1 + (number % 4 == 3)) for number, line in enumerate(debian(f"{split}.src")[:16]))
         (folder / "raw" / f"text.{split}").write_text(text, encoding="utf-8")
     return folder
 
 
-def test_fairseqs_commands(checkout):
+def test_fairseqs_commands(checkout, in_folder):
     page = DOCS / "fairseq.md"
     (prepare,), (train,), generate = (blocks(page, section) for section in ("Data", "Fine-tuning", "Generation"))
     assert len(generate) == 3
@@ -60,48 +64,48 @@ def test_fairseqs_commands(checkout):
     for block in generate:
         in_folder(checkout, block)
     for name in ("ar.log", "nar.log", "interactive.log", "semi_nar.log"):
-        assert len(re.findall(r"^H-\d+\t", (checkout / name).read_text(), flags=re.M)) == 16
-    assert len((checkout / "hypo.dedup").read_text().splitlines()) == 16
+        assert len(re.findall(r"^H-\d+\t", (checkout / name).read_text(), flags=re.M)) == TESTED
+    assert len((checkout / "hypo.dedup").read_text().splitlines()) == TESTED
     published = re.search(r"`(grep \^H nar.log .*?) > hypo`", page.read_text())[1]
     in_folder(checkout, f"{published} > published")
     assert (checkout / "published").read_text() == (checkout / "hypo").read_text()
 
 
 @pytest.mark.slow
-def test_raw_text_and_bleu(checkout):
+def test_raw_text_and_bleu(checkout, in_folder):
     """After fairseq's commands, whose checkpoint it uses."""
     interactive, generate, train = blocks(DOCS / "fairseq.md", "Raw text and BLEU: `--bpe bang`")
     in_folder(checkout, interactive)
-    assert len(re.findall(r"^D-\d+\t", (checkout / "raw.log").read_text(), flags=re.M)) == 16
+    assert len(re.findall(r"^D-\d+\t", (checkout / "raw.log").read_text(), flags=re.M)) == TESTED
     in_folder(checkout, generate)
     assert re.search(r"^Generate test with beam=\d: BLEU = [\d.]+", (checkout / "sacrebleu.log").read_text(), flags=re.M)
     in_folder(checkout, f"{train.rstrip()} {' '.join(LITTLE)} --log-format json | tee by_bleu.log")
     assert '"valid_bleu": "' in (checkout / "by_bleu.log").read_text()
 
 
-def test_use_a_model(checkout):
+def test_use_a_model(checkout, in_folder):
     """After fairseq's commands, whose checkpoint it packs."""
     (pack,) = blocks(README, "Use a model")
     in_folder(checkout, pack)
-    assert len((checkout / "texts").read_text().splitlines()) == 16 and (checkout / "back.pt").exists()
+    assert len((checkout / "texts").read_text().splitlines()) == TESTED and (checkout / "back.pt").exists()
     (python,) = blocks(README, "Use a model", "python")
     (checkout / "use.py").write_text(python, encoding="utf-8")
     in_folder(checkout, "python use.py")
 
 
 @pytest.mark.slow
-def test_ship_a_model(checkout):
+def test_ship_a_model(checkout, in_folder):
     """After the above, which packs the model."""
     (export,) = blocks(README, "Ship a model")
     in_folder(checkout, export)
-    assert len((checkout / "texts.int8").read_text().splitlines()) == 16
+    assert len((checkout / "texts.int8").read_text().splitlines()) == TESTED
     (python,) = blocks(README, "Ship a model", "python")
     (checkout / "ship.py").write_text(python, encoding="utf-8")
     in_folder(checkout, "python ship.py")
 
 
 @pytest.mark.slow
-def test_pretraining(checkout):
+def test_pretraining(checkout, in_folder):
     """After fairseq's commands, whose binarized pairs it fine-tunes on."""
     (block,) = blocks(DOCS / "pretraining.md")
     commands = block.strip().split("\n\n")
@@ -114,7 +118,7 @@ def test_pretraining(checkout):
 
 
 @pytest.mark.slow
-def test_starts(checkout):
+def test_starts(checkout, in_folder):
     """After fairseq's commands, whose binarized pairs it fine-tunes on; a small BERT stands in for MiniLM."""
     sizes = dict(hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32)
     BertModel(BertConfig(vocab_size=len(read_vocabulary(VOCAB)), **sizes)).save_pretrained(checkout / "minilm")

@@ -13,7 +13,7 @@ from support.plans import after
 
 
 @pytest.fixture
-def arguments(tmp_path):
+def arguments(tmp_path, forked_commands):
     """Runs a script of the checkout "a checkout"; the words that it gives fairseq-train, which then fails."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -36,8 +36,7 @@ def arguments(tmp_path):
     def call(script, *words, **environment):
         path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {"VIRTUAL_ENV": sys.prefix, "NOTED": str(tmp_path / "noted"), "GPUS": "1", "PATH": path}
-        if script in ("evidence.sh", "quickstart.sh"):
-            ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        ours |= forked_commands().environment(*[folder] * (script in ("evidence.sh", "quickstart.sh")))
         command = ["bash", tmp_path / "a checkout" / "scripts" / script, *words]
         done = subprocess.run(command, env={**os.environ, **ours, **environment}, capture_output=True, text=True)
         assert done.returncode == 1 and (tmp_path / "noted").exists(), done.stdout[-2000:] + done.stderr[-2000:]

@@ -68,11 +68,6 @@ def serving(model, limits=LIMITS, guarded=True, wait=0.01, names=()):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
-
-
-@pytest.fixture(scope="module")
 def expected(model):
     """What the model generates of each text with each of OPTIONS, as JSON."""
     return {name: [plain(found) for found in model.generate(TEXTS, details=True, **options)] for name, options in OPTIONS.items()}

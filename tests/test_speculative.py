@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -317,16 +315,12 @@ def test_a_beam_is_refused_in_one_line_on_the_command_line(run, data_bin):
     )
 
 
-def test_the_command_lines_report_is_json(data_bin):
+def test_the_command_lines_report_is_json(data_bin, forked_commands):
     """fairseq's command line gives the mode as an enum, which JSON has no word for."""
-    command = ["fairseq-generate", data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang",
-               "--decoding", "speculative", "--path", GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36",
-               "--max-len-b", "20"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.generate", *map(str, command[1:]), "--log-format", "json"],
-        capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [data_bin, "--user-dir", ROOT / "bang", "--task", "translation_bang", "--decoding", "speculative", "--path",
+               GOLDEN / "mixed" / "checkpoint.pt", "--beam", "1", "--batch-size", "36", "--max-len-b", "20"]  # fmt: skip
+    words = ["-m", "fairseq_cli.generate", *map(str, command), "--log-format", "json"]
+    done = forked_commands().run(*words, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     (told,) = re.findall(r"bang\.generation\.statistics(?: \| |:)(.*)$", done.stdout + done.stderr, flags=re.M)
     found = json.loads(told)

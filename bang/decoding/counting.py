@@ -79,9 +79,9 @@ def make_link(
             "ratios3": np.log(p3[kept] / p1[last[kept]]),
         }
     arrays |= {"unigrams": np.log(p1), "back_off1": back_off1, "keys2": keys2, "ratios2": np.log(p2 / p1[token])}
-    whole = {name: _in_units(x) if dtype == np.int16 else arrays[name].astype(dtype)
-             for name, dtype in dtypes(size).items() for x in [arrays[name]]}  # fmt: skip
-    return Link(order, size, eos, vocabulary_of(pieces), **whole, weights=weights or Weights(), dropped=dropped)
+    for name, dtype in dtypes(size).items():
+        arrays[name] = _in_units(arrays[name]) if dtype == np.int16 else arrays[name].astype(dtype)
+    return Link(order, size, eos, vocabulary_of(pieces), **arrays, weights=weights or Weights(), dropped=dropped)
 
 
 def _joined(texts, others, share: float, eos: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

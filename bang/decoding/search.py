@@ -212,8 +212,8 @@ class PathSearch:
         follows = np.concatenate([slots.tokens, np.full((rows, count, 1), rules.eos)], axis=2)
         after = follows[:, :, None]  # (B, n, 1, K + 1)
 
-        self._scale = np.full(candidates + 1, weights.weight / UNIT)
-        self._scale[-1] *= weights.end
+        scale = np.full(candidates + 1, weights.weight / UNIT)
+        scale[-1] *= weights.end
         own = slots.log_probs.astype(np.float64)
         own[slots.tokens == rules.unk] -= rules.unk_penalty
         own += weights.bonus
@@ -230,14 +230,14 @@ class PathSearch:
         in_source = self._source_pairs.have(before * link.size + after)
         score = own + weights.gain * in_source
         if link.order == 2:
-            score += ratio * self._scale
+            score += ratio * scale
         again = (before == after) & ~in_source & (bigram < 0)
         score[..., :-1] += _REFUSED * again[..., :-1]  # eos behind the eos that a text begins with is its end
         kept = self._kept[:, None] + self._slots + np.arange(count)
         may_end, must_end = kept >= self._least[:, None], kept >= self._limit[:, None]
         if forced is not None:
             may_end, must_end = may_end & (forced < 0) | (forced == rules.eos), must_end & (forced < 0)
-        return _Transitions(score, ratio, bigram, follows, may_end, must_end)
+        return _Transitions(score, ratio, bigram, follows, scale, may_end, must_end)
 
     def _step(self, slots: Slots, step: "_Transitions", slot: int) -> None:
         """Goes through one slot."""
@@ -245,7 +245,7 @@ class PathSearch:
         score, ratio, bigram = (x[:, slot, :before] for x in (step.score, step.ratio, step.bigram))
         total = self._score[..., None] + score[:, :, None]  # (B, K, W, K + 1)
         if self._link.order == 3:
-            total += self._link.trigrams(self._bigram, step.token[:, slot], ratio) * self._scale
+            total += self._link.trigrams(self._bigram, step.token[:, slot], ratio) * step.scale
         end, total = total[..., -1], total[..., :-1]
         # a pair comes again where the path's last token stands in it, and what followed it there is a candidate
         *path, column = (self._text[..., :-1] == self._text[..., -1:]).nonzero()
@@ -302,6 +302,7 @@ class _Transitions(NamedTuple):
         ratio: of the bigram, in `UNIT`s.
         bigram: its index, -1: none.
         token: that follows: each candidate, and eos, (B, n, K + 1).
+        scale: what a `UNIT` of these tokens' ratios counts in a path's score, (K + 1).
         may_end, must_end: whether a text ends before the slot, (B, n).
     """
 
@@ -309,6 +310,7 @@ class _Transitions(NamedTuple):
     ratio: np.ndarray
     bigram: np.ndarray
     token: np.ndarray
+    scale: np.ndarray
     may_end: np.ndarray
     must_end: np.ndarray
 

@@ -137,8 +137,9 @@ def _write(
     candidates: bool = False,
 ) -> None:
     """Exports a module; an input that is a list has a name for each of `kinds`."""
-    names = [name if isinstance(value, torch.Tensor) else f"{name}.{kind}"
-             for name, value in inputs.items() for kind in (("",) if isinstance(value, torch.Tensor) else kinds)]  # fmt: skip
+    names: list[str] = []
+    for name, value in inputs.items():
+        names += [name] if isinstance(value, torch.Tensor) else [f"{name}.{kind}" for kind in kinds]
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=names,

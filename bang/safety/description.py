@@ -4,6 +4,7 @@ One schema serves for both, and sizes are compared with the weights before anyth
 size. Standard library only.
 """
 
+import itertools
 import json
 import math
 import os
@@ -117,13 +118,9 @@ def check_weights_fit(options: Mapping[str, Any], weights: Mapping[str, Shaped],
         weights: under our names.
     """
     found = {f"{side}_layers": count for side, count in layers_of(weights, source).items()} | widths_of(weights)
-    tables = {
-        f"{side}.{name}.weight": len(weights[f"{side}.{name}.weight"].shape) if f"{side}.{name}.weight" in weights else 0
-        for side in ("encoder", "decoder")
-        for name in ("embed_tokens", "embed_positions")
-    }
-    for name, dimensions in tables.items():
-        if dimensions != 2:
+    for side, table in itertools.product(("encoder", "decoder"), ("embed_tokens", "embed_positions")):
+        name = f"{side}.{table}.weight"
+        if name not in weights or len(weights[name].shape) != 2:
             raise UserError(f"{source}: no {name} among its weights, or no table; it is damaged, or of another model")
     found["max_source_positions"] = weights["encoder.embed_positions.weight"].shape[0] - 1  # one is for pads
     found["max_target_positions"] = weights["decoder.embed_positions.weight"].shape[0] - 2  # and one for the last slot
