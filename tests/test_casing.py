@@ -56,7 +56,7 @@ def test_a_table_is_readable_and_comes_back(table, tmp_path):
 
 def test_a_table_has_the_forms_of_sources(tmp_path):
     """Names that the targets lack; a table without sources, as earlier ones are, is read too."""
-    targets = lines("train.tgt")[:2000]
+    targets = debian("train.tgt")[:2000]
     sources = ["Written with ZzLib by all.", "It needs ZzLib, which is here."] * 20
     table, plain = Casing.count(targets, sources), Casing.count(targets)
     assert table.restore("a library for zzlib").endswith(" ZzLib") and plain.restore("a library for zzlib").endswith(" zzlib")
