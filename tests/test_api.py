@@ -446,9 +446,16 @@ def test_the_typed_options_are_the_described_ones():
     assert typing.get_type_hints(CallOptions).keys() == types.keys() | parameters
 
 
-def test_types_of_answers(tmp_path):
+@pytest.fixture
+def mypy():
+    """It raises Python's limit of recursion, which other tests meet."""
+    limit = sys.getrecursionlimit()
+    yield pytest.importorskip("mypy.api")
+    sys.setrecursionlimit(limit)
+
+
+def test_types_of_answers(mypy, tmp_path):
     """What a type checker says of the answers of an installed package."""
-    mypy = pytest.importorskip("mypy.api")
     (tmp_path / "use.py").write_text(
         "from bang import Bang, Generation\n"
         "def use(model: Bang) -> None:\n"

@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian
 from support import fairseq_configurations
+from support.kills import forked
 
 from bang import Bang
 from bang.inference import load as loader
@@ -122,24 +122,6 @@ def test_threads_load_checkpoints_of_fairseq_0_9(monkeypatch):
     finally:
         GlobalHydra.instance().hydra = before
     assert len({model.updates for model in models}) == 1 and upgrades == [1] * 4
-
-
-def forked(function, seconds=60):
-    """Runs a function in a forked process; its truth."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if function() else 1)
-        finally:
-            os._exit(2)
-    for _ in range(20 * seconds):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
 
 
 def test_a_forked_process_may_generate(model, texts, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_api import forked
+from support.kills import forked
 
 from bang import Bang
 from bang.deploy.export import export

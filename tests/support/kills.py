@@ -41,6 +41,24 @@ def lines(words, **options):
             process.stdin.close()
 
 
+def forked(function, seconds=60):
+    """Runs a function in a forked process; its truth."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if function() else 1)
+        finally:
+            os._exit(2)
+    for _ in range(20 * seconds):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
 def of_session(session: int) -> list[int]:
     """The living processes of a session."""
     found = []
