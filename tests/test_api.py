@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import itertools
 import signal
+import sys
 import typing
 from concurrent.futures import ThreadPoolExecutor
 
