@@ -21,5 +21,5 @@ class Writer:
 folder, source, target, workers = sys.argv[1:]
 rows = ray.data.read_parquet(source).repartition(target_num_rows_per_block=1024)  # a dead worker's blocks are done again
 # a worker takes a core, and is booked as half a one: reading and writing need their turn
-written = rows.map_batches(Writer, fn_constructor_args=[folder], batch_size=512, num_cpus=0.5, concurrency=int(workers))
+written = rows.map_batches(Writer, fn_constructor_args=[folder], batch_size=1024, num_cpus=0.5, concurrency=int(workers))
 written.write_parquet(target, mode="overwrite")  # in any order: ids tell the rows
