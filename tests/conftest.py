@@ -45,6 +45,7 @@ remember_configurations()
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 VOCAB_SMALL = GOLDEN / "data" / "vocab_small.txt"
+CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 DEBIAN = ROOT / "examples" / "debian"
 
 
@@ -319,13 +320,19 @@ def pieces():
 @pytest.fixture(scope="session")
 def trained():
     """A golden checkpoint, read for inference."""
-    return read_checkpoint(GOLDEN / "mixed" / "checkpoint.pt", VOCAB_SMALL)
+    return read_checkpoint(CHECKPOINT, VOCAB_SMALL)
 
 
 @pytest.fixture(scope="module")
 def model():
     """The same, ready to generate."""
-    return Bang.load(GOLDEN / "mixed" / "checkpoint.pt", vocab=VOCAB_SMALL)
+    return Bang.load(CHECKPOINT, vocab=VOCAB_SMALL)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """30 raw descriptions."""
+    return debian("test.src")[:30]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, debian, hypotheses
+from conftest import CHECKPOINT, GOLDEN, ROOT, SPECIAL, VOCAB_SMALL, hypotheses
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -22,16 +22,9 @@ from bang.inference.call_options import CallOptions
 from bang.inference.engine import Hypothesis
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
+from bang.modes import MODES
 from bang.options import DESCRIBED, Options, OptionValues
 from bang.trained_modes import split_shares
-
-CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
-MODES = ("ar", "semi-nar", "nar", "speculative")
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return debian("test.src")[:30]
 
 
 @pytest.mark.parametrize("log, options", [

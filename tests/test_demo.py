@@ -7,14 +7,12 @@ import struct
 
 import demo_screenshot
 import pytest
-from conftest import GOLDEN, VOCAB_SMALL, debian
+from conftest import CHECKPOINT, VOCAB_SMALL, debian
 
 from bang import Bang
 from bang.__main__ import main
 from bang.inference.api import Generation
 from bang.options import Options
-
-CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian
+from conftest import CHECKPOINT, ROOT, VOCAB_SMALL
 from support import fairseq_configurations
 from support.kills import forked
 
@@ -24,15 +24,8 @@ from bang.inference import load as loader
 from bang.inference import trained_model
 from bang.inference.torch_engine import TorchEngine
 from bang.inference.trained_model import read_checkpoint
+from bang.modes import MODES
 from bang.safety.hooks import GlobalHydra
-
-CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
-MODES = ("ar", "semi-nar", "nar", "speculative")
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return debian("test.src")[:30]
 
 
 @pytest.mark.parametrize("arguments, message", [

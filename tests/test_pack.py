@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, VOCAB_SMALL, debian, hypotheses, without_sums
+from conftest import CHECKPOINT, GOLDEN, ROOT, VOCAB_SMALL, debian, hypotheses, without_sums
 from fairseq import checkpoint_utils
 
 from bang import Bang
@@ -20,7 +20,6 @@ from bang.deploy import pack
 from bang.inference import trained_model
 from bang.safety import checkpoints
 
-CHECKPOINT = GOLDEN / "mixed" / "checkpoint.pt"
 NAR_CHECKPOINT = GOLDEN / "nar" / "checkpoint.pt"
 
 

@@ -11,6 +11,7 @@ that it has in its source, else the most frequent one in the table. Nothing but 
 import argparse
 import os
 import sys
+from itertools import chain
 
 from ..text.casing import Casing
 from ..text.files import read_lines, refuse_overwriting
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     refuse_overwriting(args.out, [*args.targets, *args.sources])
-    targets, sources = ((line for path in paths for line in read_lines(path)) for paths in (args.targets, args.sources))
+    targets, sources = (chain.from_iterable(map(read_lines, paths)) for paths in (args.targets, args.sources))
     table = Casing.count(targets, sources)
     table.save(args.out)
     words = len(table.inside.keys() | table.first.keys())

@@ -14,7 +14,7 @@ A folder for transformers holds the same, to be read by `AutoModelForSeq2SeqLM` 
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from ..errors import UserError
 from ..inference.load import import_heavy
@@ -84,12 +84,9 @@ def run(args: argparse.Namespace) -> None:
         paths = [*args.average_with, *paths]  # all but the weights comes from the last
         model = pack.read_average(paths, args.vocab, args.link, args.casing)
     if args.targets:
-        model = dataclasses.replace(model, casing=Casing.count(_lines(args.targets), _lines(args.sources)))
+        targets, sources = (chain.from_iterable(map(read_lines, paths)) for paths in (args.targets, args.sources))
+        model = dataclasses.replace(model, casing=Casing.count(targets, sources))
     pack.write_folder(model, args.folder, args.dtype, generation_options(args), paths, form)
-
-
-def _lines(paths: Iterable[str]) -> Iterator[str]:
-    return (line for path in paths for line in read_lines(path))
 
 
 def _read_folder(args: argparse.Namespace):
